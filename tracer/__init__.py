@@ -1,1 +1,62 @@
-"""To come within this change."""
+"""Tracer: record a run of an agent as flat, timed facts, and read it back.
+
+`instrument()` in a program (or `redecode record -- CMD` around one) records every node, tool and FM decode
+of its LangGraph agents into a store; `Store` reads it. The words are defined in docs/record.md.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from redecode.tracer.clock import Clock
+from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
+from redecode.tracer.instrument import default_store, instrument, play, run, step, uninstrument
+from redecode.tracer.records import (
+    Decode,
+    Edge,
+    EdgeKind,
+    Fidelity,
+    Provenance,
+    Run,
+    Span,
+    SpanKind,
+    TimeSource,
+    ToolStep,
+)
+
+if TYPE_CHECKING:
+    from redecode.tracer.store import RecordedRun, Store
+
+__all__ = [
+    "AmbiguousRun",
+    "Clock",
+    "Decode",
+    "Edge",
+    "EdgeKind",
+    "Fidelity",
+    "Provenance",
+    "RecordedRun",
+    "RedecodeError",
+    "Run",
+    "Span",
+    "SpanKind",
+    "Store",
+    "StoreError",
+    "StoreUnwritable",
+    "TimeSource",
+    "ToolStep",
+    "UnknownRun",
+    "default_store",
+    "instrument",
+    "play",
+    "run",
+    "step",
+    "uninstrument",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The store on first use: a program that only records need not import DuckDB and Arrow."""
+    if name in {"RecordedRun", "Store"}:
+        from redecode.tracer import store
+
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,212 @@
+"""`instrument()`: start recording this process's agents.
+
+Also `run()` and `step()`, for programs that call FMs outside LangGraph and want a run around them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from redecode.tracer import conventions as c
+from redecode.tracer import threads
+from redecode.tracer.engine_probe import Engines
+from redecode.tracer.errors import RedecodeError
+from redecode.tracer.import_hooks import AfterImport
+from redecode.tracer.openai_client import ClientSeam, Responder
+from redecode.tracer.recorder import LiveSpan, Recorder
+from redecode.tracer.records import JsonObject, SpanKind
+
+_log = logging.getLogger("redecode")
+_by_hand: ContextVar[LiveSpan | None] = ContextVar("redecode_by_hand", default=None)
+
+
+def default_store() -> Path:
+    """`$REDECODE_STORE`, else `.redecode` in the current directory."""
+    return Path(os.environ.get("REDECODE_STORE") or ".redecode")
+
+
+class Recording:
+    """Recording of this process, from `instrument()` until `stop()`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.engines = Engines(recorder.journal.write, recorder.clock)
+        self.client = ClientSeam(recorder, self.engines, self)
+        self._handler: Any = None
+        self._imports = AfterImport()
+        self._undo: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Install every seam whose library is, or will be, imported."""
+        self._undo.append(threads.install())
+        self._imports.call("openai._base_client", self._openai)
+        self._imports.call("langchain_core.callbacks.manager", self._langchain)
+        self._imports.call("langgraph.pregel._loop", self._pregel)
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """Remove every seam, fetch what is outstanding and flush to disk. Safe to call twice."""
+        atexit.unregister(self.stop)
+        self._imports.remove()
+        while self._undo:
+            self._undo.pop()()
+        self.engines.drain()
+        self.recorder.close()
+
+    def flush(self) -> None:
+        """Fetch outstanding step clocks and fsync."""
+        self.engines.drain()
+        self.recorder.journal.sync()
+
+    def _openai(self) -> None:
+        try:
+            self.client.install()
+        except AttributeError as error:
+            _log.warning("redecode: this version of `openai` cannot be recorded (%s); FM calls of other clients are", error)
+            return
+        self._undo.append(self.client.remove)
+
+    def _langchain(self) -> None:
+        # Imported here: LangChain is the host's, and `redecode.tracer` works without it.
+        partly = sys.modules.get("redecode.tracer.langgraph")
+        if self._handler is not None or (partly is not None and not hasattr(partly, "RunHandler")):
+            return  # already done, or our own import of LangChain brought us here: that call finishes it
+        from redecode.tracer import langgraph
+
+        self._handler = langgraph.RunHandler(self.recorder, _by_hand.get)
+        langgraph.install(self._handler)
+        self._undo.append(langgraph.remove)
+
+    def _pregel(self) -> None:
+        self._langchain()
+        from redecode.tracer import langgraph
+
+        try:
+            self._undo.append(langgraph.install_pregel(self._handler))
+        except (AttributeError, ImportError) as error:
+            _log.warning("redecode: this LangGraph does not show its writes (%s); edges come from supersteps", error)
+
+    # openai_client.Placing
+    def open_decode(self) -> LiveSpan | None:
+        """The decode a chat model's callbacks have opened for the request about to be sent."""
+        return self._handler.open_decode() if self._handler is not None else None
+
+    def parent(self) -> LiveSpan | None:
+        """What the request is made from: LangChain's current run, else a run or step opened by hand."""
+        found = self._handler.parent() if self._handler is not None else None
+        return found if found is not None else _by_hand.get()
+
+    def claim(self, finish: Callable[[], None]) -> None:
+        """Passed on to the callbacks."""
+        if self._handler is not None:
+            self._handler.claim(finish)
+
+
+_active: list[Recording] = []
+
+
+def active() -> Recording | None:
+    """The recording of this process, if `instrument()` was called."""
+    return _active[-1] if _active else None
+
+
+def instrument(
+    store: str | os.PathLike[str] | None = None,
+    *,
+    agent: str | None = None,
+    agent_version: str | None = None,
+    labels: JsonObject | None = None,
+) -> Recording:
+    """Record every LangGraph run and OpenAI-client FM call of this process from now on.
+
+    Call it once, before or after importing LangGraph; a second call for the same store changes nothing.
+
+    Args:
+        store: the store directory, made if missing; default `$REDECODE_STORE`, else `.redecode`.
+        agent: name recorded with every run; default each graph's own name.
+        agent_version: default the commit of the current directory's git checkout.
+        labels: recorded with every run.
+
+    Returns:
+        The recording; `stop()` ends it, and the end of the process does too.
+
+    Raises:
+        StoreUnwritable: the store cannot be made or written.
+        RedecodeError: this process already records into another store.
+    """
+    path = Path(store).absolute() if store is not None else default_store().absolute()
+    current = active()
+    if current is not None:
+        if current.recorder.store == path:
+            return current
+        raise RedecodeError(f"already recording into {current.recorder.store}; call uninstrument() first")
+    recording = Recording(Recorder(path, agent=agent, agent_version=agent_version, labels=labels))
+    recording.start()
+    _active.append(recording)
+    return recording
+
+
+def uninstrument() -> None:
+    """Stop recording; what was recorded is on disk when this returns."""
+    while _active:
+        _active.pop().stop()
+
+
+def play(responder: Responder | None) -> None:
+    """Answer this process's FM calls from a recording (`None`: from the engine again).
+
+    Raises:
+        RedecodeError: `instrument()` has not been called.
+    """
+    current = active()
+    if current is None:
+        raise RedecodeError("nothing is instrumented; call redecode.tracer.instrument() first")
+    current.client.responder = responder
+
+
+@contextmanager
+def run(name: str, *, attributes: JsonObject | None = None) -> Iterator[None]:
+    """Everything inside is one run called `name`; without `instrument()` it does nothing."""
+    recording = active()
+    if recording is None:
+        yield
+        return
+    span = recording.recorder.start_run(name, attributes=attributes)
+    with _within(recording.recorder, span):
+        yield
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Everything inside is one step of the run around it."""
+    recording = active()
+    parent = recording.parent() if recording is not None else None
+    if recording is None or parent is None:
+        yield
+        return
+    span = recording.recorder.start(SpanKind.NODE, name, parent, name, attributes={c.OPERATION: "step"})
+    with _within(recording.recorder, span):
+        yield
+
+
+@contextmanager
+def _within(recorder: Recorder, span: LiveSpan) -> Iterator[None]:
+    token = _by_hand.set(span)
+    span.strands.enter_body()
+    try:
+        yield
+    except BaseException as error:
+        recorder.end(span, error=error)
+        raise
+    else:
+        recorder.end(span)
+    finally:
+        _by_hand.reset(token)

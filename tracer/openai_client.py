@@ -1,0 +1,426 @@
+"""The decode seam: the OpenAI client itself, beneath LangChain.
+
+LangChain's ChatOpenAI drops token ids, prompt ids and the fingerprint, so the capture happens where the
+client sends a request and gets the HTTP response (`request` and `_process_response` of its two base
+clients). That one seam sees every way to call it: sync, async, streaming, raw responses, `parse`, and
+LangChain on top. The response body is rewritten before the client parses it (see `wire`), so nothing the
+tracer asked for reaches the caller. Rejected: patching `Completions.create` (raw responses bypass the
+returned object), patching the HTTP library (there are two, and users bring their own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from redecode.tracer import conventions as c
+from redecode.tracer import wire
+from redecode.tracer.engine_probe import UNKNOWN, Engine, Engines
+from redecode.tracer.records import Fidelity, JsonObject, SpanKind, TimeSource
+from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
+
+_current: ContextVar[Call | None] = ContextVar("redecode_fm_call", default=None)
+
+
+class Placing(Protocol):
+    """Finds where an FM call belongs."""
+
+    def open_decode(self) -> LiveSpan | None:
+        """The decode span a framework has opened for the call about to be sent, if any."""
+        ...
+
+    def parent(self) -> LiveSpan | None:
+        """The span the call is made from, if any."""
+        ...
+
+    def claim(self, finish: Callable[[], None]) -> None:
+        """Take what records the call so far, for when the framework's span ends before the call does."""
+        ...
+
+
+class Responder(Protocol):
+    """Answers FM calls in place of an engine (playback). `None` lets the call through."""
+
+    def __call__(self, span: LiveSpan, path: str, body: JsonObject) -> JsonObject | None:
+        """The recorded response as a whole response body."""
+        ...
+
+
+class Call:
+    """One FM call in flight: its span, what was sent and what has come back."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        engines: Engines,
+        span: LiveSpan,
+        *,
+        owns_span: bool,
+        owns_run: LiveSpan | None,
+        path: str,
+        engine: Engine,
+        root: str,
+        headers: dict[str, str],
+        body: JsonObject,
+    ) -> None:
+        self.recorder, self.engines, self.span = recorder, engines, span
+        self.owns_span, self.owns_run = owns_span, owns_run
+        self.path, self.engine, self.root, self.headers = path, engine, root, headers
+        self.rid = uuid.UUID(int=recorder.rng.getrandbits(128)).hex
+        seed = recorder.rng.getrandbits(31) if engine.may_seed else None
+        self.prepared = wire.prepare(
+            body, path, vllm=engine.vllm, rid=self.rid if engine.step_clock else None, seed=seed
+        )
+        self.captured = wire.Captured()
+        self.retries = 0
+        self.tap: wire.StreamTap | None = None
+        self.sent = time.monotonic_ns()
+        self.finished = False
+
+    def finish(self, error: BaseException | str | None = None) -> None:
+        """Record the decode, once."""
+        if self.finished:
+            return
+        self.finished = True
+        done = time.monotonic_ns()
+        with never_raise("recording an FM call"):
+            self._record(done, error)
+        with never_raise("closing an FM call"):
+            if self.owns_span:
+                self.recorder.end(self.span, error=error)
+            if self.owns_run is not None:
+                self.recorder.end(self.owns_run, error=error)
+
+    def _record(self, done: int, error: BaseException | str | None) -> None:
+        captured, clock = self.captured, self.recorder.clock
+        sent_ns = clock.utc_ns(self.sent)
+        first = captured.first
+        for place, call in enumerate(first.tool_calls):
+            if call.get("id") and self.span.parent is not None:
+                self.span.root.tool_order[call["id"]] = place
+        self.span.otel.set_attributes(
+            {k: v for k, v in decode_attributes(self, sent_ns, clock.utc_ns(done)).items() if v is not None}
+        )
+        if isinstance(error, BaseException) and self.engine.root:
+            self.engines.forget(self.engine.root)
+        if self.engine.step_clock and first.token_ids:
+            span = {"run": self.span.run_id, "span": self.span.span_id, "sent_ns": sent_ns}
+            self.engines.fetch_steps(self.engine, self.headers, self.rid, span)
+
+
+def decode_attributes(call: Call, sent_ns: int, done_ns: int) -> JsonObject:
+    """A decode as span attributes."""
+    prepared, captured, first = call.prepared, call.captured, call.captured.first
+    body, usage, metrics = prepared.body, captured.usage, captured.metrics
+    utc = call.recorder.clock.utc_ns
+    chunks = captured.chunk_times
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    n = max(len(captured.choices), 1)
+    source = TimeSource.CLIENT if chunks else TimeSource.REQUEST if metrics else None
+    return {
+        c.OPERATION: "chat" if call.path.endswith(wire.CHAT) else "text_completion",
+        c.PROVIDER: "vllm" if call.engine.vllm else "openai",
+        c.REQUEST_MODEL: str(body.get("model")),
+        c.REQUEST_SEED: prepared.seed,
+        c.REQUEST_STREAM: prepared.asked.stream,
+        c.RESPONSE_ID: captured.response_id,
+        c.FINISH_REASONS: first.finish_reason,
+        c.TIME_TO_FIRST_CHUNK: (chunks[0] - call.sent) / 1e9 if chunks else None,
+        c.INPUT_TOKENS: usage.get("prompt_tokens"),
+        c.OUTPUT_TOKENS: usage.get("completion_tokens"),
+        c.CACHED_TOKENS: cached,
+        c.FINGERPRINT: captured.fingerprint,
+        c.INPUT_MESSAGES: c.to_json(body.get("messages", body.get("prompt"))),
+        c.OUTPUT_MESSAGES: c.to_json([captured.choices[i].message() for i in sorted(captured.choices)]),
+        c.TOOL_DEFINITIONS: c.to_json(body["tools"]) if body.get("tools") else None,
+        c.FIDELITY: _fidelity(call, n),
+        c.BASE_URL: call.root,
+        c.REQUEST_ID: call.rid,
+        c.ENGINE: call.engine.engine_id,
+        c.SAMPLING: c.to_json(wire.sampling(body)),
+        c.SEED_SOURCE: prepared.seed_source,
+        c.SENT_NS: sent_ns,
+        c.FIRST_CHUNK_NS: utc(chunks[0]) if chunks else None,
+        c.DONE_NS: done_ns,
+        c.PROMPT_IDS: _packed(captured.prompt_ids, "i"),
+        c.SAMPLED_IDS: _packed(first.token_ids, "i"),
+        c.LOGPROBS: _packed(first.logprobs, "d"),
+        c.CHUNK_TIMES: _packed([t - call.sent for t in chunks] if chunks else None, "q"),
+        c.CHUNK_TOKENS: _packed(captured.chunk_tokens if chunks else None, "i"),
+        c.TOKEN_TIME_SOURCE: source.value if source else None,
+        c.QUEUE_NS: _ns(metrics.get("queue_time_ms")),
+        c.PREFILL_NS: _ns(metrics.get("time_to_first_token_ms")),
+        c.DECODE_NS: _ns(metrics.get("generation_time_ms")),
+        "redecode.retries": call.retries or None,
+        "redecode.choices": n if n > 1 else None,
+    }
+
+
+def _fidelity(call: Call, n: int) -> str:
+    first, captured = call.captured.first, call.captured
+    seeded = call.prepared.seed is not None or call.prepared.body.get("temperature") == 0
+    if first.token_ids is None or captured.prompt_ids is None or n > 1:
+        return (Fidelity.SEEDED if seeded else Fidelity.TEXT).value
+    own_timing = bool(captured.metrics) or call.engine.step_clock
+    return (Fidelity.ENGINE if captured.fingerprint and own_timing else Fidelity.TOKENS).value
+
+
+def _packed(values: list[Any] | None, typecode: str) -> str | None:
+    return None if values is None else c.pack(values, typecode)
+
+
+def _ns(milliseconds: float | None) -> int | None:
+    return None if milliseconds is None else round(milliseconds * 1e6)
+
+
+class ClientSeam:
+    """Wraps the OpenAI client's two base classes; `install` and `remove` are exact inverses."""
+
+    def __init__(self, recorder: Recorder, engines: Engines, placing: Placing) -> None:
+        self._recorder, self._engines, self._placing = recorder, engines, placing
+        self._undo: list[Callable[[], None]] = []
+        self.responder: Responder | None = None
+
+    def install(self) -> None:
+        """Wrap the classes. Call after `openai` was imported.
+
+        Raises:
+            AttributeError: this version of the client lacks a method the seam needs.
+        """
+        from openai import _base_client as base  # only where the host has it
+
+        for owner, name, wrap in (
+            (base.SyncAPIClient, "request", self._request),
+            (base.SyncAPIClient, "_process_response", self._process),
+            (base.AsyncAPIClient, "request", self._request_async),
+            (base.AsyncAPIClient, "_process_response", self._process_async),
+        ):
+            original = owner.__dict__[name] if name in owner.__dict__ else getattr(owner, name)
+            setattr(owner, name, functools.wraps(original)(wrap(original)))
+            self._undo.append(functools.partial(setattr, owner, name, original))
+
+    def remove(self) -> None:
+        """Put the classes back as they were."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _begin(self, client: Any, options: Any, engine: Engine, root: str, headers: dict[str, str]) -> Call:
+        body = {**(options.json_data or {}), **(options.extra_json or {})}
+        span, owned_run, owns_span = self._placing.open_decode(), None, False
+        if span is None:
+            parent = self._placing.parent()
+            if parent is None:
+                parent = owned_run = self._recorder.start_run(f"chat {body.get('model')}")
+            attributes = {c.REQUEST_MODEL: str(body.get("model"))}
+            span = self._recorder.start(
+                SpanKind.DECODE, f"chat {body.get('model')}", parent, "chat", attributes=attributes
+            )
+            owns_span = True
+        call = Call(
+            self._recorder,
+            self._engines,
+            span,
+            owns_span=owns_span,
+            owns_run=owned_run,
+            path=str(options.url),
+            engine=engine,
+            root=root,
+            headers=headers,
+            body=body,
+        )
+        if not owns_span:
+            self._placing.claim(functools.partial(call.finish, "stream closed before its end"))
+        if call.prepared.extended:
+            options.json_data, options.extra_json = call.prepared.body, None
+        return call
+
+    def _request(self, original: Any) -> Any:
+        def request(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            call = None
+            if is_fm_call(options):
+                with never_raise("preparing an FM call"):
+                    root, headers = address(client)
+                    engine = UNKNOWN if self.responder else self._engines.ask(root, headers)
+                    options = options.model_copy()
+                    call = self._begin(client, options, engine, root, headers)
+            if call is None:
+                return original(client, cast_to, options, **kwargs)
+            token = _current.set(call)
+            try:
+                if (response := self._recorded(call, client, options, kwargs)) is not None:
+                    return client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
+                return original(client, cast_to, options, **kwargs)
+            except BaseException as error:
+                call.finish(error)
+                raise
+            finally:
+                _current.reset(token)
+
+        return request
+
+    def _request_async(self, original: Any) -> Any:
+        async def request(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            call = None
+            if is_fm_call(options):
+                with never_raise("preparing an FM call"):
+                    root, headers = address(client)
+                    engine = UNKNOWN if self.responder else self._engines.known(root)
+                    if engine is None:
+                        engine = await asyncio.to_thread(self._engines.ask, root, headers)
+                    options = options.model_copy()
+                    call = self._begin(client, options, engine, root, headers)
+            if call is None:
+                return await original(client, cast_to, options, **kwargs)
+            token = _current.set(call)
+            try:
+                if (response := self._recorded(call, client, options, kwargs)) is not None:
+                    return await client._process_response(
+                        cast_to=cast_to, options=options, response=response, **kwargs
+                    )
+                return await original(client, cast_to, options, **kwargs)
+            except BaseException as error:
+                call.finish(error)
+                raise
+            finally:
+                _current.reset(token)
+
+        return request
+
+    def _recorded(self, call: Call, client: Any, options: Any, kwargs: JsonObject) -> Any:
+        """The recorded response to this call during a playback, else `None`."""
+        if self.responder is None:
+            return None
+        answer = self.responder(call.span, call.path, call.prepared.body)
+        kwargs.setdefault("stream", False)
+        kwargs.setdefault("stream_cls", None)
+        return None if answer is None else recorded_response(client, options, answer, stream=kwargs["stream"])
+
+    def _process(self, original: Any) -> Any:
+        def process(client: Any, **kwargs: Any) -> Any:
+            _read(kwargs, _tap_stream)
+            return original(client, **kwargs)
+
+        return process
+
+    def _process_async(self, original: Any) -> Any:
+        async def process(client: Any, **kwargs: Any) -> Any:
+            _read(kwargs, _tap_stream_async)
+            return await original(client, **kwargs)
+
+        return process
+
+
+def is_fm_call(options: Any) -> bool:
+    """Whether a client request is an inference request we know how to read."""
+    return (
+        str(options.method).lower() == "post"
+        and str(options.url).split("?")[0].endswith((wire.CHAT, wire.TEXT))
+        and isinstance(options.json_data, dict)
+    )
+
+
+def address(client: Any) -> tuple[str, dict[str, str]]:
+    """The engine's root URL (without `/v1`) and the headers that let us in."""
+    root = str(client.base_url).rstrip("/").removesuffix("/v1")
+    key = getattr(client, "api_key", None)
+    return root, {"authorization": f"Bearer {key}"} if key else {}
+
+
+def _read(kwargs: JsonObject, tap_stream: Callable[[Any, Call, wire.StreamTap], None]) -> None:
+    """Read a successful response as the caller does, and take out what the caller did not ask for."""
+    call, response = _current.get(), kwargs["response"]
+    if call is None or call.tap is not None or call.finished:
+        return
+    with never_raise("reading an FM response"):
+        call.retries = kwargs.get("retries_taken", 0)
+        if "text/event-stream" in response.headers.get("content-type", ""):
+            call.tap = wire.StreamTap(call.prepared, call.captured)
+            tap_stream(response, call, call.tap)
+            return
+        data = response.content
+        rewritten = wire.read_response(data, call.prepared, call.captured)
+        if rewritten is not data:
+            response._content = rewritten
+            if "content-length" in response.headers:
+                response.headers["content-length"] = str(len(rewritten))
+        call.finish()
+
+
+def _ended(call: Call, tap: wire.StreamTap) -> None:
+    call.finish(None if tap.done else "stream closed before its end")
+
+
+def _tap_stream(response: Any, call: Call, tap: wire.StreamTap) -> None:
+    """Put the tap between the response's bytes and whoever reads them, at the decoded level."""
+    read, close = response.iter_bytes, response.close
+
+    def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
+        for data in read(chunk_size):
+            out = tap.feed(data, time.monotonic_ns())
+            if tap.done:
+                call.finish()
+            if out:
+                yield out
+        if out := tap.rest():
+            yield out
+        _ended(call, tap)
+
+    def close_sync() -> None:
+        close()
+        _ended(call, tap)
+
+    response.iter_bytes, response.close = iter_bytes, close_sync
+
+
+def _tap_stream_async(response: Any, call: Call, tap: wire.StreamTap) -> None:
+    """As `_tap_stream`, for the async client."""
+    read, close = response.aiter_bytes, response.aclose
+
+    async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        async for data in read(chunk_size):
+            out = tap.feed(data, time.monotonic_ns())
+            if tap.done:
+                call.finish()
+            if out:
+                yield out
+        if out := tap.rest():
+            yield out
+        _ended(call, tap)
+
+    async def aclose() -> None:
+        await close()
+        _ended(call, tap)
+
+    response.aiter_bytes, response.aclose = aiter_bytes, aclose
+
+
+def recorded_response(client: Any, options: Any, answer: JsonObject, *, stream: bool) -> Any:
+    """A recorded answer as the HTTP response the client would have got, as one chunk when it streams."""
+    import orjson
+
+    request = client._build_request(options, retries_taken=0)
+    response_class = _response_class(client)
+    if not stream:
+        return response_class(200, json=answer, request=request)
+    choices = []
+    for choice in answer["choices"]:
+        message = dict(choice.get("message") or {})
+        for place, call in enumerate(message.get("tool_calls") or ()):
+            call.setdefault("index", place)
+        choices.append({"index": choice["index"], "delta": message, "finish_reason": choice.get("finish_reason")})
+    chunk = {**answer, "object": "chat.completion.chunk", "choices": choices}
+    usage = chunk.pop("usage", None)
+    events = [chunk] + ([{**chunk, "choices": [], "usage": usage}] if usage else [])
+    data = b"".join(b"data: " + orjson.dumps(e) + b"\n\n" for e in events) + b"data: [DONE]\n\n"
+    return response_class(200, content=data, headers={"content-type": "text/event-stream"}, request=request)
+
+
+def _response_class(client: Any) -> Any:
+    import importlib
+
+    return importlib.import_module(type(client._client).__mro__[-2].__module__.split(".")[0]).Response
