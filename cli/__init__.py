@@ -1,1 +1,1 @@
-"""To come within this change."""
+"""The command line: one module per verb, nothing but composition of the rooms."""

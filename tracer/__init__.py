@@ -6,9 +6,12 @@ of its LangGraph agents into a store; `Store` reads it. The words are defined in
 
 from typing import TYPE_CHECKING, Any
 
+from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
+from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.instrument import default_store, instrument, play, run, step, uninstrument
+from redecode.tracer.recorder import Dependency, LiveSpan, Recorder
 from redecode.tracer.records import (
     Decode,
     Edge,
@@ -29,11 +32,14 @@ __all__ = [
     "AmbiguousRun",
     "Clock",
     "Decode",
+    "Dependency",
     "Edge",
     "EdgeKind",
     "Fidelity",
+    "LiveSpan",
     "Provenance",
     "RecordedRun",
+    "Recorder",
     "RedecodeError",
     "Run",
     "Span",
@@ -44,7 +50,9 @@ __all__ = [
     "TimeSource",
     "ToolStep",
     "UnknownRun",
+    "decode_attributes",
     "default_store",
+    "environment",
     "instrument",
     "play",
     "run",

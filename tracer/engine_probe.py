@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.records import JsonObject
@@ -25,7 +24,7 @@ from redecode.tracer.records import JsonObject
 _log = logging.getLogger("redecode")
 _TIMEOUT_S = 2.0
 # Settings that change from one asking to the next and say nothing about the engine.
-_VOLATILE = frozenset({"monotonic_ns", "time_ns"})
+_VOLATILE = frozenset({"monotonic_ns", "time_ns", "instance_id", "digests_pending"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +71,25 @@ def describe(info: JsonObject) -> tuple[str, JsonObject]:
     return hashlib.blake2b(text, digest_size=8).hexdigest(), lasting
 
 
-def probe(root: str, headers: dict[str, str]) -> Engine:
-    """Ask the engine at `root` (without `/v1`) what it is. Never raises: an engine that does not say is UNKNOWN."""
+def probe(root: str, headers: dict[str, str]) -> tuple[Engine, bool]:
+    """Ask the engine at `root` (without `/v1`) what it is, and whether it has said all (weights still being read).
+
+    Never raises: an engine that does not say gets nothing extra.
+    """
     try:
         info = _get(f"{root}/redecode/info", headers)
         if isinstance(info, dict) and info.get("protocol"):
             engine_id, lasting = describe(info)
-            return Engine(root, vllm=info.get("engine") == "vllm", info=lasting, engine_id=engine_id)
+            engine = Engine(root, vllm=info.get("engine") == "vllm", info=lasting, engine_id=engine_id)
+            return engine, not info.get("digests_pending")
     except (OSError, ValueError):
         pass
     try:
         models = _get(f"{root}/v1/models", headers)
         owners = {m.get("owned_by") for m in models.get("data", ())}
-        return Engine(root, vllm="vllm" in owners, info={}, engine_id=None)
+        return Engine(root, vllm="vllm" in owners, info={}, engine_id=None), True
     except (OSError, ValueError, AttributeError):
-        return Engine(root, vllm=False, info={}, engine_id=None)
+        return Engine(root, vllm=False, info={}, engine_id=None), False
 
 
 class Engines:
@@ -114,8 +117,9 @@ class Engines:
         """The engine at this URL; blocks for one short request the first time."""
         engine = self._engines.get(root)
         if engine is None:
-            engine = probe(root, headers)
-            self._engines[root] = engine
+            engine, complete = probe(root, headers)
+            if complete:
+                self._engines[root] = engine
             if engine.engine_id is not None:
                 self._write({"t": "engine", "id": engine.engine_id, "info": engine.info})
         return engine

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from redecode.tracer.recorder import never_raise
 
+
 class _Loader(importlib.abc.Loader):
     def __init__(self, inner: importlib.abc.Loader, after: Callable[[], None]) -> None:
         self._inner, self._after = inner, after
@@ -52,6 +53,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """Find a waited-for module by the finders after this one, and wrap its loader."""
         after = self._waiting.get(fullname)
         if after is None or fullname in self._finding:
             return None

@@ -70,7 +70,9 @@ class Recording:
         try:
             self.client.install()
         except AttributeError as error:
-            _log.warning("redecode: this version of `openai` cannot be recorded (%s); FM calls of other clients are", error)
+            _log.warning(
+                "redecode: this version of `openai` cannot be recorded (%s); FM calls of other clients are", error
+            )
             return
         self._undo.append(self.client.remove)
 
@@ -123,6 +125,7 @@ def instrument(
     *,
     agent: str | None = None,
     agent_version: str | None = None,
+    slo_s: float | None = None,
     labels: JsonObject | None = None,
 ) -> Recording:
     """Record every LangGraph run and OpenAI-client FM call of this process from now on.
@@ -133,6 +136,7 @@ def instrument(
         store: the store directory, made if missing; default `$REDECODE_STORE`, else `.redecode`.
         agent: name recorded with every run; default each graph's own name.
         agent_version: default the commit of the current directory's git checkout.
+        slo_s: the latency each run should meet, in seconds.
         labels: recorded with every run.
 
     Returns:
@@ -148,7 +152,8 @@ def instrument(
         if current.recorder.store == path:
             return current
         raise RedecodeError(f"already recording into {current.recorder.store}; call uninstrument() first")
-    recording = Recording(Recorder(path, agent=agent, agent_version=agent_version, labels=labels))
+    recorder = Recorder(path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels)
+    recording = Recording(recorder)
     recording.start()
     _active.append(recording)
     return recording

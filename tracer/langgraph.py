@@ -20,9 +20,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
-
 from redecode.tracer import conventions as c
-from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
+from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, never_raise
 from redecode.tracer.records import EdgeKind, Fidelity, JsonObject, Provenance, SpanKind
 
 _open_chat: ContextVar[_Chat | None] = ContextVar("redecode_chat", default=None)
@@ -135,7 +134,12 @@ class RunHandler(BaseCallbackHandler):
             else:
                 start_ns, parent = recorder.clock.now_ns(), above.span
                 begin = functools.partial(
-                    recorder.start, SpanKind.GRAPH, f"invoke_workflow {name}", parent, f"graph:{name}", start_ns=start_ns
+                    recorder.start,
+                    SpanKind.GRAPH,
+                    f"invoke_workflow {name}",
+                    parent,
+                    f"graph:{name}",
+                    start_ns=start_ns,
                 )
                 self._entries[run_id] = _Entry(parent, pending=begin, parent=above)
 
@@ -165,9 +169,7 @@ class RunHandler(BaseCallbackHandler):
                 graph.writers.setdefault(channel, []).append(span_id)
         graph.before, graph.nodes, graph.step = list(graph.nodes.values()), {}, step
 
-    def _node_edges(
-        self, graph: _Graph, task: str, triggers: list[str]
-    ) -> list[tuple[str, EdgeKind, Provenance]]:
+    def _node_edges(self, graph: _Graph, task: str, triggers: list[str]) -> list[Dependency]:
         if (failed := graph.nodes.get(task)) is not None:
             return [(failed, EdgeKind.RETRY, Provenance.RECORDED)]
         edges = []
@@ -188,21 +190,20 @@ class RunHandler(BaseCallbackHandler):
             bubble = any(k.__name__ == "GraphBubbleUp" for k in type(error).__mro__)
             self._end_chain(run_id, None, None if bubble else error, left_by=type(error).__name__ if bubble else None)
 
-    def _end_chain(
-        self, run_id: UUID, outputs: Any, error: BaseException | None, left_by: str | None = None
-    ) -> None:
+    def _end_chain(self, run_id: UUID, outputs: Any, error: BaseException | None, left_by: str | None = None) -> None:
         entry = self._entries.pop(run_id, None)
         if entry is None or not entry.own or entry.span is None or self.recorder is None:
             return
         attributes: JsonObject = {"redecode.left_by": left_by}
         if entry.span.parent is None:
             attributes[c.RUN_OUTPUT] = c.to_json(outputs)
-        last = None
-        if entry.graph is not None:
-            last = list(entry.graph.nodes.values())
+        returns = None
+        if entry.graph is not None and entry.graph.nodes:
+            kind = EdgeKind.JOIN if len(entry.graph.nodes) > 1 else EdgeKind.RETURN
+            returns = [(span_id, kind, Provenance.RECORDED) for span_id in entry.graph.nodes.values()]
             for task in entry.graph.nodes:
                 self._writes.pop(task, None)
-        self.recorder.end(entry.span, attributes=attributes, error=error, last=last)
+        self.recorder.end(entry.span, attributes=attributes, error=error, returns=returns)
 
     # -- chat models: a decode --
 
@@ -230,7 +231,13 @@ class RunHandler(BaseCallbackHandler):
                 entry.span.otel.set_attribute(c.INPUT_MESSAGES, c.to_json(content))
 
     def on_llm_start(
-        self, serialized: JsonObject, prompts: list[str], *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+        self,
+        serialized: JsonObject,
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
     ) -> None:
         """A text completion model is called."""
         with never_raise("recording the start of an FM call"):
@@ -321,7 +328,9 @@ class RunHandler(BaseCallbackHandler):
         with never_raise("recording the start of a retrieval"):
             name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
             attributes = {c.TOOL_ARGUMENTS: c.to_json(query)}
-            self._leaf(run_id, parent_run_id, SpanKind.RETRIEVAL, f"retrieval {name}", f"retrieval:{name}", name, attributes)
+            self._leaf(
+                run_id, parent_run_id, SpanKind.RETRIEVAL, f"retrieval {name}", f"retrieval:{name}", name, attributes
+            )
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever has answered."""
@@ -413,8 +422,6 @@ def _text_decode(recorder: Recorder, span: LiveSpan, response: Any) -> JsonObjec
         c.SENT_NS: span.otel.start_time if hasattr(span.otel, "start_time") else recorder.clock.now_ns(),
         c.DONE_NS: recorder.clock.now_ns(),
     }
-
-
 
 
 class _Door:

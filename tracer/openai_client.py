@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 from redecode.tracer import conventions as c
 from redecode.tracer import wire
+from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.engine_probe import UNKNOWN, Engine, Engines
-from redecode.tracer.records import Fidelity, JsonObject, SpanKind, TimeSource
 from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
+from redecode.tracer.records import Decode, Fidelity, JsonObject, SpanKind, TimeSource
 
 _current: ContextVar[Call | None] = ContextVar("redecode_fm_call", default=None)
 
@@ -98,80 +99,74 @@ class Call:
 
     def _record(self, done: int, error: BaseException | str | None) -> None:
         captured, clock = self.captured, self.recorder.clock
-        sent_ns = clock.utc_ns(self.sent)
-        first = captured.first
+        first, sent_ns = captured.first, clock.utc_ns(self.sent)
         for place, call in enumerate(first.tool_calls):
-            if call.get("id") and self.span.parent is not None:
+            if call.get("id"):
                 self.span.root.tool_order[call["id"]] = place
-        self.span.otel.set_attributes(
-            {k: v for k, v in decode_attributes(self, sent_ns, clock.utc_ns(done)).items() if v is not None}
-        )
-        if isinstance(error, BaseException) and self.engine.root:
-            self.engines.forget(self.engine.root)
+        operation = "chat" if self.path.endswith(wire.CHAT) else "text_completion"
+        provider = "vllm" if self.engine.vllm else "openai"
+        attributes = decode_attributes(self._decode(sent_ns, done), operation=operation, provider=provider)
+        attributes[c.RESPONSE_ID] = captured.response_id
+        attributes["redecode.retries"] = self.retries or None
+        attributes["redecode.choices"] = n if (n := len(captured.choices)) > 1 else None
+        self.span.otel.set_attributes({k: v for k, v in attributes.items() if v is not None})
+        if isinstance(error, BaseException):
+            self.engines.forget(self.root)
         if self.engine.step_clock and first.token_ids:
             span = {"run": self.span.run_id, "span": self.span.span_id, "sent_ns": sent_ns}
             self.engines.fetch_steps(self.engine, self.headers, self.rid, span)
 
+    def _decode(self, sent_ns: int, done: int) -> Decode:
+        prepared, captured, first = self.prepared, self.captured, self.captured.first
+        body, usage, metrics, chunks = prepared.body, captured.usage, captured.metrics, captured.chunk_times
+        utc = self.recorder.clock.utc_ns
+        return Decode(
+            run_id=self.span.run_id,
+            span_id=self.span.span_id,
+            step_key=self.span.step_key,
+            model=str(body.get("model")),
+            fidelity=self._fidelity(),
+            sent_ns=sent_ns,
+            first_chunk_ns=utc(chunks[0]) if chunks else None,
+            done_ns=utc(done),
+            base_url=self.root,
+            request_id=self.rid,
+            fingerprint=captured.fingerprint,
+            engine_id=self.engine.engine_id,
+            seed=prepared.seed,
+            seed_source=prepared.seed_source,
+            sampling=wire.sampling(body),
+            messages=body.get("messages", body.get("prompt")),
+            tool_definitions=body.get("tools") or None,
+            output=[captured.choices[i].message() for i in sorted(captured.choices)],
+            stream=prepared.asked.stream,
+            prompt_ids=_tuple(captured.prompt_ids),
+            sampled_ids=_tuple(first.token_ids),
+            logprobs=_tuple(first.logprobs),
+            token_time_source=TimeSource.CLIENT if chunks else TimeSource.REQUEST if metrics else None,
+            chunk_times_ns=tuple(t - self.sent for t in chunks) if chunks else None,
+            chunk_tokens=tuple(captured.chunk_tokens) if chunks else None,
+            finish_reason=first.finish_reason,
+            input_tokens=usage.get("prompt_tokens"),
+            output_tokens=usage.get("completion_tokens"),
+            cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+            queue_ns=_ns(metrics.get("queue_time_ms")),
+            # vLLM's "time to first token" is scheduled -> first token: the prefill.
+            prefill_ns=_ns(metrics.get("time_to_first_token_ms")),
+            decode_ns=_ns(metrics.get("generation_time_ms")),
+        )
 
-def decode_attributes(call: Call, sent_ns: int, done_ns: int) -> JsonObject:
-    """A decode as span attributes."""
-    prepared, captured, first = call.prepared, call.captured, call.captured.first
-    body, usage, metrics = prepared.body, captured.usage, captured.metrics
-    utc = call.recorder.clock.utc_ns
-    chunks = captured.chunk_times
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    n = max(len(captured.choices), 1)
-    source = TimeSource.CLIENT if chunks else TimeSource.REQUEST if metrics else None
-    return {
-        c.OPERATION: "chat" if call.path.endswith(wire.CHAT) else "text_completion",
-        c.PROVIDER: "vllm" if call.engine.vllm else "openai",
-        c.REQUEST_MODEL: str(body.get("model")),
-        c.REQUEST_SEED: prepared.seed,
-        c.REQUEST_STREAM: prepared.asked.stream,
-        c.RESPONSE_ID: captured.response_id,
-        c.FINISH_REASONS: first.finish_reason,
-        c.TIME_TO_FIRST_CHUNK: (chunks[0] - call.sent) / 1e9 if chunks else None,
-        c.INPUT_TOKENS: usage.get("prompt_tokens"),
-        c.OUTPUT_TOKENS: usage.get("completion_tokens"),
-        c.CACHED_TOKENS: cached,
-        c.FINGERPRINT: captured.fingerprint,
-        c.INPUT_MESSAGES: c.to_json(body.get("messages", body.get("prompt"))),
-        c.OUTPUT_MESSAGES: c.to_json([captured.choices[i].message() for i in sorted(captured.choices)]),
-        c.TOOL_DEFINITIONS: c.to_json(body["tools"]) if body.get("tools") else None,
-        c.FIDELITY: _fidelity(call, n),
-        c.BASE_URL: call.root,
-        c.REQUEST_ID: call.rid,
-        c.ENGINE: call.engine.engine_id,
-        c.SAMPLING: c.to_json(wire.sampling(body)),
-        c.SEED_SOURCE: prepared.seed_source,
-        c.SENT_NS: sent_ns,
-        c.FIRST_CHUNK_NS: utc(chunks[0]) if chunks else None,
-        c.DONE_NS: done_ns,
-        c.PROMPT_IDS: _packed(captured.prompt_ids, "i"),
-        c.SAMPLED_IDS: _packed(first.token_ids, "i"),
-        c.LOGPROBS: _packed(first.logprobs, "d"),
-        c.CHUNK_TIMES: _packed([t - call.sent for t in chunks] if chunks else None, "q"),
-        c.CHUNK_TOKENS: _packed(captured.chunk_tokens if chunks else None, "i"),
-        c.TOKEN_TIME_SOURCE: source.value if source else None,
-        c.QUEUE_NS: _ns(metrics.get("queue_time_ms")),
-        c.PREFILL_NS: _ns(metrics.get("time_to_first_token_ms")),
-        c.DECODE_NS: _ns(metrics.get("generation_time_ms")),
-        "redecode.retries": call.retries or None,
-        "redecode.choices": n if n > 1 else None,
-    }
-
-
-def _fidelity(call: Call, n: int) -> str:
-    first, captured = call.captured.first, call.captured
-    seeded = call.prepared.seed is not None or call.prepared.body.get("temperature") == 0
-    if first.token_ids is None or captured.prompt_ids is None or n > 1:
-        return (Fidelity.SEEDED if seeded else Fidelity.TEXT).value
-    own_timing = bool(captured.metrics) or call.engine.step_clock
-    return (Fidelity.ENGINE if captured.fingerprint and own_timing else Fidelity.TOKENS).value
+    def _fidelity(self) -> Fidelity:
+        captured = self.captured
+        if captured.first.token_ids is None or captured.prompt_ids is None or len(captured.choices) > 1:
+            seeded = self.prepared.seed is not None or self.prepared.body.get("temperature") == 0
+            return Fidelity.SEEDED if seeded else Fidelity.TEXT
+        own_timing = bool(captured.metrics) or self.engine.step_clock
+        return Fidelity.ENGINE if captured.fingerprint and own_timing else Fidelity.TOKENS
 
 
-def _packed(values: list[Any] | None, typecode: str) -> str | None:
-    return None if values is None else c.pack(values, typecode)
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _ns(milliseconds: float | None) -> int | None:
@@ -279,9 +274,7 @@ class ClientSeam:
             token = _current.set(call)
             try:
                 if (response := self._recorded(call, client, options, kwargs)) is not None:
-                    return await client._process_response(
-                        cast_to=cast_to, options=options, response=response, **kwargs
-                    )
+                    return await client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
                 return await original(client, cast_to, options, **kwargs)
             except BaseException as error:
                 call.finish(error)

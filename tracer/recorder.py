@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
@@ -24,15 +23,17 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Status, StatusCode
-
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
-from redecode.tracer.records import EdgeKind, JsonObject, Provenance, SpanKind
+from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
 from redecode.tracer.spool import JournalWriter, unique_name
 from redecode.tracer.strands import Strand, Strands
 
 _log = logging.getLogger("redecode")
 RECORD_FORMAT = 1
+
+Dependency = tuple[str, EdgeKind, Provenance]
+"""A span id that something depends on, how, and how that is known."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -103,6 +104,7 @@ class Recorder:
         store: the store directory; only its `spool/` is written here.
         agent: name of the agent; by default each run's own name.
         agent_version: by default the commit the program's directory is at, if it is a git checkout.
+        slo_s: the latency each run should meet, in seconds; recorded with every run.
         labels: recorded with every run.
 
     Raises:
@@ -115,13 +117,14 @@ class Recorder:
         *,
         agent: str | None = None,
         agent_version: str | None = None,
+        slo_s: float | None = None,
         labels: JsonObject | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.clock = clock or Clock.start()
         self.rng = rng or random.Random(int.from_bytes(os.urandom(8)))
-        self.agent, self.labels = agent, dict(labels or {})
+        self.agent, self.slo_s, self.labels = agent, slo_s, dict(labels or {})
         self.agent_version = agent_version or git_commit(Path.cwd())
         self.store = store
         self.journal = JournalWriter(store / "spool", unique_name(self.clock.wall_ns), self._preamble)
@@ -129,9 +132,7 @@ class Recorder:
             sampler=ALWAYS_ON,
             resource=Resource({"service.name": "redecode"}),
             # The environment's OTEL_*_LIMIT would cut what we record without a word.
-            span_limits=SpanLimits(
-                max_span_attributes=SpanLimits.UNSET, max_span_attribute_length=SpanLimits.UNSET
-            ),
+            span_limits=SpanLimits(max_span_attributes=SpanLimits.UNSET, max_span_attribute_length=SpanLimits.UNSET),
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(_SpoolProcessor(self.journal))
@@ -161,19 +162,21 @@ class Recorder:
         *,
         start_ns: int | None = None,
         attributes: JsonObject | None = None,
-        edges: list[tuple[str, EdgeKind, Provenance]] | None = None,
+        edges: list[Dependency] | None = None,
+        step_key: str | None = None,
     ) -> LiveSpan:
         """Open a span below `parent` (`None`: a run of its own).
 
         Args:
             step: this operation's part of the step key; made unique among its siblings by a count.
             edges: what it depends on, when the caller knows (nodes); by default the strand it runs in tells.
+            step_key: the whole key, when the caller knows (a replay repeats the recorded ones).
         """
         strand, before = None, []
         if parent is not None and edges is None:
             strand, before = parent.strands.enter()
             step = f"{strand.label}/{step}" if strand.label else step
-        step_key = self._step_key(parent, step)
+        step_key = step_key or self._step_key(parent, step)
         given = {c.KIND: kind.value, c.STEP_KEY: step_key, **_clean(attributes or {})}
         context = Context() if parent is None else otel.set_span_in_context(parent.otel, Context())
         span = self._tracer.start_span(
@@ -205,21 +208,21 @@ class Recorder:
         attributes: JsonObject | None = None,
         error: BaseException | str | None = None,
         end_ns: int | None = None,
-        last: list[str] | None = None,
+        returns: list[Dependency] | None = None,
     ) -> None:
         """Close a span; a second call is ignored.
 
         Args:
-            last: the spans whose end this end waited for, when the caller knows (graphs).
+            returns: what this end waited for, when the caller knows (graphs); by default the strands below tell.
         """
         with self._lock:
             if live.ended:
                 return
             live.ended = True
-        rest = live.strands.rest() if not last else []
-        rest += [(src, EdgeKind.JOIN if len(last or ()) > 1 else EdgeKind.RETURN) for src in last or ()]
-        for src, kind in rest:
-            self.edge(live.run_id, src, live.span_id, kind, Provenance.RECORDED)
+        if returns is None:
+            returns = [(src, kind, Provenance.RECORDED) for src, kind in live.strands.rest()]
+        for src, kind, provenance in returns:
+            self.edge(live.run_id, src, live.span_id, kind, provenance)
         live.otel.set_attributes(_clean(attributes or {}))
         if error is not None:
             text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
@@ -238,10 +241,39 @@ class Recorder:
     def start_run(self, name: str, *, start_ns: int | None = None, attributes: JsonObject | None = None) -> LiveSpan:
         """Open a run: a span without a parent, in a trace of its own."""
         agent = self.agent or name
-        given = {c.AGENT_NAME: agent, c.AGENT_VERSION: self.agent_version, **(attributes or {})}
+        given = {c.AGENT_NAME: agent, c.AGENT_VERSION: self.agent_version, c.SLO: self.slo_s, **(attributes or {})}
         if self.labels:
             given[c.LABELS] = c.to_json(self.labels)
         return self.start(SpanKind.RUN, f"invoke_agent {agent}", None, "run", start_ns=start_ns, attributes=given)
+
+    def start_replay(self, source: Run, *, mode: str, start_ns: int) -> LiveSpan:
+        """Open a run that replays another one."""
+        attributes = {
+            c.AGENT_NAME: source.agent,
+            c.AGENT_VERSION: source.agent_version,
+            c.SOURCE_RUN: source.run_id,
+            c.REPLAY_MODE: mode,
+            c.SLO: source.slo_s,
+            c.RUN_INPUT: c.to_json(source.input),
+            c.RUN_OUTPUT: c.to_json(source.output),
+        }
+        return self.start(
+            SpanKind.RUN, f"invoke_agent {source.agent}", None, "run", start_ns=start_ns, attributes=attributes
+        )
+
+    @staticmethod
+    def mirrored(span: Span, tool: ToolStep | None = None) -> JsonObject:
+        """Attributes for the replay's copy of a recorded span (and of the tool step it was)."""
+        attributes = {**span.attributes, c.SOURCE_SPAN: span.span_id}
+        if tool is not None:
+            attributes |= {
+                c.TOOL_NAME: tool.tool,
+                c.TOOL_CALL_ID: tool.call_id,
+                c.TOOL_ARGUMENTS: c.to_json(tool.arguments),
+                c.TOOL_RESULT: c.to_json(tool.result),
+                c.SIDE_EFFECT: tool.side_effect,
+            }
+        return attributes
 
     def _step_key(self, parent: LiveSpan | None, step: str) -> str:
         if parent is None:

@@ -6,6 +6,8 @@ digits), a span 16 hex digits. The definitions are in docs/record.md.
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -165,6 +167,7 @@ class Decode:
         queue_ns, prefill_ns, decode_ns: the engine's own split of this call.
         batch_rows: sequences in the engine's batch at each decode step.
         engine_id: key of the engine description (fingerprint, weights, settings) in the store.
+        digest: `content_digest()` when it was recorded; a difference means the record was changed since.
     """
 
     run_id: str
@@ -202,6 +205,14 @@ class Decode:
     prefill_ns: int | None = None
     decode_ns: int | None = None
     error: str | None = None
+    digest: str | None = None
+
+    def content_digest(self) -> str | None:
+        """Digest of prompt and sampled ids as they are now; compare with `digest`, taken when recorded."""
+        if self.prompt_ids is None or self.sampled_ids is None:
+            return None
+        both = array("i", self.prompt_ids).tobytes() + b"|" + array("i", self.sampled_ids).tobytes()
+        return hashlib.blake2b(both, digest_size=16).hexdigest()
 
     @property
     def e2e_ns(self) -> int | None:

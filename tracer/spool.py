@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-
 from redecode.tracer.errors import CorruptJournal, StoreUnwritable
 
 SUFFIX = ".journal"
@@ -92,7 +91,7 @@ class JournalWriter:
                     _log.warning("redecode: cannot record to %s: %s; counting what is lost", self._spool, error)
 
     def sync(self) -> None:
-        """fsync what was written since the last call."""
+        """Fsync what was written since the last call."""
         with self._lock:
             if not self._dirty:
                 return
@@ -111,7 +110,7 @@ class JournalWriter:
             self._open()
 
     def close(self) -> None:
-        """fsync and release the journal: readers may now finish it."""
+        """Fsync and release the journal: readers may now finish it."""
         self.sync()
         with self._lock:
             self._close_fd()

@@ -11,7 +11,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-
 from redecode.tracer import conventions as c
 from redecode.tracer.records import JsonObject, SpanKind
 from redecode.tracer.store.blocks import split
@@ -147,8 +146,10 @@ class Rows:
                 "prompt_blocks": [h for h, _ in blocks] if blocks is not None else None,
                 "prompt_tail": tail,
                 "sampled_ids": _numbers(get(c.SAMPLED_IDS), "i"),
+                "digest": get(c.DIGEST),
                 "logprobs": _numbers(get(c.LOGPROBS), "d"),
                 "token_times_ns": _numbers(get(c.TOKEN_TIMES), "q"),
+                "batch_rows": _numbers(get(c.BATCH_ROWS), "i"),
                 "token_time_source": get(c.TOKEN_TIME_SOURCE),
                 "chunk_times_ns": _numbers(get(c.CHUNK_TIMES), "q"),
                 "chunk_tokens": _numbers(get(c.CHUNK_TOKENS), "i"),
@@ -223,5 +224,3 @@ def _append(connection: duckdb.DuckDBPyConnection, table: str, values: list[Row]
     connection.register("incoming", incoming)
     connection.execute(f"INSERT INTO {table} ({', '.join(schema.names)}) SELECT * FROM incoming")
     connection.unregister("incoming")
-
-

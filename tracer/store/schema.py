@@ -38,8 +38,9 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             messages VARCHAR, tool_definitions VARCHAR, output VARCHAR, stream BOOLEAN,
             prompt_blocks VARCHAR[], prompt_tail INTEGER[], sampled_ids INTEGER[], logprobs DOUBLE[],
             token_times_ns BIGINT[], token_time_source VARCHAR, chunk_times_ns BIGINT[], chunk_tokens INTEGER[],
+            batch_rows INTEGER[],
             finish_reason VARCHAR, input_tokens BIGINT, output_tokens BIGINT, cached_tokens BIGINT,
-            queue_ns BIGINT, prefill_ns BIGINT, decode_ns BIGINT, error VARCHAR
+            queue_ns BIGINT, prefill_ns BIGINT, decode_ns BIGINT, error VARCHAR, digest VARCHAR
         );
         CREATE TABLE decode_steps (
             run_id VARCHAR, span_id VARCHAR, token_times_ns BIGINT[], batch_rows INTEGER[], same_host BOOLEAN

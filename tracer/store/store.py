@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import (
     AmbiguousRun,
@@ -284,7 +283,7 @@ class Store:
         edges = self._read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ?", [run_id])
         decodes = self._read(
             """
-            SELECT d.*, s.token_times_ns AS step_times, s.batch_rows,
+            SELECT d.*, s.token_times_ns AS step_times, s.batch_rows AS step_rows,
                    (SELECT flatten(list(b.tokens ORDER BY u.at))
                     FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
                     JOIN prompt_blocks b USING (hash)) AS prompt_body
@@ -370,7 +369,7 @@ def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
 _DECODE_PLAIN = (
     "run_id", "span_id", "step_key", "model", "sent_ns", "first_chunk_ns", "done_ns", "base_url", "request_id",
     "fingerprint", "engine_id", "seed", "seed_source", "finish_reason", "input_tokens", "output_tokens",
-    "cached_tokens", "queue_ns", "prefill_ns", "decode_ns", "error",
+    "cached_tokens", "queue_ns", "prefill_ns", "decode_ns", "error", "digest",
 )  # fmt: skip
 
 
@@ -396,7 +395,7 @@ def _decode(row: JsonObject) -> Decode:
         token_time_source=TimeSource(source) if source else None,
         chunk_times_ns=_tuple(row["chunk_times_ns"]),
         chunk_tokens=_tuple(row["chunk_tokens"]),
-        batch_rows=_tuple(row["batch_rows"]),
+        batch_rows=_tuple(row["step_rows"] if steps is not None else row["batch_rows"]),
     )
 
 

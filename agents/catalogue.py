@@ -1,0 +1,75 @@
+"""The five agents under one roof: how to build each, which cases to give it, how to grade it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from langgraph.graph.state import CompiledStateGraph
+from redecode.agents.contact import Contact
+from redecode.agents.contacts_desk import graph as desk_graph
+from redecode.agents.contacts_desk import scorer as desk_scorer
+from redecode.agents.contacts_desk.directory import Directory
+from redecode.agents.contacts_desk.policy import DeskCase, desk_cases
+from redecode.agents.contacts_desk.service import AddressService
+from redecode.agents.contacts_desk.state import DeskContext
+from redecode.agents.context import AgentContext
+from redecode.agents.extraction import graphs, scorer
+from redecode.agents.extraction.state import ExtractionContext
+from redecode.agents.fm.articles import cases as article_cases
+from redecode.agents.fm.phrases import Split
+from redecode.agents.score import Score
+
+Graph = CompiledStateGraph[Any, Any, Any, Any]
+Scorer = Callable[[Mapping[str, Any]], Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An input state for a graph, and the grade of the output state it leads to."""
+
+    input: Mapping[str, Any]
+    score: Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A compiled graph ready to run on its cases, and the type of its context."""
+
+    name: str
+    graph: Graph
+    context_type: type[AgentContext]
+    cases: Sequence[Case]
+
+
+def make_agent(name: str, *, split: Split = "heldout", seed: int = 0, count: int = 20) -> Agent:
+    """Build an agent with `count` fresh cases; the same arguments give the same agent in any process."""
+    if name == "contacts_desk":
+        jobs = list(islice(desk_cases(split, seed), count))
+        graph: Graph = desk_graph.build(Directory.of_cases(jobs), AddressService(seed))
+        return Agent(name, graph, DeskContext, [_desk_case(job) for job in jobs])
+    for architecture, builder in graphs.BUILDERS.items():
+        if architecture == name:
+            articles = islice(article_cases(split, seed), count)
+            cases = [_extraction_case(a.text, a.contact) for a in articles]
+            return Agent(name, builder(), ExtractionContext, cases)
+    raise UnknownAgent(name)
+
+
+class UnknownAgent(ValueError):
+    """There is no agent of that name."""
+
+    def __init__(self, name: str) -> None:
+        known = ", ".join((*graphs.BUILDERS, "contacts_desk"))
+        super().__init__(f"no agent called {name!r}; there are: {known}")
+
+
+def _extraction_case(article: str, truth: Contact) -> Case:
+    return Case({"article": article}, partial(scorer.score, truth=truth))
+
+
+def _desk_case(job: DeskCase) -> Case:
+    return Case({"article": job.article.text, "request": job.request}, partial(desk_scorer.score, case=job))

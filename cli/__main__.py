@@ -1,0 +1,5 @@
+"""`python -m redecode.cli` is `redecode`."""
+
+from redecode.cli.main import run
+
+run()

