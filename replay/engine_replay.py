@@ -223,7 +223,7 @@ class _Driver:
 
     async def _decode(self, recorded: Decode, span: LiveSpan, outcome: _Outcome) -> None:
         rid = uuid.UUID(int=self._recorder.rng.getrandbits(128)).hex
-        sampling = sampling_for_replay(recorded)
+        sampling = sampling_for_replay(recorded, self._info.max_model_len)
         force = list(recorded.sampled_ids or ()) if self._mode is ReplayMode.FORCE else None
         clock = self._recorder.clock
         sent = time.monotonic_ns()
@@ -244,11 +244,16 @@ class _Driver:
             self._on_progress(self._done, self._total)
 
 
-def sampling_for_replay(recorded: Decode) -> dict[str, Any]:
-    """The recorded sampling parameters as /v1/completions takes them."""
+def sampling_for_replay(recorded: Decode, max_model_len: int | None) -> dict[str, Any]:
+    """The recorded sampling parameters as /v1/completions takes them.
+
+    A chat request without a limit may fill the context; /v1/completions would stop at 16 tokens.
+    """
     given = recorded.sampling
     sampling = {k: v for k, v in given.items() if k not in _NOT_SENT}
     limit = given.get("max_completion_tokens") or given.get("max_tokens")
+    if limit is None and max_model_len is not None:
+        limit = max_model_len - len(recorded.prompt_ids or ())
     if limit is not None:
         sampling["max_tokens"] = limit
     if recorded.seed is not None:

@@ -39,6 +39,4 @@ def environment(
 def start_from_environment(store: str) -> None:
     """Begin recording as `environment` said."""
     settings = orjson.loads(os.environ.get("REDECODE_RECORD") or "{}")
-    instrument(
-        store, agent=settings.get("agent"), slo_s=settings.get("slo_s"), labels=settings.get("labels") or None
-    )
+    instrument(store, agent=settings.get("agent"), slo_s=settings.get("slo_s"), labels=settings.get("labels") or None)

@@ -94,12 +94,15 @@ class Strands:
                 # that body after a `gather` did wait. The price: a sibling held back by a semaphore is
                 # taken to wait for those that ended before it (through the semaphore, it did).
                 strand = self._new(lineage)
-                strand.frontier = list(self._absorb(lineage))
-            before = list(self._absorb(strand))
+                strand.frontier = self._frontier(lineage)
+            before = strand.frontier = self._frontier(strand)
+            waited_for = {span_id for span_id, _ in before}
+            for other in self._strands:
+                other.awaited = other.awaited or other.last in waited_for
             self._by_runner[runner] = strand
             strand.open += 1
         _here.set(_Here(self, strand, runner))
-        return strand, before
+        return strand, list(before)
 
     def leave(self, strand: Strand, span_id: str) -> None:
         """The call has ended."""
@@ -123,7 +126,7 @@ class Strands:
             strand = self._new(parent)
             strand.label = f"~{self._handed_over}"
             self._handed_over += 1
-            strand.frontier = list(self._absorb(parent))
+            strand.frontier = self._frontier(parent)
         return strand
 
     def _new(self, lineage: Strand) -> Strand:
@@ -131,13 +134,10 @@ class Strands:
         self._strands.append(strand)
         return strand
 
-    def _absorb(self, strand: Strand) -> Frontier:
-        """The strand's frontier, after adding the idle strands it had started: it must have waited for them."""
-        for other in self._strands:
-            if other.lineage is strand and other.last is not None and not other.open and not other.awaited:
-                strand.frontier.append((other.last, EdgeKind.JOIN))
-                other.awaited = True
-        return strand.frontier
+    def _frontier(self, strand: Strand) -> Frontier:
+        """What the strand's next call depends on: its own last, and the idle strands it must have waited for."""
+        started = (s for s in self._strands if s.lineage is strand and not s.open and not s.awaited)
+        return strand.frontier + [(s.last, EdgeKind.JOIN) for s in started if s.last is not None]
 
 
 def handing_over() -> Callable[[], None] | None:

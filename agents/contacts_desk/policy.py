@@ -32,9 +32,16 @@ class DeskCase:
     service: AddressService
 
 
-def desk_case(rng: random.Random, split: Split, *, level: int = 2, service_seed: int = 0) -> DeskCase:
+def desk_case(
+    rng: random.Random,
+    split: Split,
+    *,
+    level: int = 2,
+    service_seed: int = 0,
+    roughness: float = 0.0,
+) -> DeskCase:
     """Return a fresh case: 3 in 10 people are unknown, half of the known have a newer email on file."""
-    art = article(rng, split, level=level, with_address=rng.random() < 0.8)
+    art = article(rng, split, level=level, with_address=rng.random() < 0.8, roughness=roughness)
     entry = None
     if rng.random() < 0.7:
         stored_email = art.contact.email if rng.random() < 0.5 else values.email(rng, art.contact.name)

@@ -16,10 +16,14 @@ from redecode.agents.contact import FIELDS, Contact, Field
 from redecode.agents.fm import values
 from redecode.agents.fm.phrases import Phrases, Split, phrases
 
+# Words that may be disturbed: lower case, outside slots and choices, and no pronoun.
+_PLAIN_WORD = re.compile(r"(?<![\w{\[|])[a-z]{2,}(?![\w}|\]])")
+_REMARKS = ("Please note:", "Note:", "Good news:", "News:", "By the way:", "Reminder:")
+_AFTERTHOUGHTS = ("as always", "again", "this week", "for now", "these days", "as usual", "from now on")
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _PRONOUNS = (
-    {"p": "her", "s": "she", "P": "She", "Q": "Her", "Q2": "her"},
-    {"p": "him", "s": "he", "P": "He", "Q": "His", "Q2": "his"},
+    {"p": "her", "s": "she", "P": "She", "Q": "Her", "q": "her"},
+    {"p": "him", "s": "he", "P": "He", "Q": "His", "q": "his"},
 )
 # Decoy sentences per article, inclusive range, by difficulty.
 DECOYS: dict[int, tuple[int, int]] = {0: (0, 0), 1: (1, 2), 2: (2, 4), 3: (4, 6)}
@@ -35,8 +39,19 @@ class Article:
     has_address: bool = True
 
 
-def article(rng: random.Random, split: Split = "train", *, level: int = 2, with_address: bool = True) -> Article:
-    """Return a fresh article; `level` 0 to 3 sets how many sentences mislead."""
+def article(
+    rng: random.Random,
+    split: Split = "train",
+    *,
+    level: int = 2,
+    with_address: bool = True,
+    roughness: float = 0.0,
+) -> Article:
+    """Return a fresh article; `level` 0 to 3 sets how many sentences mislead.
+
+    `roughness` is the share of sentences disturbed by a made-up word or a stray remark. Training uses it so
+    that a model learns what words mean together instead of whole sentences by heart.
+    """
     name = values.person(rng)
     contact = Contact(name, values.email(rng, name), values.address(rng))
     facts = {
@@ -45,14 +60,16 @@ def article(rng: random.Random, split: Split = "train", *, level: int = 2, with_
         "a": contact.address,
         "ev": values.event(rng),
         "org": values.organisation(rng),
+        "d": values.day(rng),
         "m": values.month(rng),
         **rng.choice(_PRONOUNS),
     }
     bank = phrases(split)
-    sentences = [_fill(rng, s, facts) for s in _contact_sentences(rng, bank, with_address=with_address)]
+    templates = _contact_sentences(rng, bank, with_address=with_address)
+    sentences = [_fill(rng, _roughened(rng, t, roughness), facts) for t in templates]
     decoys: dict[Field, list[str]] = {f: [] for f in FIELDS}
     for _ in range(rng.randint(*DECOYS[level])):
-        sentence, used, names_someone = _decoy(rng, bank)
+        sentence, used, names_someone = _decoy(rng, bank, roughness)
         for field, value in used:
             decoys[field].append(value)
         # A sentence about someone else never stands between the contact's name and "her" or "his".
@@ -84,7 +101,7 @@ def _contact_sentences(rng: random.Random, bank: Phrases, *, with_address: bool)
     return [rng.choice(bank.name_address), rng.choice(bank.email)]
 
 
-def _decoy(rng: random.Random, bank: Phrases) -> tuple[str, list[tuple[Field, str]], bool]:
+def _decoy(rng: random.Random, bank: Phrases, roughness: float) -> tuple[str, list[tuple[Field, str]], bool]:
     template = rng.choice(rng.choice((bank.decoy_name, bank.decoy_email, bank.decoy_address, bank.filler)))
     facts = {
         "n": values.person(rng),
@@ -99,7 +116,22 @@ def _decoy(rng: random.Random, bank: Phrases) -> tuple[str, list[tuple[Field, st
     }
     slots: tuple[tuple[Field, str], ...] = (("name", "n"), ("email", "e"), ("address", "a"))
     used = [(field, facts[slot]) for field, slot in slots if f"{{{slot}}}" in template]
-    return _fill(rng, template, facts), used, "{n}" in template
+    return _fill(rng, _roughened(rng, template, roughness), facts), used, "{n}" in template
+
+
+def _roughened(rng: random.Random, template: str, roughness: float) -> str:
+    if rng.random() >= roughness:
+        return template
+    kind = rng.random()
+    if kind < 0.25:
+        return f"{rng.choice(_REMARKS)} {template}"
+    if kind < 0.4:
+        return f"{template.removesuffix('.')} {rng.choice(_AFTERTHOUGHTS)}."
+    words = [m.span() for m in _PLAIN_WORD.finditer(template)]
+    if not words:
+        return template
+    start, end = rng.choice(words)
+    return template[:start] + values.syllables(rng) + template[end:]
 
 
 def _fill(rng: random.Random, template: str, facts: dict[str, str]) -> str:

@@ -47,6 +47,10 @@ def decisions(answer: str) -> list[int]:
     return sorted(found)
 
 
+def _roughness(split: Split) -> float:
+    return 0.3 if split == "train" else 0.0
+
+
 def random_prompt(rng: random.Random) -> Prompt:
     """Return a way to ask."""
     return Prompt(rng.choice(_WORDINGS), rng.choice(LAYOUTS), rng.random() < 0.3)
@@ -56,7 +60,7 @@ def extraction_sample(
     rng: random.Random, split: Split, first: Format | Field, *, level: int = 2, turns: int = 1
 ) -> Sample:
     """Return a conversation that asks for the whole contact (a format) or for one field, then for more."""
-    art, prompt = article(rng, split, level=level), random_prompt(rng)
+    art, prompt = article(rng, split, level=level, roughness=_roughness(split)), random_prompt(rng)
     messages = [
         *(prompts.ask_one(art.text, first, prompt) if is_field(first) else prompts.ask_all(art.text, first, prompt)),
         _said(_answer(art.contact, first)),
@@ -69,7 +73,7 @@ def extraction_sample(
 
 def sequential_sample(rng: random.Random, split: Split, *, level: int = 2) -> Sample:
     """Return name, then email, then address, as the sequential architecture asks for them."""
-    art, prompt = article(rng, split, level=level), random_prompt(rng)
+    art, prompt = article(rng, split, level=level, roughness=_roughness(split)), random_prompt(rng)
     earlier = tuple((f, art.contact.value(f)) for f in FIELDS[:-1])
     messages = prompts.ask_one(art.text, FIELDS[-1], prompt, earlier)
     return Sample("one/sequential", (*messages, _said(art.contact.value(FIELDS[-1]))))
@@ -77,7 +81,7 @@ def sequential_sample(rng: random.Random, split: Split, *, level: int = 2) -> Sa
 
 def judge_sample(rng: random.Random, split: Split, fmt: Format, *, level: int = 2) -> Sample:
     """Return a judgement: the right answer in full, then the letter of the better candidate."""
-    art, prompt = article(rng, split, level=level), random_prompt(rng)
+    art, prompt = article(rng, split, level=level, roughness=_roughness(split)), random_prompt(rng)
     better = art.contact if rng.random() < 0.9 else corrupted(rng, art, art.contact)
     worse = corrupted(rng, art, better)
     while rng.random() < 0.25:
@@ -90,7 +94,7 @@ def judge_sample(rng: random.Random, split: Split, fmt: Format, *, level: int = 
 
 def desk_sample(rng: random.Random, split: Split, *, level: int = 2) -> Sample:
     """Return a whole conversation at the contacts desk, tools and all."""
-    case = policy.desk_case(rng, split, level=level, service_seed=rng.randrange(1 << 30))
+    case = policy.desk_case(rng, split, level=level, service_seed=rng.randrange(1 << 30), roughness=_roughness(split))
     opening = desk.start(case.article.text, case.request, rng.choice(desk.WORDINGS), system=rng.random() < 0.8)
     turns = policy.expected_turns(case)
     return Sample(f"desk/{case.request}", (*opening, *turns), desk.TOOLS)

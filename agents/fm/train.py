@@ -2,7 +2,7 @@
 
 First random sequences repeated (pure copying), then generated conversations of rising difficulty. The
 learning rate follows the clock, so the budget is in minutes and the run always ends on time; the model is
-exported at every evaluation, so a run cut short loses little. One thread, no GPU.
+exported at every evaluation, so a run cut short loses little. No GPU needed.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Curriculum:
 
 def _stage(spent: float) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
     """Return weights of the levels, choices of turns, weights of the tasks."""
-    if spent < 0.2:
+    if spent < 0.15:
         return (0.75, 0.25, 0, 0), (1, 2, 3), (0.45, 0.35, 0.05, 0.15)
-    if spent < 0.4:
+    if spent < 0.3:
         return (0.3, 0.4, 0.3, 0), (1, 2, 3), (0.33, 0.25, 0.17, 0.25)
     return (0.05, 0.25, 0.45, 0.25), (1, 1, 2, 3), (0.28, 0.25, 0.22, 0.25)
 
@@ -194,7 +194,7 @@ def _step(
         group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss)
+    return float(loss.detach())
 
 
 def _learning_rate(plan: Plan, spent: float, step: int) -> float:
@@ -218,9 +218,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--evaluate-every", type=float, default=5.0, metavar="MINUTES")
     parser.add_argument("--start-from", type=Path, help="continue from this model folder")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     plan = Plan(
         args.size,
         args.minutes,

@@ -5,7 +5,7 @@ client.py      EngineClient: prompt ids in, tokens and times out, forced if want
 plugin.py      inside the engine: forced tokens and the step clock (alone imports vllm)
 middleware.py  inside the API server: /redecode/info, /redecode/steps
 step_log.py    the file between the two, and its index
-launch.py, processes.py, logs.py, fingerprint.py, protocol.py   their parts
+launch.py, state.py, processes.py, logs.py, fingerprint.py, protocol.py   their parts
 
 The names are looked up when asked for: vLLM loads plug-in and middleware through this package, and
 must not pay for (or fail on) the imports of the client and of other rooms.
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from redecode.replay.engine.errors import EngineError
     from redecode.replay.engine.launch import EngineOptions, check_model
     from redecode.replay.engine.protocol import Completion, EngineInfo
-    from redecode.replay.engine.server import EngineState, EngineStatus, start, status, stop
+    from redecode.replay.engine.server import EngineStatus, start, status, stop
+    from redecode.replay.engine.state import EngineState
 
 __all__ = [
     "Completion",
@@ -41,7 +42,7 @@ _MODULES = {
     "EngineError": "errors",
     "EngineInfo": "protocol",
     "EngineOptions": "launch",
-    "EngineState": "server",
+    "EngineState": "state",
     "EngineStatus": "server",
     "check_model": "launch",
     "start": "server",

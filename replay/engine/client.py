@@ -126,7 +126,7 @@ class EngineClient:
         """
         info = self._info or await self.info()
         if force is not None:
-            _check_forceable(force, info)
+            _check_forceable(force, len(prompt_token_ids), info)
         path, body = _request(info, prompt_token_ids, sampling, force, rid)
         if priority is not None:
             body["priority"] = priority
@@ -240,7 +240,7 @@ def pack_tokens(ids: Sequence[int]) -> str:
     return base64.b64encode(struct.pack(f"<{len(ids)}i", *ids)).decode()
 
 
-def _check_forceable(force: Sequence[int], info: EngineInfo) -> None:
+def _check_forceable(force: Sequence[int], prompt_tokens: int, info: EngineInfo) -> None:
     if not force:
         raise TokensNotForceable("there are no tokens to force: the recorded call made none")
     if not (info.force or info.trace_replay):
@@ -252,6 +252,12 @@ def _check_forceable(force: Sequence[int], info: EngineInfo) -> None:
         raise TokensNotForceable(
             f"the recording holds token ids {min(force)}..{max(force)}, but {info.served_model_name} "
             f"knows 0..{(info.vocab_size or 0) - 1}: it is another model than the one recorded"
+        )
+    needed = prompt_tokens + len(force)
+    if info.max_model_len is not None and needed > info.max_model_len:  # vLLM would cut it short, silently
+        raise TokensNotForceable(
+            f"the recorded call is {needed} tokens long ({prompt_tokens} of prompt), the engine serving "
+            f"{info.served_model_name} takes {info.max_model_len}: start it with --max-model-len {needed}"
         )
 
 

@@ -103,7 +103,8 @@ def _chat_template_sha256(folder: Path, given: str | None) -> str | None:
         return file_sha256(path) if "\n" not in given and path.is_file() else _text_sha256(given)
     if (folder / "chat_template.jinja").is_file():
         return file_sha256(folder / "chat_template.jinja")
-    return _known(lambda: _text_sha256(orjson.loads((folder / "tokenizer_config.json").read_bytes())["chat_template"]))
+    template = _known(lambda: orjson.loads((folder / "tokenizer_config.json").read_bytes())["chat_template"])
+    return _text_sha256(template) if isinstance(template, str) else None
 
 
 def _text_sha256(text: str) -> str:

@@ -17,7 +17,7 @@ PROTOCOL = 1
 class EngineInfo(BaseModel):
     """GET /redecode/info: what a recording's engine fingerprint is made of."""
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=(), extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     protocol: int
     engine: str

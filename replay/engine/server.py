@@ -23,13 +23,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from redecode.replay.engine import logs
 from redecode.replay.engine.errors import (
     EngineBusy,
     EngineNotRunning,
     EngineStartFailed,
-    EngineStateCorrupt,
     EngineStopFailed,
     PortTaken,
     VllmMissing,
@@ -43,8 +41,8 @@ from redecode.replay.engine.launch import (
     vllm_command,
 )
 from redecode.replay.engine.processes import boot_id, end_group, group_members, read_process
+from redecode.replay.engine.state import STATE_VERSION, EngineState, read_state, remove_state, write_state
 
-STATE_VERSION = 1
 _KEPT_LOGS = 10
 _HEALTH_POLL_S = 0.25
 
@@ -52,31 +50,6 @@ _HEALTH_POLL_S = 0.25
 Command = Callable[[Path, int, EngineOptions, Device], list[str]]
 #: Called about four times a second while waiting: seconds so far, and what the server said last.
 Progress = Callable[[float, str], None]
-
-
-class EngineState(BaseModel):
-    """engine.json: which process the engine of a home is. Times are ns UTC."""
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-    version: int = STATE_VERSION
-    pid: int
-    pgid: int
-    start_ticks: int
-    boot_id: str | None
-    base_url: str
-    model: str
-    served_name: str
-    device: str
-    started_ns: int
-    log: str
-    step_log: str
-    argv: list[str]
-
-    def is_alive(self) -> bool:
-        """Whether the process is still the one that was started."""
-        process = read_process(self.pid)
-        return process is not None and process.start_ticks == self.start_ticks and self.boot_id == boot_id()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +98,11 @@ def start(
         )
         state, process = _spawn(launch)
         try:
-            _write_state(home, state)
+            write_state(home, state)
             _wait_until_healthy(state, process, timeout_s, on_progress)
         except BaseException:
             end_group(state.pgid, grace_s=2.0)
-            _state_file(home).unlink(missing_ok=True)
+            remove_state(home)
             raise
         finally:
             # From here on engine.json owns the process; Popen would warn about a living child.
@@ -139,7 +112,7 @@ def start(
 
 def status(home: Path) -> EngineStatus:
     """Say what runs in this home; a state file whose process is gone is removed, with its leftovers."""
-    state = _read_state(home)
+    state = read_state(home)
     if state is None:
         return EngineStatus(state=None, healthy=False, note="no engine was started here")
     if not state.is_alive():
@@ -153,7 +126,7 @@ def status(home: Path) -> EngineStatus:
 
 def stop(home: Path, *, grace_s: float = 10.0, on_wait: Callable[[str], None] = lambda _: None) -> EngineState:
     """Stop the engine of this home and see that no process of its group is left."""
-    state = _read_state(home)
+    state = read_state(home)
     if state is None:
         raise EngineNotRunning(home)
     if not state.is_alive():
@@ -162,7 +135,7 @@ def stop(home: Path, *, grace_s: float = 10.0, on_wait: Callable[[str], None] = 
     left = end_group(state.pgid, grace_s=grace_s, on_wait=on_wait)
     if left:
         raise EngineStopFailed(f"processes {left} of the engine in {home} are left after SIGKILL")
-    _state_file(home).unlink(missing_ok=True)
+    remove_state(home)
     return state
 
 
@@ -209,6 +182,7 @@ def _spawn(launch: _Launch) -> tuple[EngineState, subprocess.Popen[bytes]]:
         )
     started = read_process(process.pid)
     state = EngineState(
+        version=STATE_VERSION,
         pid=process.pid,
         pgid=process.pid,
         start_ticks=started.start_ticks if started is not None else 0,
@@ -295,33 +269,9 @@ def _check_port(host: str, port: int) -> int:
     return port
 
 
-def _state_file(home: Path) -> Path:
-    return home.absolute() / "engine.json"
-
-
-def _read_state(home: Path) -> EngineState | None:
-    path = _state_file(home)
-    try:
-        state = EngineState.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValidationError as error:
-        raise EngineStateCorrupt(path, f"{error.error_count()} fields do not fit") from error
-    if state.version != STATE_VERSION:
-        raise EngineStateCorrupt(path, f"version {state.version}, this redecode knows {STATE_VERSION}")
-    return state
-
-
-def _write_state(home: Path, state: EngineState) -> None:
-    path = _state_file(home)
-    fresh = path.with_suffix(".json.new")
-    fresh.write_text(state.model_dump_json(indent=2) + "\n")
-    fresh.replace(path)
-
-
 def _clean_up(home: Path, state: EngineState) -> None:
     """After a death: end what is left of the group, unless its id belongs to somebody else by now."""
     owner = read_process(state.pid)
     if owner is None and state.boot_id == boot_id() and group_members(state.pgid):
         end_group(state.pgid, grace_s=2.0)
-    _state_file(home).unlink(missing_ok=True)
+    remove_state(home)

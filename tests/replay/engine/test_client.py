@@ -71,8 +71,7 @@ class Engine:
             parts = [*({"choices": [choice]} for choice in choices), {"choices": [], **tail}]
             lines = b"".join(b"data: " + orjson.dumps(part) + b"\n\n" for part in parts)
             return httpx2.Response(200, content=lines + b"data: [DONE]\n\n")
-        whole = {"token_ids": [7, 2], "finish_reason": "length"}
-        whole["logprobs"] = self._logprobs(path, -0.5, -1.5)
+        whole = {"token_ids": [7, 2], "logprobs": self._logprobs(path, -0.5, -1.5), "finish_reason": "length"}
         return httpx2.Response(200, json={"choices": [whole], **tail})
 
     @staticmethod
@@ -184,8 +183,9 @@ async def test_many_step_clocks_are_fetched_in_parts() -> None:
         ({}, [3, 100], r"ids 3\.\.100, but tiny knows 0\.\.99"),
         ({}, [-1], "another model"),
         ({"force": False}, [1], "cannot force"),
+        ({"max_model_len": 4}, [1, 2, 3, 4], "5 tokens long .*takes 4: start it with --max-model-len 5"),
     ],
-    ids=["none", "past the vocabulary", "negative", "no plug-in"],
+    ids=["none", "past the vocabulary", "negative", "no plug-in", "too long"],
 )
 async def test_what_cannot_be_forced_is_not_sent(info: dict[str, Any], force: list[int], words: str) -> None:
     handler = Engine(info)

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 from redecode.replay.engine.client import EngineClient, pack_tokens
-from redecode.replay.engine.errors import EngineRefused
+from redecode.replay.engine.errors import EngineRefused, TokensNotForceable
 from redecode.replay.engine.processes import boot_id
 
 pytestmark = pytest.mark.vllm
@@ -154,12 +154,16 @@ async def test_a_prompt_that_does_not_fit_is_refused_in_one_line(engine: EngineC
     limit = (await engine.info()).max_model_len
     assert limit is not None
     with pytest.raises(EngineRefused, match=str(limit)):
-        await engine.complete([5] * limit, sampling={}, force=[1, 2], rid="long")
+        await engine.complete([5] * (limit + 1), sampling={"max_tokens": 1}, rid="long")
+    with pytest.raises(TokensNotForceable, match=f"--max-model-len {limit + 1}"):
+        await engine.complete([5] * (limit - 1), sampling={}, force=[1, 2], rid="long forced")
+    answer = await engine.complete([5] * (limit - 2), sampling={}, force=[1, 2], rid="just fits")
+    assert answer.token_ids == (1, 2)
 
 
 async def test_eight_at_once_keep_their_own_tokens(engine: EngineClient) -> None:
     prompt = await engine.tokenize(PROMPT)
-    forces = [await tokens_of(engine, 100 + i, n=30 + i) for i in range(8)]
+    forces = [await tokens_of(engine, 100 + i, n=150 + i) for i in range(8)]
     answers = await asyncio.gather(
         *(engine.complete(prompt, sampling={}, force=f, rid=f"eight-{i}") for i, f in enumerate(forces))
     )

@@ -27,10 +27,11 @@ from redecode.replay.engine.errors import (
 )
 from redecode.replay.engine.launch import Device, EngineOptions
 from redecode.replay.engine.processes import boot_id, group_members, read_process
+from redecode.replay.engine.state import EngineState
 
 FAKE = Path(__file__).with_name("fake_server.py")
 
-Start = Callable[..., server.EngineState]
+Start = Callable[..., EngineState]
 
 
 def fake(*behaviours: str) -> server.Command:
@@ -55,9 +56,9 @@ def start(tmp_path: Path, home: Path) -> Start:
     model.mkdir()
     (model / "config.json").write_text("{}")
 
-    def start(*behaviours: str, **settings: Any) -> server.EngineState:
-        settings = {"home": home, "command": fake(*behaviours), "timeout_s": 20.0} | settings
-        return server.start(settings.pop("model", model), **settings)
+    def start(*behaviours: str, **settings: Any) -> EngineState:
+        given: dict[str, Any] = {"model": model, "home": home, "command": fake(*behaviours), "timeout_s": 20.0}
+        return server.start(**(given | settings))
 
     return start
 
@@ -112,7 +113,7 @@ def test_a_pid_that_is_another_program_now_is_left_alone(start: Start, home: Pat
     try:
         process = read_process(stranger.pid)
         assert process is not None
-        other = {"pid": stranger.pid, "pgid": stranger.pid, "start_ticks": process.start_ticks}
+        other: dict[str, Any] = {"pid": stranger.pid, "pgid": stranger.pid, "start_ticks": process.start_ticks}
         other |= {"start_ticks": process.start_ticks - 1} if change == "start_ticks" else {"boot_id": "before"}
         (home / "engine.json").write_text(json.dumps(state.model_dump() | other))
         assert server.status(home).state is None
