@@ -11,8 +11,9 @@ from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
-from redecode.tracer import RedecodeError, default_store
 from rich.console import Console
+
+from redecode.tracer import RedecodeError, default_store
 
 StoreOption = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL
 from redecode.cli.common import StoreOption, errors_in_one_line, say, store_path
 from redecode.replay.engine import status

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from redecode.cli.common import JsonOption, StoreOption, print_json, store_path
 from redecode.replay.engine import EngineClient, EngineError, EngineInfo, status
 from redecode.tracer import RedecodeError, Store
@@ -79,18 +80,14 @@ def _store(path: Path) -> list[Check]:
     except RedecodeError as error:
         return [Check("store", ok=False, detail=str(error))]
     free = shutil.disk_usage(path).free
-    size = health.database_bytes / 1e6
-    checks = [
-        Check(
-            "store", True, f"{path}: {health.runs} runs, {health.spans} spans, {health.decodes} decodes, {size:.1f} MB"
-        ),
+    counts = f"{health.runs} runs, {health.spans} spans, {health.decodes} decodes, {health.database_bytes / 1e6:.1f} MB"
+    damaged = [f"{name} is damaged and set aside: {why}" for name, why in health.corrupt]
+    return [
+        Check("store", ok=True, detail=f"{path}: {counts}"),
         Check("spool", ok=True, detail=f"{health.backlog_bytes} bytes not yet read"),
         Check("disk", ok=free > 1e9, detail=f"{free / 1e9:.1f} GB free"),
+        *(Check("journal", ok=False, detail=text) for text in damaged),
     ]
-    checks += [
-        Check("journal", ok=False, detail=f"{name} is damaged and set aside: {why}") for name, why in health.corrupt
-    ]
-    return checks
 
 
 def _engine(path: Path, url: str | None) -> list[Check]:

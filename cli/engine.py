@@ -11,12 +11,13 @@ from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
+from rich.console import Console
+
 from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL, model_dir
 from redecode.replay.engine import server
 from redecode.replay.engine.errors import EngineError
 from redecode.replay.engine.launch import EngineOptions, check_model
 from redecode.replay.engine.state import EngineState
-from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True, help="Start, ask after and stop a local vLLM engine for replay.")
 

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
+
 from redecode.cli import demo, doctor, engine, record, replay, runs, show
 
 app = typer.Typer(

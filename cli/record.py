@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+
 from redecode.cli.common import StoreOption, errors_in_one_line, fail, say, store_path
 from redecode.tracer import Store, environment
 

@@ -9,6 +9,9 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
 from redecode.cli.common import (
     JsonOption,
     StoreOption,
@@ -22,8 +25,6 @@ from redecode.cli.common import (
 from redecode.replay import ReplayMode, ReplayReport, replay_on_engine
 from redecode.replay.engine import status
 from redecode.tracer import RecordedRun, Store
-from rich.console import Console
-from rich.table import Table
 
 
 def register(app: typer.Typer) -> None:

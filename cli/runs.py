@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, say, seconds, store_path
-from redecode.tracer import Run, Store
 from rich.console import Console
 from rich.table import Table
+
+from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, say, seconds, store_path
+from redecode.tracer import Run, Store
 
 
 def register(app: typer.Typer) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
+
 from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, seconds, store_path
 from redecode.cli.runs import run_json
 from redecode.replay import Segment, critical_path, critical_spans, run_graph
 from redecode.tracer import Decode, RecordedRun, Span, SpanKind, Store
-from rich.console import Console
-from rich.text import Text
 
 _BAR = 40
 
@@ -35,15 +36,15 @@ def show(
         print_json(_json(recorded, path))
         return
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
-    for line in _head(recorded, path):
-        console.print(line)
-    for line in _tree(recorded, path):
-        console.print(line, no_wrap=True, overflow="ellipsis")
-    for line in _where_time_went(path, recorded):
-        console.print(line)
+    for text in _head(recorded, path):
+        console.print(text, markup=False)
+    for row in _tree(recorded, path):
+        console.print(row, no_wrap=True, overflow="ellipsis")
+    for text in _where_time_went(path, recorded):
+        console.print(text, markup=False)
     if decodes:
-        for line in _conversations(recorded):
-            console.print(line)
+        for row in _conversations(recorded):
+            console.print(row)
 
 
 def _json(recorded: RecordedRun, path: tuple[Segment, ...]) -> dict[str, Any]:

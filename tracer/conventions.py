@@ -103,7 +103,7 @@ def from_json(text: str | None) -> Any:
 
 def pack(values: Iterable[int] | Iterable[float], typecode: str) -> str:
     """Numbers as base64 of little-endian items: "i" int32 token ids, "q" int64 times, "d" float64 logprobs."""
-    return base64.b64encode(array(typecode, values).tobytes()).decode()  # type: ignore[arg-type]
+    return base64.b64encode(array(typecode, values).tobytes()).decode()
 
 
 def unpack(text: str, typecode: str) -> list[Any]:

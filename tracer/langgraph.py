@@ -20,6 +20,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
+
 from redecode.tracer import conventions as c
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, never_raise
 from redecode.tracer.records import EdgeKind, Fidelity, JsonObject, Provenance, SpanKind

@@ -23,11 +23,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Status, StatusCode
+
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
 from redecode.tracer.spool import JournalWriter, unique_name
-from redecode.tracer.strands import Strand, Strands
+from redecode.tracer.strands import Frontier, Strand, Strands
 
 _log = logging.getLogger("redecode")
 RECORD_FORMAT = 1
@@ -172,7 +173,8 @@ class Recorder:
             edges: what it depends on, when the caller knows (nodes); by default the strand it runs in tells.
             step_key: the whole key, when the caller knows (a replay repeats the recorded ones).
         """
-        strand, before = None, []
+        strand: Strand | None = None
+        before: Frontier = []
         if parent is not None and edges is None:
             strand, before = parent.strands.enter()
             step = f"{strand.label}/{step}" if strand.label else step

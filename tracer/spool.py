@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from redecode.tracer.errors import CorruptJournal, StoreUnwritable
 
 SUFFIX = ".journal"

@@ -19,7 +19,8 @@ from redecode.tracer.strands import handing_over
 
 def install() -> Callable[[], None]:
     """Wrap `ThreadPoolExecutor.submit` and `Thread.start`; returns what puts them back."""
-    submit, start = ThreadPoolExecutor.submit, threading.Thread.start
+    submit: Any = ThreadPoolExecutor.submit
+    start: Any = threading.Thread.start
 
     @functools.wraps(submit)
     def submit_in_context(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:

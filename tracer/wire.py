@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
 from redecode.tracer.records import JsonObject
 
 CHAT, TEXT = "/chat/completions", "/completions"

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+
 from redecode.tracer import conventions as c
 from redecode.tracer.records import JsonObject, SpanKind
 from redecode.tracer.store.blocks import split

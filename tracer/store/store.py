@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import (
     AmbiguousRun,
