@@ -73,7 +73,7 @@ def _vllm() -> Check:
 
 
 def _store(path: Path) -> list[Check]:
-    if not (path / "meta").exists():
+    if not (path / "spool").is_dir():
         return [Check("store", ok=None, detail=f"none at {path} yet")]
     try:
         health = Store(path, create=False).health()

@@ -46,6 +46,13 @@ def start(
     max_num_seqs: Annotated[int, typer.Option(help="Calls decoded at the same time.", min=1)] = 16,
     kv_cache_bytes: Annotated[int | None, typer.Option(help="Size of the KV cache.", min=1)] = None,
     dtype: Annotated[str | None, typer.Option(help="Number type, as vLLM names it; the model's if not given.")] = None,
+    trace_replay: Annotated[
+        bool,
+        typer.Option(
+            "--trace-replay/--no-trace-replay",
+            help="On a GPU: force tokens by vLLM's own trace replay (model runner V2), or by our plug-in.",
+        ),
+    ] = True,
     extra_args: Annotated[
         list[str] | None, typer.Option("--vllm-arg", help="One argument handed to vLLM as it is; repeatable.")
     ] = None,
@@ -61,6 +68,7 @@ def start(
         max_num_seqs=max_num_seqs,
         kv_cache_bytes=kv_cache_bytes,
         dtype=dtype,
+        trace_replay=trace_replay,
         extra_args=tuple(extra_args or ()),
     )
     with _errors_in_one_line():

@@ -1,14 +1,37 @@
 """Replay: reproduce a recorded run, and see what it waited for.
 
-`run_graph` and `critical_path` are pure functions of a recorded run; `replay_on_engine` repeats its FM calls
+`build_run_graph` and `find_critical_path` are pure functions of a recorded run; `replay_on_engine` repeats its FM calls
 on a real engine, closed loop over the recorded edges (`force`, `resample`); `engine/` runs that engine.
+
+The names are looked up when asked for: vLLM loads our plug-in through this package, and must not pay for
+(or fail on) the imports of the rest.
 """
 
-from redecode.replay.compare import DecodeComparison, ReplayReport, TokenDivergence
-from redecode.replay.critical_path import Segment, critical_path, critical_spans
-from redecode.replay.engine_replay import ReplayMode, replay_on_engine
-from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
-from redecode.replay.run_graph import RunGraph, run_graph
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redecode.replay.compare import DecodeComparison, ReplayReport, TokenDivergence
+    from redecode.replay.critical_path import Segment, critical_spans, find_critical_path
+    from redecode.replay.engine_replay import ReplayMode, replay_on_engine
+    from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
+    from redecode.replay.run_graph import RunGraph, build_run_graph
+
+_MODULES = {
+    "DecodeComparison": "compare",
+    "ReplayDivergence": "errors",
+    "ReplayError": "errors",
+    "ReplayMode": "engine_replay",
+    "ReplayReport": "compare",
+    "RunGraph": "run_graph",
+    "Segment": "critical_path",
+    "TokenDivergence": "compare",
+    "TooLittleRecorded": "errors",
+    "build_run_graph": "run_graph",
+    "critical_spans": "critical_path",
+    "find_critical_path": "critical_path",
+    "replay_on_engine": "engine_replay",
+}
 
 __all__ = [
     "DecodeComparison",
@@ -20,8 +43,14 @@ __all__ = [
     "Segment",
     "TokenDivergence",
     "TooLittleRecorded",
-    "critical_path",
+    "build_run_graph",
     "critical_spans",
+    "find_critical_path",
     "replay_on_engine",
-    "run_graph",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

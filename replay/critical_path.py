@@ -31,7 +31,7 @@ class Segment:
         return self.end_ns - self.start_ns
 
 
-def critical_path(graph: RunGraph) -> tuple[Segment, ...]:
+def find_critical_path(graph: RunGraph) -> tuple[Segment, ...]:
     """Segments from the run's start to its end, in time order; empty for a run without spans."""
     if graph.root not in graph.spans:
         return ()

@@ -25,7 +25,7 @@ from redecode.replay.compare import ReplayReport, compare_decodes, engine_differ
 from redecode.replay.engine import Completion, EngineClient, EngineError, EngineInfo
 from redecode.replay.errors import TooLittleRecorded
 from redecode.replay.pacing import until
-from redecode.replay.run_graph import END, START, Point, RunGraph, run_graph
+from redecode.replay.run_graph import END, START, Point, RunGraph, build_run_graph
 from redecode.tracer import (
     Decode,
     Dependency,
@@ -93,7 +93,7 @@ def plan(recorded: RecordedRun, mode: ReplayMode) -> _Plan:
                 f"(fidelity {decode.fidelity}); record it against vLLM, or use --mode playback"
             )
     decodes = {d.span_id: d for d in recorded.decodes if d.sampled_ids}
-    return _Plan(recorded, run_graph(recorded), decodes, tuple(skipped))
+    return _Plan(recorded, build_run_graph(recorded), decodes, tuple(skipped))
 
 
 def _lack(decode: Decode, mode: ReplayMode) -> str:

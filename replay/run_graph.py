@@ -62,7 +62,7 @@ class _Builder:
         self.before.setdefault(dst, {})[src] = None
 
 
-def run_graph(run: RecordedRun) -> RunGraph:
+def build_run_graph(run: RecordedRun) -> RunGraph:
     """The graph of a recorded run, from its recorded edges."""
     ended = {s.span_id: s for s in run.spans if s.end_ns is not None}
     root = run.run.run_id

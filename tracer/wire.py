@@ -178,15 +178,13 @@ def _logprobs(raw: Any) -> list[float] | None:
 
 
 def strip(payload: JsonObject, asked: Asked) -> None:
-    """Remove, in place, what came back only because the tracer asked."""
-    if not asked.token_ids:
-        payload.pop("prompt_token_ids", None)
-    for choice in payload.get("choices") or ():
-        if not asked.token_ids:
-            choice.pop("token_ids", None)
-            choice.pop("prompt_token_ids", None)
-        if not asked.logprobs and "logprobs" in choice:
-            choice["logprobs"] = None
+    """Remove, in place, what came back only because the tracer asked: vLLM sends null where nobody asked."""
+    for part in (payload, *(payload.get("choices") or ())):
+        for name in () if asked.token_ids else ("prompt_token_ids", "token_ids"):
+            if name in part:
+                part[name] = None
+        if not asked.logprobs and part.get("logprobs") is not None:
+            part["logprobs"] = None
 
 
 def read_response(data: bytes, prepared: Prepared, captured: Captured) -> bytes:

@@ -20,6 +20,7 @@ from typing import Any, Self
 import httpx2
 import orjson
 from pydantic import ValidationError
+
 from redecode.replay.engine.errors import (
     EngineLacksPlugin,
     EngineRefused,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from redecode.replay.engine.step_log import STEP_LOG_ENV, keeps_clock
 
 FORCE_PROCESSOR = "redecode.replay.engine.plugin:ForceTokens"

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from redecode.replay.engine.errors import ModelNotFound, VllmMissing
 from redecode.replay.engine.fingerprint import FORCE_PROCESSOR
 from redecode.replay.engine.step_log import STEP_LOG_ENV
@@ -73,6 +74,8 @@ class EngineOptions:
     kv_cache_bytes: int | None = None
     #: vLLM's name of the number type; default: the model's.
     dtype: str | None = None
+    #: On a GPU, vLLM's own trace replay; it needs model runner V2, without it our plug-in forces.
+    trace_replay: bool = True
     #: Passed to vLLM as they are, last, so they win.
     extra_args: Sequence[str] = field(default=())
 
@@ -138,8 +141,8 @@ def _cpu_args(model: Path, max_model_len: int, options: EngineOptions) -> list[s
 
 
 def _cuda_args(options: EngineOptions) -> list[str]:
-    """Not run by us (no GPU at hand): vLLM refuses trace replay where it would use runner V1."""
-    argv = ["--enable-trace-replay", "--enable-scale-out"]
+    """Not run by us (no GPU at hand). vLLM refuses to start with trace replay on model runner V1."""
+    argv = ["--enable-trace-replay", "--enable-scale-out"] if options.trace_replay else []
     if options.kv_cache_bytes is not None:
         return [*argv, "--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
     return [*argv, "--gpu-memory-utilization", "0.85"]

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from redecode.replay.engine.fingerprint import describe_engine, digest_model
 from redecode.replay.engine.processes import boot_id
 from redecode.replay.engine.step_log import STEP_LOG_ENV, StepIndex, StepLogTail

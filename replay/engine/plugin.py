@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from redecode.replay.engine.step_log import STEP_LOG_ENV, Step, StepLogWriter, keeps_clock
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
+
+from redecode.replay.engine.step_log import STEP_LOG_ENV, Step, StepLogWriter, keeps_clock
 
 FORCE = "redecode_force"
 RID = "redecode_rid"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
 from redecode.replay.engine.errors import EngineStateCorrupt
 from redecode.replay.engine.processes import boot_id, read_process
 

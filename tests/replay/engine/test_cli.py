@@ -8,11 +8,12 @@ from pathlib import Path
 
 import orjson
 import pytest
+from typer.testing import CliRunner, Result
+
 from redecode.cli.engine import app
 from redecode.replay.engine import server
 from redecode.replay.engine.launch import Device, EngineOptions
 from redecode.replay.engine.state import EngineState
-from typer.testing import CliRunner, Result
 
 FAKE = Path(__file__).with_name("fake_server.py")
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
+
 from redecode.replay.engine.client import EngineClient, pack_tokens
 from redecode.replay.engine.errors import (
     EngineLacksPlugin,

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
+
 from redecode.replay.engine.client import EngineClient, pack_tokens
 from redecode.replay.engine.errors import EngineRefused, TokensNotForceable
 from redecode.replay.engine.processes import boot_id

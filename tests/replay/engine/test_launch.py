@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from redecode.replay.engine.errors import ModelNotFound
 from redecode.replay.engine.launch import (
     Device,
@@ -69,6 +70,8 @@ def test_a_gpu_gets_trace_replay_and_no_eager_mode(tmp_path: Path) -> None:
     argv = build_argv(make_model(tmp_path / "m"), 1, EngineOptions(), Device.CUDA)
     assert {"--enable-trace-replay", "--enable-scale-out", "--gpu-memory-utilization"} <= set(argv)
     assert not {"--enforce-eager", "--distributed-executor-backend", "--no-enable-chunked-prefill"} & set(argv)
+    plain = build_argv(tmp_path / "m", 1, EngineOptions(trace_replay=False), Device.CUDA)
+    assert set(argv) - set(plain) == {"--enable-trace-replay", "--enable-scale-out"}
     with_kv = build_argv(tmp_path / "m", 1, EngineOptions(kv_cache_bytes=2**30), Device.CUDA)
     assert value(with_kv, "--kv-cache-memory-bytes") == str(2**30)
     assert "--gpu-memory-utilization" not in with_kv

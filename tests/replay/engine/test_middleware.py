@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from redecode.replay.engine.middleware import RedecodeMiddleware
 from redecode.replay.engine.processes import boot_id
 from redecode.replay.engine.protocol import EngineInfo, StepsAnswer

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from redecode.replay.engine.step_log import StepLogTail
 
 pytestmark = pytest.mark.vllm

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from redecode.replay.engine import server
 from redecode.replay.engine.errors import (
     EngineBusy,

@@ -1,0 +1,124 @@
+"""What is asked of vLLM, and that none of it reaches the caller."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redecode.tracer import wire
+
+PATH = "/chat/completions"
+
+
+def test_nothing_is_added_for_an_engine_that_may_not_know_it() -> None:
+    body = {"model": "m", "messages": []}
+    prepared = wire.prepare(body, PATH, vllm=False, rid="r", seed=1)
+    assert prepared.body == body
+    assert not prepared.extended
+    assert prepared.seed is None
+
+
+@pytest.mark.parametrize(
+    ("body", "seed", "source"),
+    [
+        ({"seed": 5}, 5, "caller"),
+        ({}, 9, "tracer"),
+        ({"temperature": 0}, None, None),
+        ({"temperature": 0.0}, None, None),
+    ],
+    ids=["caller's seed is kept", "a missing seed is set", "greedy needs none", "greedy as a float"],
+)
+def test_seed(body: dict[str, Any], seed: int | None, source: str | None) -> None:
+    prepared = wire.prepare({"model": "m", "messages": [], **body}, PATH, vllm=True, rid=None, seed=9)
+    assert (prepared.seed, prepared.seed_source) == (seed, source)
+
+
+def test_the_callers_own_extras_are_merged() -> None:
+    body = {"model": "m", "messages": [], "stream": True, "vllm_xargs": {"mine": 1}, "stream_options": {"x": 1}}
+    sent = wire.prepare(body, PATH, vllm=True, rid="r", seed=None).body
+    assert sent["vllm_xargs"] == {"mine": 1, "redecode_rid": "r"}
+    assert sent["stream_options"] == {"x": 1, "include_usage": True}
+    assert body["vllm_xargs"] == {"mine": 1}
+
+
+def sse(*payloads: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps(p).encode() + b"\n\n" for p in payloads) + b"data: [DONE]\n\n"
+
+
+def read_back(data: bytes) -> list[Any]:
+    parts = [p.removeprefix(b"data: ") for p in data.split(b"\n\n") if p]
+    return [json.loads(p) if p != b"[DONE]" else "[DONE]" for p in parts]
+
+
+FROM_VLLM = (
+    {
+        "id": "1",
+        "prompt_token_ids": [1, 2],
+        "usage": None,
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "token_ids": None, "logprobs": None}],
+    },
+    {
+        "id": "1",
+        "usage": None,
+        "choices": [
+            {
+                "index": 0,
+                "delta": {"content": "ä"},
+                "token_ids": [7, 8],
+                "logprobs": {"content": [{"logprob": -1.0}, {"logprob": -2.0}]},
+            }
+        ],
+    },
+    {"id": "1", "usage": None, "choices": [{"index": 0, "delta": {}, "token_ids": [9], "finish_reason": "stop"}]},
+    {"id": "1", "choices": [], "usage": {"completion_tokens": 3}, "system_fingerprint": "fp"},
+)  # fmt: skip
+
+
+@given(cuts=st.lists(st.integers(min_value=0, max_value=600), max_size=8))
+def test_a_stream_is_rewritten_the_same_however_its_bytes_arrive(cuts: list[int]) -> None:
+    prepared = wire.prepare({"model": "m", "messages": [], "stream": True}, PATH, vllm=True, rid=None, seed=None)
+    captured = wire.Captured()
+    tap = wire.StreamTap(prepared, captured)
+    data, out, at = sse(*FROM_VLLM), b"", 0
+    for cut in [*sorted(cuts), len(data)]:
+        out += tap.feed(data[at:cut], now_ns=cut)
+        at = max(at, cut)
+    out += tap.rest()
+    *chunks, done = read_back(out)
+    assert done == "[DONE]"
+    assert [c["choices"][0]["delta"] for c in chunks] == [{"role": "assistant", "content": ""}, {"content": "ä"}, {}]
+    assert not any("usage" in c for c in chunks)
+    assert all(c["choices"][0].get("token_ids") is None and c["choices"][0].get("logprobs") is None for c in chunks)
+    assert chunks[0]["prompt_token_ids"] is None
+    assert chunks[-1]["system_fingerprint"] == "fp"  # where vLLM puts it when nobody asks for usage
+    assert captured.first.token_ids == [7, 8, 9]
+    assert captured.first.logprobs == [-1.0, -2.0]
+    assert captured.prompt_ids == [1, 2]
+    assert captured.first.content == "ä"
+    assert captured.chunk_tokens == [2, 1]
+    assert tap.done
+
+
+def test_a_stream_is_passed_on_untouched_when_nothing_was_asked() -> None:
+    prepared = wire.prepare({"model": "m", "messages": [], "stream": True}, PATH, vllm=False, rid=None, seed=None)
+    captured = wire.Captured()
+    tap = wire.StreamTap(prepared, captured)
+    data = b": comment\r\n\r\n" + sse({"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    assert tap.feed(data, now_ns=1) + tap.rest() == data
+    assert captured.first.content == "a"
+
+
+def test_tool_calls_in_pieces_are_put_together() -> None:
+    captured = wire.Captured()
+    for arguments in ('{"a"', ": 1}"):
+        call = {"index": 0, "id": "c1" if arguments[0] == "{" else None, "function": {"arguments": arguments}}
+        if call["id"]:
+            call["function"] = {"name": "look", "arguments": arguments}
+        captured.add({"index": 0, "delta": {"tool_calls": [call]}})
+    (whole,) = captured.first.tool_calls
+    assert whole["function"] == {"name": "look", "arguments": '{"a": 1}'}
+    assert whole["id"] == "c1"
