@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
-import orjson
 import typer
-from rich.console import Console
 
 from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL, model_dir
+from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, progress, say, store_path
 from redecode.replay.engine import server
-from redecode.replay.engine.errors import EngineError
 from redecode.replay.engine.launch import EngineOptions, check_model
 from redecode.replay.engine.state import EngineState
 
 app = typer.Typer(no_args_is_help=True, help="Start, ask after and stop a local vLLM engine for replay.")
-
-_PROGRESS_EVERY_S = 5.0
-
-Store = Annotated[
-    Path | None, typer.Option("--store", help="Store directory.", envvar="REDECODE_STORE", show_envvar=True)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @app.command(
@@ -57,8 +45,8 @@ def start(
         list[str] | None, typer.Option("--vllm-arg", help="One argument handed to vLLM as it is; repeatable.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until it must be healthy.", min=1)] = 300.0,
-    store: Store = None,
-    as_json: Json = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start an engine and wait until it is healthy; it keeps running when this command ends."""
     options = EngineOptions(
@@ -71,35 +59,35 @@ def start(
         trace_replay=trace_replay,
         extra_args=tuple(extra_args or ()),
     )
-    with _errors_in_one_line():
+    with errors_in_one_line():
         folder = check_model(_resolve_model(model), bundled=BUNDLED_MODELS)
         begin = time.monotonic()
-        with _progress(f"starting vLLM with {folder.name}") as on_progress:
+        with progress(f"starting vLLM with {folder.name}") as report:
             state = server.start(
                 folder,
                 home=_home(store),
                 port=port,
                 options=options,
                 timeout_s=timeout,
-                on_progress=on_progress,
+                on_progress=lambda _elapsed_s, words: report(words[:100]),
             )
         took_s = time.monotonic() - begin
     if as_json:
-        _print_json({"running": True, "healthy": True, "start_s": round(took_s, 3), **state.model_dump()})
+        print_json({"running": True, "healthy": True, "start_s": round(took_s, 3), **state.model_dump()})
     else:
         typer.echo(f"engine ready after {took_s:.1f} s: {_describe(state)}")
         typer.echo(f"log: {state.log}")
 
 
 @app.command(epilog="Example: redecode engine status --json")
-def status(*, store: Store = None, as_json: Json = False) -> None:
+def status(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Say whether an engine runs in this store; exit 1 when none does, or it does not answer."""
-    with _errors_in_one_line():
+    with errors_in_one_line():
         found = server.status(_home(store))
     running = found.state is not None
     if as_json:
         state = found.state.model_dump() if found.state is not None else {}
-        _print_json({"running": running, "healthy": found.healthy, "note": found.note, **state})
+        print_json({"running": running, "healthy": found.healthy, "note": found.note, **state})
     elif found.state is not None:
         typer.echo(f"running, {found.note}: {_describe(found.state)}")
     else:
@@ -111,22 +99,22 @@ def status(*, store: Store = None, as_json: Json = False) -> None:
 def stop(
     *,
     grace: Annotated[float, typer.Option(help="Seconds to end by itself before it is killed.", min=0)] = 10.0,
-    store: Store = None,
-    as_json: Json = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Stop the engine of this store, and see that none of its processes is left."""
-    with _errors_in_one_line():
+    with errors_in_one_line():
         begin = time.monotonic()
-        state = server.stop(_home(store), grace_s=grace, on_wait=lambda words: _say(f"the engine {words}"))
+        state = server.stop(_home(store), grace_s=grace, on_wait=lambda words: say(f"the engine {words}"))
         took_s = time.monotonic() - begin
     if as_json:
-        _print_json({"stopped": True, "stop_s": round(took_s, 3), **state.model_dump()})
+        print_json({"stopped": True, "stop_s": round(took_s, 3), **state.model_dump()})
     else:
         typer.echo(f"engine stopped after {took_s:.1f} s: {_describe(state)}")
 
 
 def _home(store: Path | None) -> Path:
-    return (store or Path(".redecode")) / "engine"
+    return store_path(store) / "engine"
 
 
 def _resolve_model(model: str) -> Path:
@@ -135,49 +123,3 @@ def _resolve_model(model: str) -> Path:
 
 def _describe(state: EngineState) -> str:
     return f"{state.served_name} at {state.base_url} (pid {state.pid}, {state.device})"
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
-
-
-def _say(words: str) -> None:
-    sys.stderr.write(words + "\n")
-    sys.stderr.flush()
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[server.Progress]:
-    """On a terminal a spinner with the seconds; else a line every few seconds. Always on stderr."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(what) as spinner:
-            yield lambda elapsed_s, _words: spinner.update(f"{what}: {elapsed_s:.0f} s")
-        return
-    next_s = 0.0
-
-    def report(elapsed_s: float, words: str) -> None:
-        nonlocal next_s
-        if elapsed_s >= next_s:
-            _say(f"{what}: {elapsed_s:.0f} s" + (f"  ({words[:100]})" if words else ""))
-            next_s = elapsed_s + _PROGRESS_EVERY_S
-
-    yield report
-
-
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Exit 2 with the message of an engine error."""
-    try:
-        yield
-    except EngineError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{error.filename} cannot be written: {error.strerror}; choose another --store")
-
-
-def _fail(message: str) -> NoReturn:
-    _say(f"redecode engine: {message}")
-    raise typer.Exit(2)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -40,7 +40,8 @@ def record(
         opened = Store(path)
         before = {r.run_id for r in opened.runs()}
     labels = dict(_pair(text) for text in label or ())
-    code = _run(command, environment(path, os.environ, agent=agent, slo_s=slo, labels=labels))
+    settings = {"store": str(path), "agent": agent, "slo_s": slo, "labels": labels or None}
+    code = run_program(command, environment(os.environ, settings))
     with errors_in_one_line():
         new = [r for r in opened.runs() if r.run_id not in before]
     if new:
@@ -50,10 +51,7 @@ def record(
             f"redecode: recorded no run into {path}: the program ran no LangGraph graph and called no OpenAI client, "
             "or its Python ignores PYTHONPATH (-E, -I) or has no redecode installed"
         )
-    if code < 0:  # killed by a signal: die of the same one, so that our caller sees what it would have seen
-        signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    sys.exit(code)
+    end_like(code)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -63,7 +61,16 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _run(command: list[str], env: dict[str, str]) -> int:
+def end_like(code: int) -> NoReturn:
+    """End this process as the program's ended; of the same signal if it was killed by one."""
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+def run_program(command: list[str], env: dict[str, str]) -> int:
+    """Run a program with our stdin, stdout and stderr; returns its exit code, negative for a signal."""
     try:
         process = subprocess.Popen(command, env=env)
     except FileNotFoundError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from enum import StrEnum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,12 +21,14 @@ from redecode.cli.common import (
     fail,
     print_json,
     progress,
+    say,
     seconds,
     store_path,
 )
+from redecode.cli.record import end_like, run_program
 from redecode.replay import ReplayMode, ReplayReport, replay_on_engine
 from redecode.replay.engine import status
-from redecode.tracer import RecordedRun, Store
+from redecode.tracer import RecordedRun, Store, environment
 
 
 def register(app: typer.Typer) -> None:
@@ -32,19 +36,34 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: redecode replay 3f2a --mode force")(replay)
 
 
+class Mode(StrEnum):
+    """How a replay treats FM calls and tools."""
+
+    FORCE = "force"
+    RESAMPLE = "resample"
+    PLAYBACK = "playback"
+
+
 def replay(
-    run: Annotated[list[str] | None, typer.Argument(help="Run ids, or enough of their beginnings.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Run ids, or enough of their beginnings.", metavar="[RUN]... [-- CMD]")
+    ] = None,
     *,
     mode: Annotated[
-        ReplayMode,
-        typer.Option(help="force: the recorded tokens through the engine; resample: the recorded seed, and see."),
-    ] = ReplayMode.FORCE,
+        Mode,
+        typer.Option(
+            help="force: the recorded tokens through the engine; resample: the recorded seeds, and see; "
+            "playback: run CMD, answered from the recording, no engine."
+        ),
+    ] = Mode.FORCE,
     last: Annotated[int | None, typer.Option(help="Replay the last N recorded runs together.", min=1)] = None,
     agent: Annotated[str | None, typer.Option(help="With --last: only runs of this agent.")] = None,
     engine: Annotated[
         str | None, typer.Option(help="URL of the engine; by default the one started in this store.", metavar="URL")
     ] = None,
-    speed: Annotated[float, typer.Option(help="Runs arrive so many times faster than recorded.", min=0.001)] = 1.0,
+    speed: Annotated[
+        float, typer.Option(help="Runs arrive so many times faster (playback: answers; 0 is at once).", min=0)
+    ] = 1.0,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engine's prefix cache as it is.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -52,29 +71,53 @@ def replay(
     """Replay runs on a real engine, closed loop, with tool waits as recorded.
 
     The replay is recorded as a run too. Exit 1 when any decode came out with other tokens.
+    With --mode playback it runs CMD instead, whose FM calls and tools are answered from the recording;
+    the exit code is then CMD's.
     """
     path = store_path(store)
+    command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    ids = (run or [])[: len(run or []) - len(command)]
+    if bool(command) != (mode is Mode.PLAYBACK):
+        fail("--mode playback, and only it, runs a program: redecode replay RUN --mode playback -- python app.py")
     with errors_in_one_line():
-        chosen = _choose(Store(path, create=False), run or [], last, agent)
+        chosen = _choose(Store(path, create=False), ids, last, agent)
+        if mode is Mode.PLAYBACK:
+            _play(path, chosen, command, 1 / speed if speed else 0.0)
         url = engine or _engine_of(path)
         with progress(f"replaying {len(chosen)} run{'s' * (len(chosen) != 1)} by {mode}") as report:
             reports = asyncio.run(
                 replay_on_engine(
                     path,
                     chosen,
-                    mode,
+                    ReplayMode(mode),
                     url,
                     api_key=os.environ.get("OPENAI_API_KEY"),
-                    speed=speed,
+                    speed=speed or 1.0,
                     cold=not warm,
                     on_progress=lambda done, total: report(f"{done} of {total} decodes"),
                 )
             )
     if as_json:
-        print_json(reports[0].to_json() if run and len(reports) == 1 else _batch_json(reports))
+        print_json(reports[0].to_json() if ids and len(reports) == 1 else _batch_json(reports))
     else:
         _print(reports)
     raise typer.Exit(0 if all(r.tokens_equal for r in reports) else 1)
+
+
+def _play(path: Path, runs: list[RecordedRun], command: list[str], pace: float) -> NoReturn:
+    """Run a program with its FM calls and tools answered from recorded runs, and end as it ends."""
+    settings = {"store": str(path), "runs": [r.run.run_id for r in runs], "pace": pace}
+    env = environment(os.environ, settings, start="redecode.replay.playback:start_from_settings")
+    opened = Store(path)
+    before = {r.run_id for r in opened.runs()}
+    code = run_program(command, env)
+    new = [r for r in opened.runs() if r.run_id not in before]
+    whole = sum(r.status == "ok" and r.source_run_id is not None for r in new)
+    say(f"redecode: played back {whole} of {len(runs)} recorded runs; no engine and no tool was called")
+    for r in new:
+        if r.error is not None:
+            say(f"redecode: run {r.run_id[:12]} of {r.agent}: {r.error}")
+    end_like(code)
 
 
 def _choose(store: Store, ids: list[str], last: int | None, agent: str | None) -> list[RecordedRun]:

@@ -11,6 +11,7 @@ from redecode.tracer.clock import Clock
 from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.instrument import default_store, instrument, play, run, step, uninstrument
+from redecode.tracer.player import Played, Player
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder
 from redecode.tracer.records import (
     Decode,
@@ -37,6 +38,8 @@ __all__ = [
     "EdgeKind",
     "Fidelity",
     "LiveSpan",
+    "Played",
+    "Player",
     "Provenance",
     "RecordedRun",
     "Recorder",

@@ -1,4 +1,8 @@
-"""Recording a program that knows nothing of it: what `redecode record` hands to the program's processes."""
+"""Recording a program that knows nothing of it: what `redecode record` hands to the program's processes.
+
+The folder `autoload/` goes on PYTHONPATH; Python imports the `sitecustomize` in it at start-up, which calls
+what REDECODE_AUTOSTART names. Not under `python -E`, `-I` or `-S`.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +16,26 @@ from redecode.tracer.instrument import instrument
 from redecode.tracer.records import JsonObject
 
 _FOLDER = Path(__file__).parent / "autoload"
+_RECORD = f"{__name__}:start_from_settings"
 
 
-def environment(
-    store: Path,
-    base: Mapping[str, str],
-    *,
-    agent: str | None = None,
-    slo_s: float | None = None,
-    labels: JsonObject | None = None,
-) -> dict[str, str]:
-    """The environment in which every Python process started records itself into `store`.
+def environment(base: Mapping[str, str], settings: JsonObject, *, start: str = _RECORD) -> dict[str, str]:
+    """The environment in which every Python process calls `start` with `settings` before its program.
 
-    Python imports `sitecustomize` from PYTHONPATH at start-up (not under `python -E`, `-I` or `-S`).
+    Args:
+        start: "module:function", called with the settings as keyword arguments.
     """
     path = os.pathsep.join([str(_FOLDER), *filter(None, [base.get("PYTHONPATH")])])
-    settings = {"agent": agent, "slo_s": slo_s, "labels": labels or {}}
     return {
         **base,
         "PYTHONPATH": path,
-        "REDECODE_RECORD_STORE": str(store),
-        "REDECODE_RECORD": orjson.dumps(settings).decode(),
+        "REDECODE_AUTOSTART": start,
+        "REDECODE_AUTOSTART_SETTINGS": orjson.dumps(settings).decode(),
     }
 
 
-def start_from_environment(store: str) -> None:
-    """Begin recording as `environment` said."""
-    settings = orjson.loads(os.environ.get("REDECODE_RECORD") or "{}")
-    instrument(store, agent=settings.get("agent"), slo_s=settings.get("slo_s"), labels=settings.get("labels") or None)
+def start_from_settings(
+    *, store: str, agent: str | None = None, slo_s: float | None = None, labels: JsonObject | None = None
+) -> None:
+    """Begin recording."""
+    instrument(store, agent=agent, slo_s=slo_s, labels=labels)

@@ -20,7 +20,8 @@ from redecode.tracer import threads
 from redecode.tracer.engine_probe import Engines
 from redecode.tracer.errors import RedecodeError
 from redecode.tracer.import_hooks import AfterImport
-from redecode.tracer.openai_client import ClientSeam, Responder
+from redecode.tracer.openai_client import ClientSeam
+from redecode.tracer.player import Player
 from redecode.tracer.recorder import LiveSpan, Recorder
 from redecode.tracer.records import JsonObject, SpanKind
 
@@ -38,6 +39,7 @@ class Recording:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self.player: Player | None = None
         self.engines = Engines(recorder.journal.write, recorder.clock)
         self.client = ClientSeam(recorder, self.engines, self)
         self._handler: Any = None
@@ -51,6 +53,10 @@ class Recording:
         self._imports.call("langchain_core.callbacks.manager", self._langchain)
         self._imports.call("langgraph.pregel._loop", self._pregel)
         atexit.register(self.stop)
+
+    def play(self, player: Player | None) -> None:
+        """Answer FM calls and tools from `player` (`None`: from engine and world again)."""
+        self.player = self.client.player = player
 
     def stop(self) -> None:
         """Remove every seam, fetch what is outstanding and flush to disk. Safe to call twice."""
@@ -86,6 +92,12 @@ class Recording:
         self._handler = langgraph.RunHandler(self.recorder, _by_hand.get)
         langgraph.install(self._handler)
         self._undo.append(langgraph.remove)
+        self._imports.call("langchain_core.tools.base", self._tools)
+
+    def _tools(self) -> None:
+        from redecode.tracer import tool_seam
+
+        self._undo.append(tool_seam.install(lambda: self.player, self._handler.parent))
 
     def _pregel(self) -> None:
         self._langchain()
@@ -165,8 +177,8 @@ def uninstrument() -> None:
         _active.pop().stop()
 
 
-def play(responder: Responder | None) -> None:
-    """Answer this process's FM calls from a recording (`None`: from the engine again).
+def play(player: Player | None) -> None:
+    """Answer this process's FM calls and tools from a recording (`None`: from engine and world again).
 
     Raises:
         RedecodeError: `instrument()` has not been called.
@@ -174,7 +186,7 @@ def play(responder: Responder | None) -> None:
     current = active()
     if current is None:
         raise RedecodeError("nothing is instrumented; call redecode.tracer.instrument() first")
-    current.client.responder = responder
+    current.play(player)
 
 
 @contextmanager

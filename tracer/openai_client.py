@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Protocol
+
+import orjson
 
 from redecode.tracer import conventions as c
 from redecode.tracer import wire
 from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.engine_probe import UNKNOWN, Engine, Engines
+from redecode.tracer.player import Played, Player
 from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
 from redecode.tracer.records import Decode, Fidelity, JsonObject, SpanKind, TimeSource
 
@@ -41,14 +46,6 @@ class Placing(Protocol):
 
     def claim(self, finish: Callable[[], None]) -> None:
         """Take what records the call so far, for when the framework's span ends before the call does."""
-        ...
-
-
-class Responder(Protocol):
-    """Answers FM calls in place of an engine (playback). `None` lets the call through."""
-
-    def __call__(self, span: LiveSpan, path: str, body: JsonObject) -> JsonObject | None:
-        """The recorded response as a whole response body."""
         ...
 
 
@@ -179,7 +176,7 @@ class ClientSeam:
     def __init__(self, recorder: Recorder, engines: Engines, placing: Placing) -> None:
         self._recorder, self._engines, self._placing = recorder, engines, placing
         self._undo: list[Callable[[], None]] = []
-        self.responder: Responder | None = None
+        self.player: Player | None = None
 
     def install(self) -> None:
         """Wrap the classes. Call after `openai` was imported.
@@ -240,15 +237,17 @@ class ClientSeam:
             if is_fm_call(options):
                 with never_raise("preparing an FM call"):
                     root, headers = address(client)
-                    engine = UNKNOWN if self.responder else self._engines.ask(root, headers)
+                    engine = UNKNOWN if self.player else self._engines.ask(root, headers)
                     options = options.model_copy()
                     call = self._begin(client, options, engine, root, headers)
             if call is None:
                 return original(client, cast_to, options, **kwargs)
             token = _current.set(call)
             try:
-                if (response := self._recorded(call, client, options, kwargs)) is not None:
-                    return client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
+                if self.player is not None:
+                    played = self._played(call, client, options, kwargs)
+                    time.sleep(played.wait_s)
+                    return client._process_response(cast_to=cast_to, options=options, response=played.value, **kwargs)
                 return original(client, cast_to, options, **kwargs)
             except BaseException as error:
                 call.finish(error)
@@ -264,7 +263,7 @@ class ClientSeam:
             if is_fm_call(options):
                 with never_raise("preparing an FM call"):
                     root, headers = address(client)
-                    engine = UNKNOWN if self.responder else self._engines.known(root)
+                    engine = UNKNOWN if self.player else self._engines.known(root)
                     if engine is None:
                         engine = await asyncio.to_thread(self._engines.ask, root, headers)
                     options = options.model_copy()
@@ -273,8 +272,12 @@ class ClientSeam:
                 return await original(client, cast_to, options, **kwargs)
             token = _current.set(call)
             try:
-                if (response := self._recorded(call, client, options, kwargs)) is not None:
-                    return await client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
+                if self.player is not None:
+                    played = self._played(call, client, options, kwargs)
+                    await asyncio.sleep(played.wait_s)
+                    return await client._process_response(
+                        cast_to=cast_to, options=options, response=played.value, **kwargs
+                    )
                 return await original(client, cast_to, options, **kwargs)
             except BaseException as error:
                 call.finish(error)
@@ -284,14 +287,15 @@ class ClientSeam:
 
         return request
 
-    def _recorded(self, call: Call, client: Any, options: Any, kwargs: JsonObject) -> Any:
-        """The recorded response to this call during a playback, else `None`."""
-        if self.responder is None:
-            return None
-        answer = self.responder(call.span, call.path, call.prepared.body)
+    def _played(self, call: Call, client: Any, options: Any, kwargs: JsonObject) -> Played:
+        """The recorded response to this call, as the HTTP response the client would have got."""
+        assert self.player is not None
         kwargs.setdefault("stream", False)
         kwargs.setdefault("stream_cls", None)
-        return None if answer is None else recorded_response(client, options, answer, stream=kwargs["stream"])
+        played = self.player.decode(call.span, call.path, call.prepared.body)
+        if played.error is not None:
+            raise played.error
+        return replace(played, value=recorded_response(client, options, played.value, stream=kwargs["stream"]))
 
     def _process(self, original: Any) -> Any:
         def process(client: Any, **kwargs: Any) -> Any:
@@ -393,27 +397,20 @@ def _tap_stream_async(response: Any, call: Call, tap: wire.StreamTap) -> None:
 
 
 def recorded_response(client: Any, options: Any, answer: JsonObject, *, stream: bool) -> Any:
-    """A recorded answer as the HTTP response the client would have got, as one chunk when it streams."""
-    import orjson
-
+    """A recorded answer as an HTTP response; one that streams comes in a single chunk."""
     request = client._build_request(options, retries_taken=0)
-    response_class = _response_class(client)
+    # The client may be built on either of two HTTP libraries: answer with the request's own.
+    response_class = importlib.import_module(type(request).__module__.split(".")[0]).Response
     if not stream:
         return response_class(200, json=answer, request=request)
     choices = []
     for choice in answer["choices"]:
-        message = dict(choice.get("message") or {})
-        for place, call in enumerate(message.get("tool_calls") or ()):
-            call.setdefault("index", place)
-        choices.append({"index": choice["index"], "delta": message, "finish_reason": choice.get("finish_reason")})
+        delta = dict(choice.get("message") or {})
+        if delta.get("tool_calls"):
+            delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(delta["tool_calls"])]
+        choices.append({"index": choice["index"], "delta": delta, "finish_reason": choice.get("finish_reason")})
     chunk = {**answer, "object": "chat.completion.chunk", "choices": choices}
     usage = chunk.pop("usage", None)
     events = [chunk] + ([{**chunk, "choices": [], "usage": usage}] if usage else [])
     data = b"".join(b"data: " + orjson.dumps(e) + b"\n\n" for e in events) + b"data: [DONE]\n\n"
     return response_class(200, content=data, headers={"content-type": "text/event-stream"}, request=request)
-
-
-def _response_class(client: Any) -> Any:
-    import importlib
-
-    return importlib.import_module(type(client._client).__mro__[-2].__module__.split(".")[0]).Response

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
@@ -44,6 +45,7 @@ class LiveSpan:
     Attributes:
         strands: who works below it.
         tool_order: tool call id → its place among the calls of the message that asked for it.
+        run_input: of a run, its input as plain data.
     """
 
     otel: otel.Span
@@ -58,6 +60,7 @@ class LiveSpan:
     seen: dict[str, int] = field(default_factory=dict)
     tool_order: dict[str, int] = field(default_factory=dict)
     ended: bool = False
+    run_input: Any = None
 
     @property
     def root(self) -> LiveSpan:
@@ -66,6 +69,10 @@ class LiveSpan:
         while span.parent is not None:
             span = span.parent
         return span
+
+    def replays(self, run_id: str, mode: str) -> None:
+        """Say that this run plays back a recorded one."""
+        self.otel.set_attributes({c.SOURCE_RUN: run_id, c.REPLAY_MODE: mode})
 
 
 class _SpoolProcessor(SpanProcessor):
@@ -229,6 +236,8 @@ class Recorder:
         if error is not None:
             text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
             live.otel.set_attribute(c.ERROR_TYPE, text.split(":", 1)[0])
+            if isinstance(error, BaseException):  # so that a playback can raise the same
+                live.otel.set_attribute(c.ERROR_CLASS, f"{type(error).__module__}:{type(error).__qualname__}")
             live.otel.set_status(Status(StatusCode.ERROR, text[:2000]))
         live.otel.end(end_ns or self.clock.now_ns())
         if live.parent is not None and live.strand is not None:
@@ -246,7 +255,9 @@ class Recorder:
         given = {c.AGENT_NAME: agent, c.AGENT_VERSION: self.agent_version, c.SLO: self.slo_s, **(attributes or {})}
         if self.labels:
             given[c.LABELS] = c.to_json(self.labels)
-        return self.start(SpanKind.RUN, f"invoke_agent {agent}", None, "run", start_ns=start_ns, attributes=given)
+        live = self.start(SpanKind.RUN, f"invoke_agent {agent}", None, "run", start_ns=start_ns, attributes=given)
+        live.run_input = c.from_json(given.get(c.RUN_INPUT))
+        return live
 
     def start_replay(self, source: Run, *, mode: str, start_ns: int) -> LiveSpan:
         """Open a run that replays another one."""

@@ -1,11 +1,13 @@
-"""Imported by Python itself at start-up when `redecode record` puts this folder on PYTHONPATH.
+"""Imported by Python itself at start-up when a redecode command puts this folder on PYTHONPATH.
 
-It starts the recording and then hands on to the `sitecustomize` it stands in front of, if there is one.
-A program must run as if it were not here, so whatever goes wrong is one line on stderr.
+It calls what REDECODE_AUTOSTART names and then hands on to the `sitecustomize` it stands in front of, if
+there is one. A program must run as if it were not here, so whatever goes wrong is one line on stderr.
 """
 
+import importlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -20,17 +22,16 @@ def _hand_on() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def _record() -> None:
-    store = os.environ.get("REDECODE_RECORD_STORE")
-    if not store:
+def _start() -> None:
+    module, _, function = os.environ.get("REDECODE_AUTOSTART", "").partition(":")
+    if not function:
         return
     try:
-        from redecode.tracer.autostart import start_from_environment
-
-        start_from_environment(store)
+        settings = json.loads(os.environ.get("REDECODE_AUTOSTART_SETTINGS") or "{}")
+        getattr(importlib.import_module(module), function)(**settings)
     except Exception as error:
         sys.stderr.write(f"redecode: this process is not recorded: {type(error).__name__}: {error}\n")
 
 
-_record()
+_start()
 _hand_on()

@@ -1,0 +1,40 @@
+"""The seam of a playback: who answers FM calls and tools in place of engine and world.
+
+The seams that record also know where a call belongs, so they are the ones that ask. What to answer is
+decided in the replay room; nothing here knows a recording.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from redecode.tracer.recorder import LiveSpan
+from redecode.tracer.records import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An answer from a recording.
+
+    Attributes:
+        value: a whole chat or completion response body, or a tool's result.
+        error: to be raised instead.
+        wait_s: how long the answer takes.
+    """
+
+    value: Any
+    error: BaseException | None = None
+    wait_s: float = 0.0
+
+
+class Player(Protocol):
+    """Answers in place of engine and tools. Raises when it has no answer: nothing ever goes live."""
+
+    def decode(self, span: LiveSpan, path: str, body: JsonObject) -> Played:
+        """The answer to an FM call."""
+        ...
+
+    def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played:
+        """The answer to a tool call."""
+        ...
