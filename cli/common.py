@@ -52,7 +52,7 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except RedecodeError as error:
         fail(str(error))
-    except PermissionError as error:
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         fail(f"{error.filename} cannot be used: {error.strerror}; choose another --store")
     except KeyboardInterrupt:
         say("redecode: interrupted")

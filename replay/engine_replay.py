@@ -200,7 +200,12 @@ class _Driver:
             for earlier in waited:
                 await happened[earlier].wait()
             if graph.is_work(point) and point[0] in plan.decodes:
-                await self._decode(plan.decodes[point[0]], live[point[0]], outcome)
+                recorded, span = plan.decodes[point[0]], graph.spans[point[0]]
+                # What the agent's own client spent before and after the call is waited through, as all its code is.
+                await until(outcome.happened_ns[point[0], START] + max(0, recorded.sent_ns - span.start_ns))
+                await self._decode(recorded, live[point[0]], outcome)
+                after = (span.end_ns or 0) - (recorded.done_ns or span.end_ns or 0)
+                await until(time.monotonic_ns() + max(0, after))
                 now = time.monotonic_ns()
             else:
                 due = max((outcome.happened_ns[p] for p in waited), default=start_ns) + graph.gap_ns(point)

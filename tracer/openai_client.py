@@ -1,8 +1,8 @@
 """The decode seam: the OpenAI client itself, beneath LangChain.
 
 LangChain's ChatOpenAI drops token ids, prompt ids and the fingerprint, so the capture happens where the
-client sends a request and gets the HTTP response (`request` and `_process_response` of its two base
-clients). That one seam sees every way to call it: sync, async, streaming, raw responses, `parse`, and
+client sends a request and gets the HTTP response (`request`, `_prepare_request` and `_process_response` of
+its two base clients). That one seam sees every way to call it: sync, async, streaming, raw responses, `parse`, and
 LangChain on top. The response body is rewritten before the client parses it (see `wire`), so nothing the
 tracer asked for reaches the caller. Rejected: patching `Completions.create` (raw responses bypass the
 returned object), patching the HTTP library (there are two, and users bring their own).
@@ -188,8 +188,10 @@ class ClientSeam:
 
         for owner, name, wrap in (
             (base.SyncAPIClient, "request", self._request),
+            (base.SyncAPIClient, "_prepare_request", self._prepare),
             (base.SyncAPIClient, "_process_response", self._process),
             (base.AsyncAPIClient, "request", self._request_async),
+            (base.AsyncAPIClient, "_prepare_request", self._prepare_async),
             (base.AsyncAPIClient, "_process_response", self._process_async),
         ):
             original = owner.__dict__[name] if name in owner.__dict__ else getattr(owner, name)
@@ -297,6 +299,20 @@ class ClientSeam:
             raise played.error
         return replace(played, value=recorded_response(client, options, played.value, stream=kwargs["stream"]))
 
+    def _prepare(self, original: Any) -> Any:
+        def prepare(client: Any, request: Any) -> None:
+            original(client, request)
+            _is_sent()
+
+        return prepare
+
+    def _prepare_async(self, original: Any) -> Any:
+        async def prepare(client: Any, request: Any) -> None:
+            await original(client, request)
+            _is_sent()
+
+        return prepare
+
     def _process(self, original: Any) -> Any:
         def process(client: Any, **kwargs: Any) -> Any:
             _read(kwargs, _tap_stream)
@@ -326,6 +342,12 @@ def address(client: Any) -> tuple[str, dict[str, str]]:
     root = str(client.base_url).rstrip("/").removesuffix("/v1")
     key = getattr(client, "api_key", None)
     return root, {"authorization": f"Bearer {key}"} if key else {}
+
+
+def _is_sent() -> None:
+    """The client's last step before the network, once per attempt: its own overhead is not the engine's time."""
+    if (call := _current.get()) is not None:
+        call.sent = time.monotonic_ns()
 
 
 def _read(kwargs: JsonObject, tap_stream: Callable[[Any, Call, wire.StreamTap], None]) -> None:

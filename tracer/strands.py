@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -32,6 +31,7 @@ class Strand:
         open: calls now running in it.
         frontier: ended calls that its next call depends on.
         last: its own last ended call; `awaited` once another strand has waited for it.
+        collected: whether whoever handed it over has asked for its result (or joined its thread).
     """
 
     lineage: Strand | None
@@ -40,6 +40,7 @@ class Strand:
     frontier: Frontier = field(default_factory=list)
     last: str | None = None
     awaited: bool = False
+    collected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ class Strands:
             strand = self._new(parent)
             strand.label = f"~{self._handed_over}"
             self._handed_over += 1
-            strand.frontier = self._frontier(parent)
+            # Handing over is no waiting: a sibling that happens to have ended is waited for only if its
+            # result was asked for in between.
+            strand.frontier = self._frontier(parent, only_collected=True)
         return strand
 
     def _new(self, lineage: Strand) -> Strand:
@@ -134,25 +137,38 @@ class Strands:
         self._strands.append(strand)
         return strand
 
-    def _frontier(self, strand: Strand) -> Frontier:
+    def _frontier(self, strand: Strand, *, only_collected: bool = False) -> Frontier:
         """What the strand's next call depends on: its own last, and the idle strands it must have waited for."""
-        started = (s for s in self._strands if s.lineage is strand and not s.open and not s.awaited)
+        started = (
+            s
+            for s in self._strands
+            if s.lineage is strand and not s.open and not s.awaited and (s.collected or not only_collected)
+        )
         return strand.frontier + [(s.last, EdgeKind.JOIN) for s in started if s.last is not None]
 
 
-def handing_over() -> Callable[[], None] | None:
-    """Called where work is given to another thread; what it returns is to be run there first.
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Work given to another thread: to be told there that it begins, and here that it was waited for."""
+
+    _owner: Strands
+    _strand: Strand
+
+    def begin(self) -> None:
+        """Called first in the other thread, in the context the work runs in."""
+        _here.set(_Here(self._owner, self._strand, _HANDED_OVER))
+
+    def collect(self) -> None:
+        """Called when the result has been asked for and is there."""
+        self._strand.collected = True
+
+
+def hand_over() -> HandOver | None:
+    """Called where work is given to another thread; `None` when nothing is being recorded here.
 
     The strand is made here, in the order of the calls to `submit`, so that its label (and so the step key)
-    does not depend on which thread happens to start first. `None` when nothing is being recorded here.
+    does not depend on which thread happens to start first.
     """
     here = _here.get()
     strand = here.owner.hand_over(here.strand) if here is not None else None
-    if here is None or strand is None:
-        return None
-    owner = here.owner
-
-    def adopt() -> None:
-        _here.set(_Here(owner, strand, _HANDED_OVER))
-
-    return adopt
+    return HandOver(here.owner, strand) if here is not None and strand is not None else None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from redecode.tracer.strands import handing_over
+from redecode.tracer.strands import HandOver, hand_over
 
 
 def install() -> Callable[[], None]:
@@ -24,16 +24,19 @@ def install() -> Callable[[], None]:
 
     @functools.wraps(submit)
     def submit_in_context(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        adopt = handing_over()
-        if adopt is None:
+        work = hand_over()
+        if work is None:
             return submit(self, fn, *args, **kwargs)
-        return submit(self, functools.partial(_run, contextvars.copy_context(), adopt, fn), *args, **kwargs)
+        future = submit(self, functools.partial(_run, contextvars.copy_context(), work, fn), *args, **kwargs)
+        future.result = _collecting(future.result, work, future.done)
+        return future
 
     @functools.wraps(start)
-    def start_in_context(self: threading.Thread) -> None:
-        adopt = None if _is_worker(self) else handing_over()
-        if adopt is not None:
-            self.run = functools.partial(_run, contextvars.copy_context(), adopt, self.run)  # type: ignore[method-assign]
+    def start_in_context(self: Any) -> None:
+        work = None if _is_worker(self) else hand_over()
+        if work is not None:
+            self.run = functools.partial(_run, contextvars.copy_context(), work, self.run)
+            self.join = _collecting(self.join, work, lambda: not self.is_alive())
         start(self)
 
     ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]
@@ -46,9 +49,23 @@ def install() -> Callable[[], None]:
     return restore
 
 
-def _run(context: contextvars.Context, adopt: Callable[[], None], fn: Any, *args: Any, **kwargs: Any) -> Any:
-    context.run(adopt)
+def _run(context: contextvars.Context, work: HandOver, fn: Any, *args: Any, **kwargs: Any) -> Any:
+    context.run(work.begin)
     return context.run(fn, *args, **kwargs)
+
+
+def _collecting(method: Any, work: HandOver, done: Callable[[], bool]) -> Any:
+    """`method`, telling `work` when it was waited for (not when the wait timed out)."""
+
+    @functools.wraps(method)
+    def collecting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        finally:
+            if done():
+                work.collect()
+
+    return collecting
 
 
 def _is_worker(thread: threading.Thread) -> bool:
