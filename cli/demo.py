@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +19,8 @@ from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL
 from redecode.cli.common import StoreOption, errors_in_one_line, say, store_path
 from redecode.replay.engine import status
 from redecode.tracer import Store
+
+RECORDINGS = Path(str(files("redecode.agents"))) / "recordings"
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +70,7 @@ def _with_engine(path: Path, runs: int, concurrency: int, model: str, seed: int 
         program = [
             "python", "-m", "redecode.agents", "--agent", "all", "--runs", str(runs), "--concurrency",
             str(concurrency), "--base-url", f"{state.base_url.removesuffix('/v1')}/v1", "--model", state.served_name,
-            "--seed", str(seed),
+            "--seed", str(seed), "--temperature", "0.3",
         ]  # fmt: skip
         _redecode(path, "record", "--", *program)
         newest = [r for r in Store(path).runs(limit=runs * 3) if r.source_run_id is None][:runs]
@@ -96,8 +101,23 @@ def _with_engine(path: Path, runs: int, concurrency: int, model: str, seed: int 
 
 
 def _without_engine(path: Path) -> None:
-    say("vLLM is not installed here, so nothing can be replayed on an engine.")
-    raise typer.Exit(2)
+    """Everything that needs no engine, on the recording that comes with the package."""
+    say(
+        "vLLM is not installed here, so nothing can be replayed on an engine (docs/installation.md says how to get it)."
+    )
+    say("The demo goes on with a recording that comes with redecode, in playback.")
+    about = json.loads((RECORDINGS / "demo.json").read_text())
+    _chapter(f"1. A recording of {about['runs']} agent runs, made on {about['engine']}")
+    shutil.copy(RECORDINGS / "demo.journal", Store(path).spool / about["journal"])
+    _redecode(path, "runs", "--mode", "recorded", "--limit", str(about["runs"]))
+    ids = set(about["run_ids"])
+    shipped = [r for r in Store(path).runs() if r.run_id in ids]
+    pick = max(shipped, key=lambda r: (r.tools > 0, r.decodes))
+    _chapter("2. One of them: its steps on a time axis, and the critical path (●)")
+    _redecode(path, "show", pick.run_id[:12])
+    _chapter("3. The same program again: FM calls and tools answered from the recording, as slowly as recorded")
+    names = [r.run_id[:12] for r in shipped]
+    _redecode(path, "replay", *names, "--mode", "playback", "--", *about["program"])
 
 
 def _chapter(title: str) -> None:

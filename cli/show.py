@@ -35,7 +35,7 @@ def show(
     if as_json:
         print_json(_json(recorded, path))
         return
-    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    console = Console(width=None if Console().is_terminal else 200, highlight=False)
     for text in _head(recorded, path):
         console.print(text, markup=False)
     for row in _tree(recorded, path):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from redecode.tracer.records import JsonObject
 
 _log = logging.getLogger("redecode")
 _TIMEOUT_S = 2.0
+_ASK_AGAIN_S = 10.0  # an engine that did not answer, or whose weights were still being read
 # Settings that change from one asking to the next and say nothing about the engine.
 _VOLATILE = frozenset({"monotonic_ns", "time_ns", "instance_id", "digests_pending"})
 
@@ -103,7 +106,7 @@ class Engines:
 
     def __init__(self, write: Callable[[JsonObject], None], clock: Clock) -> None:
         self._write, self._clock = write, clock
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, tuple[Engine, float]] = {}
         self._lock = threading.Lock()
         self._pending: list[tuple[Engine, dict[str, str], JsonObject]] = []
         self._wake = threading.Condition(self._lock)
@@ -111,16 +114,16 @@ class Engines:
         self._thread: threading.Thread | None = None
 
     def known(self, root: str) -> Engine | None:
-        """The engine at this URL if it has been asked."""
-        return self._engines.get(root)
+        """The engine at this URL if it has been asked (lately, if it did not say all then)."""
+        engine, until = self._engines.get(root, (None, 0.0))
+        return engine if time.monotonic() < until else None
 
     def ask(self, root: str, headers: dict[str, str]) -> Engine:
         """The engine at this URL; blocks for one short request the first time."""
-        engine = self._engines.get(root)
+        engine = self.known(root)
         if engine is None:
             engine, complete = probe(root, headers)
-            if complete:
-                self._engines[root] = engine
+            self._engines[root] = engine, math.inf if complete else time.monotonic() + _ASK_AGAIN_S
             if engine.engine_id is not None:
                 self._write({"t": "engine", "id": engine.engine_id, "info": engine.info})
         return engine
