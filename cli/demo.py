@@ -102,9 +102,7 @@ def _with_engine(path: Path, runs: int, concurrency: int, model: str, seed: int 
 
 def _without_engine(path: Path) -> None:
     """Everything that needs no engine, on the recording that comes with the package."""
-    say(
-        "vLLM is not installed here, so nothing can be replayed on an engine (docs/installation.md says how to get it)."
-    )
+    say("vLLM is not installed here, so nothing can be replayed on an engine (see docs/installation.md).")
     say("The demo goes on with a recording that comes with redecode, in playback.")
     about = json.loads((RECORDINGS / "demo.json").read_text())
     _chapter(f"1. A recording of {about['runs']} agent runs, made on {about['engine']}")

@@ -142,7 +142,7 @@ def instrument(
 ) -> Recording:
     """Record every LangGraph run and OpenAI-client FM call of this process from now on.
 
-    Call it once, before or after importing LangGraph; a second call for the same store changes nothing.
+    Call it once, before or after importing LangGraph; a second call (or one under `redecode record`) changes nothing.
 
     Args:
         store: the store directory, made if missing; default `$REDECODE_STORE`, else `.redecode`.
@@ -156,14 +156,13 @@ def instrument(
 
     Raises:
         StoreUnwritable: the store cannot be made or written.
-        RedecodeError: this process already records into another store.
     """
     path = Path(store).absolute() if store is not None else default_store().absolute()
     current = active()
     if current is not None:
-        if current.recorder.store == path:
-            return current
-        raise RedecodeError(f"already recording into {current.recorder.store}; call uninstrument() first")
+        if store is not None and current.recorder.store != path:
+            _log.warning("redecode: already recording into %s, not into %s", current.recorder.store, path)
+        return current
     recorder = Recorder(path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels)
     recording = Recording(recorder)
     recording.start()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 
@@ -124,7 +124,7 @@ class Store:
 
     @contextmanager
     def _connect(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with (self.path / "LOCK").open("a") as lock:
+        with self._lock_file() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX if write or not self.database.exists() else fcntl.LOCK_SH)
             try:
                 connection = duckdb.connect(str(self.database), read_only=not write and self.database.exists())
@@ -132,8 +132,19 @@ class Store:
                 raise StoreError(f"cannot open {self.database}: {error}") from error
             try:
                 yield connection
+            except duckdb.IOException as error:  # a full disk, a file taken away
+                raise StoreError(f"cannot use {self.database}: {error}") from error
             finally:
                 connection.close()
+
+    def _lock_file(self) -> IO[str]:
+        try:
+            return (self.path / "LOCK").open("a")
+        except OSError as error:
+            raise StoreUnwritable(
+                f"cannot lock {self.path}: {error.strerror}; a store must be writable even to read it, "
+                "since reading moves what was recorded into it"
+            ) from error
 
     def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(CREATE_MIGRATIONS)
