@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from builtins import __dict__ as _builtins
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -199,7 +198,7 @@ def _error(span: Span | None, text: str | None) -> BaseException:
     name = str((span.attributes if span is not None else {}).get("redecode.error_class", ":"))
     module, _, qualname = name.partition(":")
     message = (text or "").partition(": ")[2] or (text or "failed when recorded")
-    found = _builtins.get(qualname) if module == "builtins" else getattr(sys.modules.get(module), qualname, None)
+    found = getattr(sys.modules.get(module), qualname, None)
     if isinstance(found, type) and issubclass(found, Exception):
         try:
             return found(message)
