@@ -129,6 +129,11 @@ class RunHandler(BaseCallbackHandler):
                 self._entries[run_id] = _Entry(span, own=True, graph=_Graph(span))
             elif any(tag.startswith("graph:step:") for tag in tags or ()):
                 self._entries[run_id] = self._start_node(recorder, name, above, metadata)
+            elif (task := _called_task(name, metadata)) is not None and task != above.task:
+                step = f"{name}@{metadata.get('langgraph_step', 0)}[{_path(metadata['langgraph_path'])}]"
+                span = recorder.start(SpanKind.NODE, name, above.span, step)
+                span.strands.enter_body()
+                self._entries[run_id] = _Entry(span, own=True, task=task, parent=above)
             elif kwargs.get("run_type") == "parser":
                 span = recorder.start(SpanKind.PARSE, name, above.span, f"parse:{name}")
                 self._entries[run_id] = _Entry(span, own=True, parent=above)
@@ -150,7 +155,7 @@ class RunHandler(BaseCallbackHandler):
             above.span, above.own = above.pending(), True
             above.graph = _Graph(above.span)
         graph, step = above.graph, int(metadata.get("langgraph_step", 0))
-        task = str(metadata.get(TASK_IDS, "")).rsplit("|", 1)[-1].rsplit(":", 1)[-1]
+        task = _task_id(metadata)
         triggers = [str(t) for t in metadata.get("langgraph_triggers", ())]
         if step != graph.step:
             self._next_superstep(graph, step)
@@ -390,6 +395,17 @@ class RunHandler(BaseCallbackHandler):
         with never_raise("reading a superstep's writes"):
             for task in tasks:
                 self._writes[task.id] = [channel for channel, _ in task.writes]
+
+
+def _task_id(metadata: JsonObject) -> str:
+    return str(metadata.get(TASK_IDS, "")).rsplit("|", 1)[-1].rsplit(":", 1)[-1]
+
+
+def _called_task(name: str, metadata: JsonObject) -> str | None:
+    """The id of a functional API task, which is called from its parent's body and not scheduled in a superstep."""
+    path = metadata.get("langgraph_path", ())
+    called = len(path) == 4 and path[3] is True and metadata.get("langgraph_node") == name
+    return _task_id(metadata) if called else None
 
 
 def _plain_arguments(inputs: JsonObject) -> JsonObject:

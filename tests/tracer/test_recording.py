@@ -20,6 +20,7 @@ pytest.importorskip("langgraph")
 
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import RetryPolicy, Send
 from pydantic import SecretStr
@@ -191,6 +192,28 @@ def test_a_subgraph_has_supersteps_of_its_own(recording: Path, serve: Serve) -> 
     (decode,) = [s for s in recorded.spans if s.kind is SpanKind.DECODE]
     assert decode.step_key.startswith("run/sub@2[pull:sub]")
     assert decode.step_key.endswith("/ask@1[pull:ask]/chat")
+
+
+def test_tasks_of_the_functional_api(recording: Path, serve: Serve) -> None:
+    llm = chat(serve().base_url)
+
+    @task
+    def ask(text: str) -> str:
+        return str(llm.invoke(text).content)
+
+    @entrypoint()
+    def work(texts: list[str]) -> list[str]:
+        return [future.result() for future in [ask(text) for text in texts]]
+
+    assert work.invoke(["a", "b"]) == ["hello", "hello"]
+    llm.root_client.close()
+    recorded = only_run(recording)
+    work_key = "run/work@0[pull:work]"
+    assert sorted(s.step_key for s in recorded.spans if s.kind is SpanKind.DECODE) == [
+        f"{work_key}/ask@0[push:(pull:work):{n}]/chat" for n in range(2)
+    ]
+    joined = {src for src, dst, kind in edges(recorded) if dst == work_key and kind in ("join", "return")}
+    assert joined == {f"{work_key}/ask@0[push:(pull:work):{n}]" for n in range(2)}
 
 
 def test_tools_with_arguments_results_and_errors(recording: Path, serve: Serve) -> None:
