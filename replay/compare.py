@@ -7,6 +7,9 @@ from typing import Any
 
 from redecode.tracer import Decode
 
+# What tells engines apart without saying how they compute.
+_NO_SETTINGS = frozenset({"boot_id", "instance_id", "monotonic_ns", "time_ns", "digests_pending", "steps_kept"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenDivergence:
@@ -170,9 +173,9 @@ def compare_decodes(recorded: Decode, replayed: Decode) -> DecodeComparison:
 
 def engine_differences(then: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings in which two engine descriptions differ, where both know them."""
-    if not then:
-        return {}
-    return {k: (then[k], now[k]) for k in sorted(then) if k in now and then[k] != now[k]}
+    known = (k for k in sorted(then or {}) if k not in _NO_SETTINGS)
+    both = ((k, (then or {})[k], now.get(k)) for k in known)
+    return {k: (a, b) for k, a, b in both if a is not None and b is not None and a != b}
 
 
 def _s(ns: float | None) -> float | None:

@@ -53,7 +53,8 @@ class JournalWriter:
         self._fd = -1
         self.dropped = 0
         try:
-            spool.mkdir(parents=True, exist_ok=True)
+            make_private(spool.parent)
+            make_private(spool)
             self._open()
         except OSError as error:
             raise StoreUnwritable(
@@ -120,6 +121,12 @@ class JournalWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory that only its owner can read, unless it is there: what is recorded is content."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def unique_name(started_ns: int) -> str:

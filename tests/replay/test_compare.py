@@ -55,4 +55,5 @@ def test_the_logprob_gap_is_the_largest_over_the_common_tokens() -> None:
 
 def test_engine_differences_speak_only_of_what_both_know() -> None:
     assert engine_differences({"dtype": "bf16", "old": 1}, {"dtype": "fp8", "new": 2}) == {"dtype": ("bf16", "fp8")}
+    assert engine_differences({"dtype": None, "boot_id": "a"}, {"dtype": "fp8", "boot_id": "b"}) == {}
     assert engine_differences(None, {"dtype": "fp8"}) == {}

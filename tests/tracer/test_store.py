@@ -103,6 +103,12 @@ def test_a_damaged_journal_is_set_aside_and_named(store: Path) -> None:
     assert [p.suffix for p in (store / "spool").iterdir()] == [".corrupt"]
 
 
+def test_what_is_recorded_is_the_owners_alone(store: Path) -> None:
+    record_runs(store, 1)
+    (journal,) = (store / "spool").iterdir()
+    assert [oct(p.stat().st_mode & 0o777) for p in (store, store / "spool", journal)] == ["0o700", "0o700", "0o600"]
+
+
 def test_finding_runs(store: Path) -> None:
     ids = record_runs(store, 30)
     opened = Store(store)

@@ -41,7 +41,7 @@ from redecode.tracer.records import (
     TimeSource,
     ToolStep,
 )
-from redecode.tracer.spool import SUFFIX, read_journal, writer_is_gone
+from redecode.tracer.spool import SUFFIX, make_private, read_journal, writer_is_gone
 from redecode.tracer.store import ingest
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
 
@@ -97,7 +97,8 @@ class Store:
         if not create and not (self.path / "meta").exists() and not self.spool.is_dir():
             raise StoreError(f"no store at {self.path}; record into it first, or name another with --store")
         try:
-            self.spool.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
+            make_private(self.spool)
             meta = self.path / "meta"
             if not meta.exists():
                 temporary = meta.with_suffix(f".{os.getpid()}")
