@@ -34,6 +34,9 @@ def demo(
     concurrency: Annotated[int, typer.Option(help="Runs at the same time.", min=1)] = 4,
     model: Annotated[str, typer.Option(help=f"One of {', '.join(BUNDLED_MODELS)}, or a model folder.")] = DEFAULT_MODEL,
     seed: Annotated[int | None, typer.Option(help="Of the articles; by default new ones each time.")] = None,
+    no_engine: Annotated[
+        bool, typer.Option("--no-engine", help="Play back the shipped recording, as where vLLM cannot be installed.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Start an engine, record agents on it, look at a run, replay the batch token for token, stop the engine."""
@@ -41,7 +44,7 @@ def demo(
     begin = time.monotonic()
     with errors_in_one_line():
         Store(path)  # an unusable store is said before anything is started
-    if importlib.util.find_spec("vllm") is None:
+    if no_engine or importlib.util.find_spec("vllm") is None:
         _without_engine(path)
     else:
         _with_engine(path, runs, concurrency, model, seed)
@@ -102,7 +105,8 @@ def _with_engine(path: Path, runs: int, concurrency: int, model: str, seed: int 
 
 def _without_engine(path: Path) -> None:
     """Everything that needs no engine, on the recording that comes with the package."""
-    say("vLLM is not installed here, so nothing can be replayed on an engine (see docs/installation.md).")
+    if importlib.util.find_spec("vllm") is None:
+        say("vLLM is not installed here, so nothing can be replayed on an engine (see docs/installation.md).")
     say("The demo goes on with a recording that comes with redecode, in playback.")
     about = json.loads((RECORDINGS / "demo.json").read_text())
     _chapter(f"1. A recording of {about['runs']} agent runs, made on {about['engine']}")

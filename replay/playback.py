@@ -19,7 +19,21 @@ from typing import Any
 import orjson
 
 from redecode.replay.errors import ReplayDivergence
-from redecode.tracer import Decode, LiveSpan, Played, RecordedRun, Span, Store, ToolStep, instrument, play, uninstrument
+from redecode.tracer import (
+    ERROR_CLASS,
+    RESPONSE_ID,
+    USAGE,
+    Decode,
+    LiveSpan,
+    Played,
+    RecordedRun,
+    Span,
+    Store,
+    ToolStep,
+    instrument,
+    play,
+    uninstrument,
+)
 
 
 class RecordedError(Exception):
@@ -77,7 +91,8 @@ class Playback:
         wait = (recorded.e2e_ns or 0) / 1e9 * self._pace
         if recorded.output is None or recorded.error is not None:
             return Played(None, error=_error(source.spans.get(span.step_key), recorded.error), wait_s=wait)
-        return Played(_response_body(recorded, path), wait_s=wait)
+        extras = source.spans[span.step_key].attributes
+        return Played(_response_body(recorded, path, extras), wait_s=wait)
 
     def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played:
         """The recorded result of the tool call of this step."""
@@ -169,7 +184,7 @@ def start_from_settings(*, store: str, runs: list[str], pace: float) -> None:
     play(Playback(recorded, pace=pace))
 
 
-def _response_body(decode: Decode, path: str) -> dict[str, Any]:
+def _response_body(decode: Decode, path: str, extras: dict[str, Any]) -> dict[str, Any]:
     choices = []
     for index, message in enumerate(decode.output):
         finish = message.get("finish_reason")
@@ -178,24 +193,20 @@ def _response_body(decode: Decode, path: str) -> dict[str, Any]:
             choices.append({"index": index, "message": plain, "finish_reason": finish})
         else:
             choices.append({"index": index, "text": plain.get("content") or "", "finish_reason": finish})
-    counts = (decode.input_tokens, decode.output_tokens)
-    usage = None
-    if counts[0] is not None and counts[1] is not None:
-        usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": counts[0] + counts[1]}
     return {
-        "id": f"playback-{decode.span_id}",
+        "id": extras.get(RESPONSE_ID) or f"playback-{decode.span_id}",
         "object": "chat.completion" if path.endswith("/chat/completions") else "text_completion",
         "created": decode.sent_ns // 1_000_000_000,
         "model": decode.model,
         "choices": choices,
-        "usage": usage,
+        "usage": orjson.loads(extras[USAGE]) if USAGE in extras else None,
         "system_fingerprint": decode.fingerprint,
     }
 
 
 def _error(span: Span | None, text: str | None) -> BaseException:
     """The recorded exception again, of its own class where that class is there and takes one text."""
-    name = str((span.attributes if span is not None else {}).get("redecode.error_class", ":"))
+    name = str((span.attributes if span is not None else {}).get(ERROR_CLASS, ":"))
     module, _, qualname = name.partition(":")
     message = (text or "").partition(": ")[2] or (text or "failed when recorded")
     found = getattr(sys.modules.get(module), qualname, None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
+from redecode.tracer.conventions import ERROR_CLASS, RESPONSE_ID, USAGE
 from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.instrument import default_store, instrument, play, run, step, uninstrument
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from redecode.tracer.store import RecordedRun, Store
 
 __all__ = [
+    "ERROR_CLASS",
+    "RESPONSE_ID",
+    "USAGE",
     "AmbiguousRun",
     "Clock",
     "Decode",

@@ -53,6 +53,7 @@ LABELS = "redecode.run.labels"
 SLO = "redecode.run.slo_s"
 SIDE_EFFECT = "redecode.tool.side_effect"
 ERROR_CLASS = "redecode.error_class"
+USAGE = "redecode.usage"  # as the engine gave it, JSON
 FIDELITY = "redecode.fidelity"
 BASE_URL = "redecode.base_url"
 REQUEST_ID = "redecode.request_id"
@@ -76,7 +77,10 @@ PREFILL_NS = "redecode.engine.prefill_ns"
 DECODE_NS = "redecode.engine.decode_ns"
 
 # Attributes that become columns of their own; a span keeps the others as JSON.
-COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isinstance(v, str))
+COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isinstance(v, str)) - {
+    OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
+    REQUEST_PREFIX,
+}  # fmt: skip
 
 
 def to_json(value: Any) -> str:

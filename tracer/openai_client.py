@@ -104,6 +104,7 @@ class Call:
         provider = "vllm" if self.engine.vllm else "openai"
         attributes = decode_attributes(self._decode(sent_ns, done), operation=operation, provider=provider)
         attributes[c.RESPONSE_ID] = captured.response_id
+        attributes[c.USAGE] = c.to_json(captured.usage) if captured.usage else None
         attributes["redecode.retries"] = self.retries or None
         attributes["redecode.choices"] = n if (n := len(captured.choices)) > 1 else None
         self.span.otel.set_attributes({k: v for k, v in attributes.items() if v is not None})

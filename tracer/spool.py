@@ -71,8 +71,7 @@ class JournalWriter:
         self._append(self._preamble())
 
     def _append(self, event: dict[str, Any]) -> None:
-        payload = orjson.dumps(event)
-        record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        record = encode(event)
         written = os.write(self._fd, record)
         if written != len(record):  # disk full mid-record: take the torn part back so later records stay readable
             os.ftruncate(self._fd, self._size)
@@ -121,6 +120,12 @@ class JournalWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def encode(event: dict[str, Any]) -> bytes:
+    """One event as a journal record."""
+    payload = orjson.dumps(event)
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def make_private(directory: Path) -> None:

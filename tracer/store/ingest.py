@@ -62,8 +62,6 @@ class Rows:
             rest[c.AGENT_NAME] = attributes.get(c.AGENT_NAME)  # an open run has no row in `runs` yet
             rest[c.SOURCE_RUN] = attributes.get(c.SOURCE_RUN)
             rest[c.REPLAY_MODE] = attributes.get(c.REPLAY_MODE)
-        for name in (c.SOURCE_SPAN, c.ERROR_CLASS):
-            rest[name] = attributes.get(name)
         return {
             "run_id": event["run"],
             "span_id": event["span"],
