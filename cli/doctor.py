@@ -82,11 +82,12 @@ def _store(path: Path) -> list[Check]:
     free = shutil.disk_usage(path).free
     counts = f"{health.runs} runs, {health.spans} spans, {health.decodes} decodes, {health.database_bytes / 1e6:.1f} MB"
     damaged = [f"{name} is damaged and set aside: {why}" for name, why in health.corrupt]
+    lost = [f"{name} lost {count} events: its process could not write" for name, count in health.dropped]
     return [
         Check("store", ok=True, detail=f"{path}: {counts}"),
         Check("spool", ok=True, detail=f"{health.backlog_bytes} bytes not yet read"),
         Check("disk", ok=free > 1e9, detail=f"{free / 1e9:.1f} GB free"),
-        *(Check("journal", ok=False, detail=text) for text in damaged),
+        *(Check("journal", ok=False, detail=text) for text in [*damaged, *lost]),
     ]
 
 

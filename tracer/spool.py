@@ -52,6 +52,7 @@ class JournalWriter:
         self._dirty = False
         self._fd = -1
         self.dropped = 0
+        self._told = 0
         try:
             make_private(spool.parent)
             make_private(spool)
@@ -86,6 +87,9 @@ class JournalWriter:
                 if self._size > self._rotate:
                     self._open()
                 self._append(event)
+                if self.dropped > self._told:  # there is room again: let the store know what is missing
+                    self._append({"t": "dropped", "count": self.dropped - self._told})
+                    self._told = self.dropped
             except Exception as error:  # the host's run matters more than its recording
                 self.dropped += 1
                 if self.dropped == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -101,6 +102,21 @@ def test_a_damaged_journal_is_set_aside_and_named(store: Path) -> None:
     assert opened.runs()  # the first run is whole
     assert [name for name, _ in opened.health().corrupt] == [journal.name]
     assert [p.suffix for p in (store / "spool").iterdir()] == [".corrupt"]
+
+
+def test_what_could_not_be_written_is_counted_where_a_user_sees_it(store: Path) -> None:
+    recorder = Recorder(store)
+    run = recorder.start_run("agent")
+    keep, recorder.journal._fd = recorder.journal._fd, os.open("/dev/full", os.O_WRONLY)
+    recorder.end(recorder.start(SpanKind.NODE, "n", run, "n"))
+    os.close(recorder.journal._fd)
+    recorder.journal._fd = keep
+    recorder.end(run)
+    recorder.close()
+    opened = Store(store)
+    assert opened.runs()[0].status == "ok"
+    ((_, lost),) = opened.health().dropped
+    assert lost == recorder.journal.dropped == 3  # the node's start, its call edge and its end
 
 
 def test_what_is_recorded_is_the_owners_alone(store: Path) -> None:

@@ -48,6 +48,8 @@ class Rows:
                     self._timing(event)
                 case "engine":
                     self.add("engines", {"engine_id": event["id"], "info": c.to_json(event["info"])})
+                case "dropped":
+                    self.add("journals", {"journal": self.journal, "state": "dropped", "detail": str(event["count"])})
                 case "process":
                     row = _pick(event, "host", "pid", "python", "boot_id", "wall_ns", "monotonic_ns")
                     self.add("processes", {"journal": self.journal, "argv": c.to_json(event["argv"]), **row})

@@ -66,6 +66,7 @@ class Health:
     Attributes:
         backlog_bytes: written to the spool and not yet in the database.
         corrupt: journals set aside, with the reason.
+        dropped: journals whose writer could not write (a full disk), with the number of events lost.
     """
 
     runs: int
@@ -74,6 +75,7 @@ class Health:
     database_bytes: int
     backlog_bytes: int
     corrupt: list[tuple[str, str]]
+    dropped: list[tuple[str, int]]
     migrations: list[str]
 
 
@@ -325,6 +327,9 @@ class Store:
             "(SELECT count(*) FROM decodes) AS decodes"
         )[0]
         corrupt = self._read("SELECT journal, detail FROM journals WHERE state = 'corrupt'")
+        dropped = self._read(
+            "SELECT journal, sum(detail::BIGINT)::BIGINT AS lost FROM journals WHERE state = 'dropped' GROUP BY journal"
+        )
         migrations = self._read("SELECT name FROM migrations ORDER BY applied_ns")
         journals = {p: _size(p) for p in self.spool.glob(f"*{SUFFIX}")}
         read = self._read("SELECT journal, max(read_bytes) AS read_bytes FROM journals GROUP BY journal")
@@ -334,6 +339,7 @@ class Store:
             database_bytes=_size(self.database),
             backlog_bytes=sum(max(size - done.get(p.name, 0), 0) for p, size in journals.items()),
             corrupt=[(r["journal"], r["detail"]) for r in corrupt],
+            dropped=[(r["journal"], r["lost"]) for r in dropped],
             migrations=[r["name"] for r in migrations],
         )
 
