@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from pydantic import ValidationError
+
 from redecode.agents import AGENTS
 from redecode.agents.catalogue import Agent, make_agent
 from redecode.agents.contacts_desk.prompts import WORDINGS as DESK_WORDINGS
@@ -48,7 +49,7 @@ def _run_loop(jobs: Sequence[Job], concurrency: int) -> list[Result]:
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
     names = tuple(AGENTS) if args.agent == "all" else (args.agent,)
-    agents = [make_agent(n, split=args.split, seed=args.seed, count=args.runs) for n in names]
+    agents = [make_agent(n, split=args.split, seed=args.seed, count=args.runs, level=args.level) for n in names]
     contexts = [_context(agent, args) for agent in agents]
     jobs = []
     for number in range(args.runs):
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=DEFAULT_MODEL, help=f"the model's name at that URL (default {DEFAULT_MODEL})")
     add("--seed", type=int, default=0, help="seed of the articles and of sampling (default 0)")
     add("--split", choices=get_args(Split), default="heldout", help="sentences the bundled FM was trained on")
+    add("--level", type=int, choices=range(4), default=2, help="how much the articles mislead (default 2)")
     add("--temperature", type=float, help="sampling temperature (default 0)")
     add("--max-tokens", type=_positive, help="bound on each answer")
     add("--format", choices=FORMATS, help="language of the answers (default json)")

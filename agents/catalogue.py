@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
+
 from redecode.agents.contact import Contact
 from redecode.agents.contacts_desk import graph as desk_graph
 from redecode.agents.contacts_desk import scorer as desk_scorer
@@ -45,15 +46,18 @@ class Agent:
     cases: Sequence[Case]
 
 
-def make_agent(name: str, *, split: Split = "heldout", seed: int = 0, count: int = 20) -> Agent:
-    """Build an agent with `count` fresh cases; the same arguments give the same agent in any process."""
+def make_agent(name: str, *, split: Split = "heldout", seed: int = 0, count: int = 20, level: int = 2) -> Agent:
+    """Build an agent with `count` fresh cases; the same arguments give the same agent in any process.
+
+    `level` 0 to 3 sets how many sentences of an article mislead.
+    """
     if name == "contacts_desk":
-        jobs = list(islice(desk_cases(split, seed), count))
+        jobs = list(islice(desk_cases(split, seed, level=level), count))
         graph: Graph = desk_graph.build(Directory.of_cases(jobs), AddressService(seed))
         return Agent(name, graph, DeskContext, [_desk_case(job) for job in jobs])
     for architecture, builder in graphs.BUILDERS.items():
         if architecture == name:
-            articles = islice(article_cases(split, seed), count)
+            articles = islice(article_cases(split, seed, level=level), count)
             cases = [_extraction_case(a.text, a.contact) for a in articles]
             return Agent(name, builder(), ExtractionContext, cases)
     raise UnknownAgent(name)

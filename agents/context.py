@@ -8,8 +8,10 @@ context (contexts are recorded); it comes from `OPENAI_API_KEY`.
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from asyncio import AbstractEventLoop, get_running_loop
+from dataclasses import dataclass, field
 
+import openai
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -41,9 +43,25 @@ class AgentContext(BaseModel):
         return None if self.seed is None else self.seed + 1009 * index
 
 
-def chat_model(context: AgentContext) -> ChatOpenAI:
-    """Return the client for a context; equal connections share one, and with it their HTTP pool."""
-    return _client(
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What a client is made of; equal connections share one client, and with it the HTTP pool."""
+
+    base_url: str
+    model: str
+    max_tokens: int
+    stream: bool
+    timeout_s: float
+    max_retries: int
+    api_key: str = field(repr=False)
+
+
+def chat_model(context: AgentContext, loop: AbstractEventLoop | None = None) -> ChatOpenAI:
+    """Return the client for a context: one per connection, and per event loop where calls are awaited.
+
+    An HTTP pool belongs to the loop it was first used in; shared between loops it fails on the second.
+    """
+    connection = _Connection(
         context.base_url,
         context.model,
         context.max_tokens,
@@ -52,26 +70,32 @@ def chat_model(context: AgentContext) -> ChatOpenAI:
         context.max_retries,
         os.environ.get("OPENAI_API_KEY") or "none",
     )
+    made = _by_loop.setdefault(loop, {}) if loop is not None else _blocking
+    if connection not in made:
+        made[connection] = _client(connection)
+    return made[connection]
 
 
-@lru_cache(maxsize=32)
-def _client(
-    base_url: str,
-    model: str,
-    max_tokens: int,
-    stream: bool,  # noqa: FBT001
-    timeout_s: float,
-    max_retries: int,
-    api_key: str,
-) -> ChatOpenAI:
+async def close_clients() -> None:
+    """Close the connections that awaited calls have opened in the running loop, before it ends."""
+    for model in _by_loop.pop(get_running_loop(), {}).values():
+        await model.root_async_client.close()
+
+
+_blocking: dict[_Connection, ChatOpenAI] = {}
+_by_loop: dict[AbstractEventLoop, dict[_Connection, ChatOpenAI]] = {}
+
+
+def _client(connection: _Connection) -> ChatOpenAI:
     return ChatOpenAI(
-        base_url=base_url,
-        model=model,
-        max_completion_tokens=max_tokens,
-        streaming=stream,
-        stream_usage=stream,
-        timeout=timeout_s,
-        max_retries=max_retries,
-        api_key=SecretStr(api_key),
+        base_url=connection.base_url,
+        model=connection.model,
+        max_completion_tokens=connection.max_tokens,
+        streaming=connection.stream,
+        stream_usage=connection.stream,
+        # As an object, not a number: LangChain shares one HTTP pool among all clients with equal numbers.
+        timeout=openai.Timeout(connection.timeout_s),
+        max_retries=connection.max_retries,
+        api_key=SecretStr(connection.api_key),
         use_responses_api=False,
     )

@@ -7,6 +7,7 @@ them made the caller's way. It is a bare Runnable: LangGraph's node is its only 
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -14,7 +15,9 @@ from typing import Any, Generic, TypeVar
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_openai import ChatOpenAI
 from langgraph.runtime import get_runtime
+
 from redecode.agents.context import AgentContext, chat_model
 
 State = TypeVar("State")
@@ -48,13 +51,14 @@ class FmNode(Runnable[State, Update], Generic[State, Context]):
     def invoke(self, input: State, config: RunnableConfig | None = None, **kwargs: Any) -> Update:
         """Make the call and wait for it."""
         context = self._context()
-        model, messages, sampling = _prepared(context, self._ask(input, context))
+        model, messages, sampling = _prepared(chat_model(context), self._ask(input, context))
         return self._take(input, context, model.invoke(messages, config, **sampling))
 
     async def ainvoke(self, input: State, config: RunnableConfig | None = None, **kwargs: Any) -> Update:
         """Make the call without holding a thread."""
         context = self._context()
-        model, messages, sampling = _prepared(context, self._ask(input, context))
+        client = chat_model(context, get_running_loop())
+        model, messages, sampling = _prepared(client, self._ask(input, context))
         return self._take(input, context, await model.ainvoke(messages, config, **sampling))
 
     def _context(self) -> Context:
@@ -74,11 +78,10 @@ def reply_text(reply: AIMessage) -> str:
 
 
 def _prepared(
-    context: AgentContext, call: Call
+    client: ChatOpenAI, call: Call
 ) -> tuple[Runnable[LanguageModelInput, AIMessage], list[Any], dict[str, Any]]:
-    model = chat_model(context)
     sampling: dict[str, Any] = {"temperature": call.temperature}
     if call.seed is not None:
         sampling["seed"] = call.seed
-    bound: Runnable[LanguageModelInput, AIMessage] = model.bind_tools(call.tools) if call.tools else model
+    bound: Runnable[LanguageModelInput, AIMessage] = client.bind_tools(call.tools) if call.tools else client
     return bound, list(call.messages), sampling

@@ -12,8 +12,9 @@ from typing import Any
 
 import openai
 from langchain_core.runnables import RunnableConfig
+
 from redecode.agents.catalogue import Agent, Case
-from redecode.agents.context import AgentContext
+from redecode.agents.context import AgentContext, close_clients
 from redecode.agents.score import Score
 
 Clock = Callable[[], float]
@@ -93,6 +94,7 @@ async def run_awaited(jobs: Sequence[Job], concurrency: int) -> list[Result]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await close_clients()
 
 
 def _result(job: Job, output: dict[str, Any], duration_s: float) -> Result:

@@ -51,7 +51,7 @@ class ReplayMode(StrEnum):
 # Parameters of a chat request that /v1/completions does not know, or that the replay sets itself.
 _NOT_SENT = frozenset(
     {
-        "n", "logprobs", "top_logprobs", "return_token_ids", "tool_choice", "parallel_tool_calls", "response_format",
+        "n", "logprobs", "top_logprobs", "return_token_ids", "tool_choice", "parallel_tool_calls",
         "max_completion_tokens", "echo", "suffix", "best_of", "metadata", "store", "service_tier", "reasoning_effort",
         "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "stream_interval",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import duckdb
+
 from redecode.agents.contacts_desk.policy import DeskCase
 from redecode.agents.contacts_desk.service import Entry
 

@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
+
 from redecode.agents.contacts_desk import prompts
 from redecode.agents.contacts_desk.directory import Directory
 from redecode.agents.contacts_desk.service import AddressService

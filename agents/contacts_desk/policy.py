@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,6 +50,27 @@ def desk_case(
         entry = Entry(stored_email, art.contact.address if same_address else values.address(rng))
     request = REQUESTS[0] if rng.random() < 0.7 else REQUESTS[1]
     return DeskCase(art, request, entry, AddressService(service_seed))
+
+
+class World:
+    """Answers the tool calls of one conversation about a case, as the agent's own tools would."""
+
+    def __init__(self, case: DeskCase) -> None:
+        self._case = case
+        self._asked: Counter[str] = Counter()
+
+    def answer(self, tool: str, arguments: str) -> Message:
+        """Return the tool's message; a call of anything but the two tools, or with other arguments, is refused."""
+        content = json.dumps({"error": "no such tool"})
+        match tool, json.loads(arguments):
+            case prompts.FIND_PERSON, {"name": str(name)}:
+                known = name == self._case.article.contact.name
+                content = prompts.person_result(self._case.entry if known else None)
+            case prompts.VERIFY_ADDRESS, {"address": str(address)}:
+                verdict = _verify(self._case.service, address, self._asked[address])
+                self._asked[address] += 1
+                content = prompts.address_result(verdict)
+        return {"role": "tool", "tool_call_id": "call_0", "content": content}
 
 
 def desk_cases(split: Split, seed: int, *, level: int = 2) -> Iterator[DeskCase]:

@@ -7,9 +7,10 @@ from typing import Annotated
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
 from pydantic import Field
+from typing_extensions import TypedDict
+
 from redecode.agents.contacts_desk.prompts import Request, Wording
 from redecode.agents.context import AgentContext
-from typing_extensions import TypedDict
 
 
 class DeskContext(AgentContext):

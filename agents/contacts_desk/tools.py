@@ -13,6 +13,7 @@ from itertools import takewhile
 from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.prebuilt import ToolRuntime
+
 from redecode.agents.contacts_desk import prompts
 from redecode.agents.contacts_desk.directory import Directory
 from redecode.agents.contacts_desk.service import AddressService, TemporaryError

@@ -14,6 +14,7 @@ from typing import Literal
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+
 from redecode.agents.extraction.formats import MalformedAnswer, parse
 from redecode.agents.extraction.prompts import Layout, Prompt, ask_all, ask_judge
 from redecode.agents.extraction.state import ExtractionContext, ExtractionState, outcome

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+
 from redecode.agents.contact import FIELDS, Field
 from redecode.agents.extraction.debate import debate
 from redecode.agents.extraction.prompts import ask_all, ask_one

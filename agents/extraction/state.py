@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field as Bounded
+from typing_extensions import TypedDict
+
 from redecode.agents.contact import FIELDS, Contact, Field
 from redecode.agents.context import AgentContext
 from redecode.agents.extraction.formats import Format, MalformedAnswer, parse
 from redecode.agents.extraction.prompts import Layout, Prompt, Wording
-from typing_extensions import TypedDict
 
 
 class ExtractionContext(AgentContext):

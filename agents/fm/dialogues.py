@@ -57,10 +57,17 @@ def random_prompt(rng: random.Random) -> Prompt:
 
 
 def extraction_sample(
-    rng: random.Random, split: Split, first: Format | Field, *, level: int = 2, turns: int = 1
+    rng: random.Random,
+    split: Split,
+    first: Format | Field,
+    *,
+    level: int = 2,
+    turns: int = 1,
+    prompt: Prompt | None = None,
 ) -> Sample:
     """Return a conversation that asks for the whole contact (a format) or for one field, then for more."""
-    art, prompt = article(rng, split, level=level, roughness=_roughness(split)), random_prompt(rng)
+    art = article(rng, split, level=level, roughness=_roughness(split))
+    prompt = prompt or random_prompt(rng)
     messages = [
         *(prompts.ask_one(art.text, first, prompt) if is_field(first) else prompts.ask_all(art.text, first, prompt)),
         _said(_answer(art.contact, first)),
@@ -71,17 +78,21 @@ def extraction_sample(
     return Sample(f"{'one' if is_field(first) else 'all'}/{first}", tuple(messages))
 
 
-def sequential_sample(rng: random.Random, split: Split, *, level: int = 2) -> Sample:
+def sequential_sample(rng: random.Random, split: Split, *, level: int = 2, prompt: Prompt | None = None) -> Sample:
     """Return name, then email, then address, as the sequential architecture asks for them."""
-    art, prompt = article(rng, split, level=level, roughness=_roughness(split)), random_prompt(rng)
+    art = article(rng, split, level=level, roughness=_roughness(split))
+    prompt = prompt or random_prompt(rng)
     earlier = tuple((f, art.contact.value(f)) for f in FIELDS[:-1])
     messages = prompts.ask_one(art.text, FIELDS[-1], prompt, earlier)
     return Sample("one/sequential", (*messages, _said(art.contact.value(FIELDS[-1]))))
 
 
-def judge_sample(rng: random.Random, split: Split, fmt: Format, *, level: int = 2) -> Sample:
+def judge_sample(
+    rng: random.Random, split: Split, fmt: Format, *, level: int = 2, prompt: Prompt | None = None
+) -> Sample:
     """Return a judgement: the right answer in full, then the letter of the better candidate."""
-    art, prompt = article(rng, split, level=level, roughness=_roughness(split)), random_prompt(rng)
+    art = article(rng, split, level=level, roughness=_roughness(split))
+    prompt = prompt or random_prompt(rng)
     better = art.contact if rng.random() < 0.9 else corrupted(rng, art, art.contact)
     worse = corrupted(rng, art, better)
     while rng.random() < 0.25:

@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from redecode.agents.contact import FIELDS
 from redecode.agents.extraction.formats import FORMATS
 from redecode.agents.fm.dialogues import (
@@ -22,7 +24,6 @@ from redecode.agents.fm.dialogues import (
 from redecode.agents.fm.model import TinyLlama
 from redecode.agents.fm.phrases import Split
 from redecode.agents.fm.tokenizer import Encoder
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from redecode.agents.fm.tokenizer import CONTEXT, VOCAB_SIZE
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from redecode.agents.fm.tokenizer import CONTEXT, VOCAB_SIZE
 
 ROPE_THETA = 1e6
 NORM_EPS = 1e-5
@@ -176,6 +177,7 @@ def save_model(model: TinyLlama, folder: Path, *, end_id: int, pad_id: int) -> N
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().to(torch.bfloat16).contiguous().clone() for k, v in _named(model).items()}
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     size = model.size
     config = {
         "architectures": ["LlamaForCausalLM"],

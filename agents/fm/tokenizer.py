@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from redecode.agents.fm import chat
 from redecode.agents.fm.dialogues import Sample, decisions, random_sample
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB_SIZE = 1024
 CONTEXT = 1024
@@ -61,6 +62,11 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "chat_template.jinja").write_text(chat.CHAT_TEMPLATE)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read the tokenizer of a model folder."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 class Encoder:

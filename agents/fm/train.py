@@ -20,11 +20,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from redecode.agents.fm.dialogues import random_sample
 from redecode.agents.fm.grading import ExamPaper, exam, teacher_forced
+from redecode.agents.fm.growth import grow
 from redecode.agents.fm.model import SIZES, TinyLlama, load_model, mimetic_init, save_model
-from redecode.agents.fm.tokenizer import CONTEXT, VOCAB_SIZE, Encoder, save_tokenizer, train_tokenizer
-from torch import Tensor
+from redecode.agents.fm.tokenizer import CONTEXT, VOCAB_SIZE, Encoder, load_tokenizer, save_tokenizer, train_tokenizer
 
 log = logging.getLogger("redecode.agents.fm.train")
 
@@ -61,10 +63,11 @@ class Progress:
 class Curriculum:
     """Yields batches; difficulty and the mix of tasks follow the share of the budget that is spent."""
 
-    def __init__(self, encoder: Encoder, plan: Plan) -> None:
+    def __init__(self, encoder: Encoder, plan: Plan, *, easy_start: bool) -> None:
         self._encoder = encoder
         self._plan = plan
-        self._rng = random.Random(f"train/{plan.size}/{plan.seed}")
+        self._easy_start = easy_start
+        self._rng = random.Random(f"train/{plan.size}/{plan.seed}" + ("" if easy_start else "/on"))
         self._ready: list[list[Encoded]] = []
 
     def batch(self, spent: float) -> tuple[Tensor, Tensor]:
@@ -86,7 +89,7 @@ class Curriculum:
 
     def _refill(self, spent: float) -> list[list[Encoded]]:
         rng = self._rng
-        levels, turns, tasks = _stage(spent)
+        levels, turns, tasks = _stage(spent if self._easy_start else 1.0)
         encoded: list[Encoded] = []
         for _ in range(192):
             level = rng.choices((0, 1, 2, 3), levels)[0]
@@ -132,16 +135,22 @@ def train(
     clock: Callable[[], float] = time.monotonic,
     cpu_clock: Callable[[], float] = time.process_time,
 ) -> Progress:
-    """Train by the plan and leave a complete model folder in `out`."""
+    """Train by the plan and leave a complete model folder in `out`.
+
+    With `start_from` that model's tokenizer is kept, the easy lessons are left out, and if it is smaller than the
+    plan says it is grown first.
+    """
     torch.manual_seed(plan.seed)
-    tokenizer = train_tokenizer(plan.seed)
-    encoder = Encoder(tokenizer)
-    curriculum = Curriculum(encoder, plan)
     if start_from is None:
+        encoder = Encoder(train_tokenizer(plan.seed))
         model = TinyLlama(SIZES[plan.size])
         mimetic_init(model, plan.seed)
     else:
+        encoder = Encoder(load_tokenizer(start_from))
         model = load_model(start_from)
+        if model.size != SIZES[plan.size]:
+            model = grow(model, SIZES[plan.size], plan.seed)
+    curriculum = Curriculum(encoder, plan, easy_start=start_from is None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.97), weight_decay=0.05)
     paper = exam(encoder, "heldout", plan.exam_size, seed=1)
     progress, smooth, copying = Progress(), math.nan, start_from is None
@@ -215,9 +224,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, required=True, help="wall-clock budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished model")
+    parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--evaluate-every", type=float, default=5.0, metavar="MINUTES")
-    parser.add_argument("--start-from", type=Path, help="continue from this model folder")
+    parser.add_argument("--start-from", type=Path, help="go on from this model; a smaller one is grown")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
@@ -226,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         args.size,
         args.minutes,
         args.seed,
+        tokens_per_step=args.tokens_per_step,
         learning_rate=args.learning_rate,
         evaluate_every_minutes=args.evaluate_every,
     )

@@ -10,6 +10,7 @@ from dataclasses import fields
 from itertools import islice, product
 
 import pytest
+
 from redecode.agents.contact import FIELDS
 from redecode.agents.contacts_desk.policy import desk_cases, expected_turns
 from redecode.agents.fm.articles import article, cases

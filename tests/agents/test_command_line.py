@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+
 from redecode.agents import AGENTS, BUNDLED_MODELS, UnknownModel, build, model_dir
 from redecode.agents.__main__ import main
 from redecode.agents.catalogue import UnknownAgent, make_agent
@@ -25,9 +28,7 @@ def knows_all(request: dict[str, Any]) -> Reply:
 
 
 @pytest.mark.parametrize("mode", ["--sync", "--stream", "--json"])
-def test_runs_are_made_and_scored(
-    chat_engine: ChatEngine, capsys: pytest.CaptureFixture[str], mode: str
-) -> None:
+def test_runs_are_made_and_scored(chat_engine: ChatEngine, capsys: pytest.CaptureFixture[str], mode: str) -> None:
     chat_engine.model = knows_all
     arguments = ["--runs", "3", "--base-url", chat_engine.url, "--seed", str(SEED), "--format", "yaml", mode]
     assert main(arguments) == 0
@@ -91,3 +92,12 @@ def test_an_unknown_model_is_named() -> None:
     assert [model_dir(name).name for name in BUNDLED_MODELS] == list(BUNDLED_MODELS)
     with pytest.raises(UnknownModel, match="redecode-fm-xs"):
         model_dir("gpt")
+
+
+def test_importing_the_agents_is_cheap() -> None:
+    program = (
+        "import sys, redecode.agents, redecode.agents.fm.dialogues; "
+        "print([m for m in ('langgraph', 'langchain_core', 'torch', 'transformers', 'duckdb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from itertools import islice
 from typing import Any
 
 import pytest
+
 from redecode.agents.contacts_desk import prompts
 from redecode.agents.contacts_desk.directory import Directory
 from redecode.agents.contacts_desk.graph import Graph, build
@@ -16,16 +16,14 @@ from redecode.agents.contacts_desk.scorer import score
 from redecode.agents.contacts_desk.service import AddressService, Entry, TemporaryError, Verdict
 from redecode.agents.contacts_desk.state import DeskContext
 
-from .conftest import ChatEngine, Reply
+from .conftest import ChatEngine, Reply, run_graph
 
 SEED = 4
 CASES = list(islice(desk_cases("heldout", SEED), 60))
 
 
 def case_with(*, tool_results: int) -> DeskCase:
-    return next(
-        c for c in CASES if sum(t["role"] == "tool" for t in expected_turns(c)) == tool_results
-    )
+    return next(c for c in CASES if sum(t["role"] == "tool" for t in expected_turns(c)) == tool_results)
 
 
 def desk() -> Graph:
@@ -44,25 +42,19 @@ def follows(case: DeskCase) -> Any:
 
 
 def as_reply(turn: dict[str, Any]) -> Reply:
-    calls = tuple(
-        (c["function"]["name"], json.loads(c["function"]["arguments"])) for c in turn.get("tool_calls", ())
-    )
+    calls = tuple((c["function"]["name"], json.loads(c["function"]["arguments"])) for c in turn.get("tool_calls", ()))
     return Reply(turn["content"], calls)
 
 
 def run(graph: Graph, case: DeskCase, context: DeskContext, *, awaited: bool) -> dict[str, Any]:
-    state: Any = {"article": case.article.text, "request": case.request}
-    if awaited:
-        return dict(asyncio.run(graph.ainvoke(state, context=context)))
-    return dict(graph.invoke(state, context=context))
+    state = {"article": case.article.text, "request": case.request}
+    return run_graph(graph, state, context, awaited=awaited)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("tool_results", [1, 2, 3], ids=["look up", "and check", "and retry"])
-def test_the_desk_does_its_job(
-    chat_engine: ChatEngine, tool_results: int, awaited: bool, stream: bool
-) -> None:
+def test_the_desk_does_its_job(chat_engine: ChatEngine, tool_results: int, awaited: bool, stream: bool) -> None:
     case = case_with(tool_results=tool_results)
     chat_engine.model = follows(case)
     context = DeskContext(base_url=chat_engine.url, tool_wait_s=0.0, stream=stream)

@@ -7,7 +7,9 @@ from itertools import islice
 from typing import Any
 
 import pytest
+
 from redecode.agents.contact import FIELDS, Contact, Field
+from redecode.agents.context import close_clients
 from redecode.agents.extraction.debate import split_judgement
 from redecode.agents.extraction.formats import FORMATS, Format, render
 from redecode.agents.extraction.graphs import BUILDERS, Architecture, build
@@ -15,20 +17,15 @@ from redecode.agents.extraction.scorer import score
 from redecode.agents.extraction.state import ExtractionContext
 from redecode.agents.fm.articles import cases
 
-from .conftest import ChatEngine, Reply
+from .conftest import ChatEngine, Reply, run_graph
 
 ART = next(cases("heldout", 1))
 WRONG = ART.contact.replaced("name", "Somebody Else")
 CALLS = {"single": 1, "parallel": 3, "sequential": 3, "debate": 2}
 
 
-def run(
-    architecture: Architecture, context: ExtractionContext | dict[str, Any], *, awaited: bool
-) -> dict[str, Any]:
-    graph, state = build(architecture), {"article": ART.text}
-    if awaited:
-        return dict(asyncio.run(graph.ainvoke(state, context=context)))  # type: ignore[arg-type]
-    return dict(graph.invoke(state, context=context))  # type: ignore[arg-type]
+def run(architecture: Architecture, context: ExtractionContext | dict[str, Any], *, awaited: bool) -> dict[str, Any]:
+    return run_graph(build(architecture), {"article": ART.text}, context, awaited=awaited)
 
 
 def asked_field(request: dict[str, Any]) -> Field:
@@ -169,11 +166,20 @@ def test_runs_of_one_graph_do_not_mix(chat_engine: ChatEngine) -> None:
     chat_engine.model = model
     graph = build("parallel")
 
+    context = ExtractionContext(base_url=chat_engine.url)
+
     async def everyone() -> list[Any]:
-        context = ExtractionContext(base_url=chat_engine.url)
-        return list(
-            await asyncio.gather(*(graph.ainvoke({"article": a.text}, context=context) for a in articles))
-        )
+        try:
+            runs = (graph.ainvoke({"article": a.text}, context=context) for a in articles)
+            return list(await asyncio.gather(*runs))
+        finally:
+            await close_clients()
 
     outputs = asyncio.run(everyone())
     assert [score(o, a.contact).exact for o, a in zip(outputs, articles, strict=True)] == [True] * 8
+
+
+def test_a_second_event_loop_gets_its_own_connections(chat_engine: ChatEngine) -> None:
+    chat_engine.model = perfect("json")
+    for _ in range(2):
+        assert run("single", {"base_url": chat_engine.url}, awaited=True)["error"] is None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from redecode.agents.contact import Contact
 from redecode.agents.extraction.formats import FORMATS, Format, MalformedAnswer, parse, render
 
-anything = st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\r"))
+anything = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\r"))
 contacts = st.builds(Contact, anything, anything, anything)
 
 
@@ -55,9 +56,6 @@ def test_the_formats_look_as_agreed() -> None:
     )
     assert render(contact, "yaml") == "name: Ada Low\nemail: ada@low.org\naddress: 7 Hill Road, Bern 30001"
     assert render(contact, "xml") == (
-        "<contact><name>Ada Low</name><email>ada@low.org</email>"
-        "<address>7 Hill Road, Bern 30001</address></contact>"
+        "<contact><name>Ada Low</name><email>ada@low.org</email><address>7 Hill Road, Bern 30001</address></contact>"
     )
-    assert render(contact, "text") == (
-        '<NAME="Ada Low">\n<EMAIL="ada@low.org">\n<ADDRESS="7 Hill Road, Bern 30001">'
-    )
+    assert render(contact, "text") == ('<NAME="Ada Low">\n<EMAIL="ada@low.org">\n<ADDRESS="7 Hill Road, Bern 30001">')

@@ -20,7 +20,7 @@ def shape(text: str, article: str) -> str:
 
 def article_of(sample: Sample) -> str:
     """The article in a training conversation: the longest line after `Article: `."""
-    text = next(m["content"] for m in sample.messages if m["role"] == "user")
+    text: str = next(m["content"] for m in sample.messages if m["role"] == "user")
     lines = [line.removeprefix("Article: ") for line in text.split("\n") if line.startswith("Article: ")]
     return max(lines, key=len)
 
@@ -53,8 +53,7 @@ def test_a_sequential_question_goes_on_with_the_conversation() -> None:
 
 def test_article_first_makes_calls_share_their_beginning() -> None:
     by_layout = {
-        layout: [ask_one(ARTICLE, f, Prompt("plain", layout))[0]["content"] for f in FIELDS]
-        for layout in LAYOUTS
+        layout: [ask_one(ARTICLE, f, Prompt("plain", layout))[0]["content"] for f in FIELDS] for layout in LAYOUTS
     }
     assert all(text.startswith("Article: ARTICLE\n") for text in by_layout["article_first"])
     assert all(text.endswith("Article: ARTICLE") for text in by_layout["question_first"])

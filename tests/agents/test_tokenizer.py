@@ -6,12 +6,9 @@ import json
 import random
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-pytest.importorskip("tokenizers")
-transformers = pytest.importorskip("transformers")
 
 from redecode.agents.contact import FIELDS
 from redecode.agents.contacts_desk import prompts as desk
@@ -20,19 +17,25 @@ from redecode.agents.extraction.formats import FORMATS, render
 from redecode.agents.fm import chat
 from redecode.agents.fm.articles import cases
 from redecode.agents.fm.dialogues import Sample, random_sample
-from redecode.agents.fm.tokenizer import CONTEXT, VOCAB_SIZE, Encoder, save_tokenizer, train_tokenizer
+
+if TYPE_CHECKING:
+    from redecode.agents.fm.tokenizer import Encoder
+
+transformers = pytest.importorskip("transformers")
+tokenizer = pytest.importorskip("redecode.agents.fm.tokenizer")
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(train_tokenizer(seed=0, samples=400))
+    made: Encoder = tokenizer.Encoder(tokenizer.train_tokenizer(seed=0, samples=400))
+    return made
 
 
 @pytest.fixture(scope="module")
 def served(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tokenizer as an engine loads it."""
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(encoder.tokenizer, folder)
+    tokenizer.save_tokenizer(encoder.tokenizer, folder)
     return transformers.AutoTokenizer.from_pretrained(str(folder))
 
 
@@ -63,14 +66,14 @@ def test_every_text_is_decoded_to_itself(encoder: Encoder) -> None:
 
 
 def test_the_vocabulary_is_as_large_as_the_model(encoder: Encoder) -> None:
-    assert encoder.tokenizer.get_vocab_size() == VOCAB_SIZE
+    assert encoder.tokenizer.get_vocab_size() == tokenizer.VOCAB_SIZE
 
 
 def test_training_pieces_have_the_tokens_of_the_whole(encoder: Encoder) -> None:
     for sample in samples(100):
         ids, weights = encoder.encode(sample)
         assert ids == encoder.ids(chat.render_chat(sample.messages, sample.tools))
-        assert len(ids) == len(weights) < CONTEXT
+        assert len(ids) == len(weights) < tokenizer.CONTEXT
         learned = encoder.tokenizer.decode(
             [i for i, w in zip(ids, weights, strict=True) if w], skip_special_tokens=False
         )
@@ -90,8 +93,10 @@ def test_serving_renders_what_training_read(encoder: Encoder, served: Any) -> No
 def test_a_prompt_ends_where_the_answer_begins(served: Any) -> None:
     messages = [{"role": "user", "content": "hello"}]
     text = served.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == chat.render_chat(messages, generation_prompt=True) == (
-        "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        text
+        == chat.render_chat(messages, generation_prompt=True)
+        == ("<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n")
     )
 
 
@@ -104,9 +109,7 @@ def test_arguments_are_rendered_alike_as_text_and_as_objects(served: Any) -> Non
         message["content"] = message["content"] or ""
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-    texts = [
-        served.apply_chat_template(m, tools=list(desk.TOOLS), tokenize=False) for m in (as_text, as_objects)
-    ]
+    texts = [served.apply_chat_template(m, tools=list(desk.TOOLS), tokenize=False) for m in (as_text, as_objects)]
     assert texts[0] == texts[1] == chat.render_chat(as_text, desk.TOOLS)
 
 
