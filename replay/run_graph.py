@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from redecode.replay.errors import ReplayError
 from redecode.tracer import Edge, EdgeKind, RecordedRun, Span
 
 START, END = "start", "end"
@@ -111,7 +112,7 @@ def _topological(before: dict[Point, tuple[Point, ...]], times: dict[Point, int]
     """Kahn's order, earliest first among equals, so that it does not depend on how spans were stored.
 
     Raises:
-        ValueError: the edges form a cycle (a foreign or damaged recording).
+        ReplayError: the edges form a cycle (a foreign or damaged recording).
     """
     waiting = {p: len(b) for p, b in before.items()}
     after: dict[Point, list[Point]] = {}
@@ -131,4 +132,4 @@ def _topological(before: dict[Point, tuple[Point, ...]], times: dict[Point, int]
                 heapq.heappush(ready, (times[nxt], nxt))
     if count != len(before):
         stuck = sorted(p[0] for p, n in waiting.items() if n)
-        raise ValueError(f"the edges of this run form a cycle through spans {', '.join(stuck[:5])}")
+        raise ReplayError(f"the edges of this run form a cycle through spans {', '.join(stuck[:5])}")

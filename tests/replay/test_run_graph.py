@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redecode.replay import build_run_graph, critical_spans, find_critical_path
+from redecode.replay import ReplayError, build_run_graph, critical_spans, find_critical_path
 from redecode.tracer import Edge, EdgeKind, Provenance, RecordedRun, Run, Span, SpanKind
 
 
@@ -65,7 +65,7 @@ def test_an_unfinished_run_still_has_its_finished_part() -> None:
 
 def test_a_cycle_is_named() -> None:
     spans = [span("root", None, 0, 9), span("a", "root", 1, 2), span("b", "root", 3, 4)]
-    with pytest.raises(ValueError, match="cycle through spans a"):
+    with pytest.raises(ReplayError, match="cycle through spans a"):
         build_run_graph(recorded(spans, [("a", "b", EdgeKind.DATA), ("b", "a", EdgeKind.DATA)]))
 
 
