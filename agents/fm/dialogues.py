@@ -51,9 +51,10 @@ def _roughness(split: Split) -> float:
     return 0.3 if split == "train" else 0.0
 
 
-def random_prompt(rng: random.Random) -> Prompt:
-    """Return a way to ask."""
-    return Prompt(rng.choice(_WORDINGS), rng.choice(LAYOUTS), rng.random() < 0.3)
+def random_prompt(rng: random.Random, *, article_first: float = 0.5) -> Prompt:
+    """Return a way to ask; `article_first` is the share of prompts in which the question comes last."""
+    layout = LAYOUTS[0] if rng.random() < article_first else LAYOUTS[1]
+    return Prompt(rng.choice(_WORDINGS), layout, rng.random() < 0.3)
 
 
 def extraction_sample(
@@ -67,7 +68,8 @@ def extraction_sample(
 ) -> Sample:
     """Return a conversation that asks for the whole contact (a format) or for one field, then for more."""
     art = article(rng, split, level=level, roughness=_roughness(split))
-    prompt = prompt or random_prompt(rng)
+    # One field asked before the article is what models learn last: it is asked more often.
+    prompt = prompt or random_prompt(rng, article_first=0.3 if is_field(first) else 0.5)
     messages = [
         *(prompts.ask_one(art.text, first, prompt) if is_field(first) else prompts.ask_all(art.text, first, prompt)),
         _said(_answer(art.contact, first)),

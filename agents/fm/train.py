@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,8 +50,9 @@ class Plan:
 
 @dataclass(slots=True)
 class Progress:
-    """What has been spent so far; written next to the weights."""
+    """What has been spent so far; written next to the weights. `started_from` is an earlier model's own record."""
 
+    started_from: dict[str, Any] | None = None
     steps: int = 0
     tokens: int = 0
     answer_tokens: int = 0
@@ -113,7 +115,7 @@ def _stage(spent: float) -> tuple[tuple[float, ...], tuple[int, ...], tuple[floa
         return (0.75, 0.25, 0, 0), (1, 2, 3), (0.45, 0.35, 0.05, 0.15)
     if spent < 0.3:
         return (0.3, 0.4, 0.3, 0), (1, 2, 3), (0.33, 0.25, 0.17, 0.25)
-    return (0.05, 0.25, 0.45, 0.25), (1, 1, 2, 3), (0.28, 0.25, 0.22, 0.25)
+    return (0.05, 0.25, 0.45, 0.25), (1, 1, 2, 3), (0.26, 0.32, 0.21, 0.21)
 
 
 def collate(items: list[Encoded], pad: int) -> tuple[Tensor, Tensor]:
@@ -153,7 +155,8 @@ def train(
     curriculum = Curriculum(encoder, plan, easy_start=start_from is None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.97), weight_decay=0.05)
     paper = exam(encoder, "heldout", plan.exam_size, seed=1)
-    progress, smooth, copying = Progress(), math.nan, start_from is None
+    progress = Progress(started_from=_record_of(start_from))
+    smooth, copying = math.nan, start_from is None
     began, cpu_began, next_exam = clock(), cpu_clock(), plan.evaluate_every_minutes * 60
     log.info("%s: %d weights, %s minutes", plan.size, model.parameter_count(), plan.minutes)
     while (spent := progress.seconds / (plan.minutes * 60)) < 1:
@@ -186,8 +189,21 @@ def export(model: TinyLlama, encoder: Encoder, plan: Plan, progress: Progress, o
     """Write a folder that vLLM can serve, and how it came to be."""
     save_model(model, out, end_id=encoder.end, pad_id=encoder.pad)
     save_tokenizer(encoder.tokenizer, out)
-    record = {"plan": asdict(plan), "weights": model.parameter_count(), "progress": asdict(progress)}
+    spent = {k: v for k, v in asdict(progress).items() if k != "started_from"}
+    record = {
+        "plan": asdict(plan),
+        "started_from": progress.started_from,
+        "weights": model.parameter_count(),
+        "progress": spent,
+    }
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _record_of(folder: Path | None) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    record: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return record
 
 
 def _step(
