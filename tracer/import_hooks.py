@@ -29,18 +29,19 @@ class _Loader(importlib.abc.Loader):
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
-    """Calls back once per named module, after its first import."""
+    """Calls back once per call to `call`, after the named module's import."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Callable[[], None]] = {}
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._finding: set[str] = set()
 
     def call(self, module: str, after: Callable[[], None]) -> None:
-        """Call `after` when `module` has been imported; at once if it has."""
-        if module in sys.modules:
+        """Call `after` when `module` has been imported; at once if it has (and is not in the middle of it)."""
+        loaded = sys.modules.get(module)
+        if loaded is not None and not getattr(loaded.__spec__, "_initializing", False):
             after()
             return
-        self._waiting[module] = after
+        self._waiting.setdefault(module, []).append(after)
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
@@ -54,8 +55,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Find a waited-for module by the finders after this one, and wrap its loader."""
-        after = self._waiting.get(fullname)
-        if after is None or fullname in self._finding:
+        if fullname not in self._waiting or fullname in self._finding:
             return None
         self._finding.add(fullname)
         try:
@@ -64,6 +64,9 @@ class AfterImport(importlib.abc.MetaPathFinder):
             self._finding.discard(fullname)
         if spec is None or spec.loader is None:
             return None
-        del self._waiting[fullname]
-        spec.loader = _Loader(spec.loader, after)
+        spec.loader = _Loader(spec.loader, lambda: self._imported(fullname))
         return spec
+
+    def _imported(self, fullname: str) -> None:
+        for after in self._waiting.pop(fullname, ()):
+            after()

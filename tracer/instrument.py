@@ -26,6 +26,14 @@ from redecode.tracer.recorder import LiveSpan, Recorder
 from redecode.tracer.records import JsonObject, SpanKind
 
 _log = logging.getLogger("redecode")
+# Whichever of these is imported last completes what the callbacks need; which one that is depends on the program.
+_LANGCHAIN = (
+    "langchain_core.callbacks.manager",
+    "langchain_core.runnables.config",
+    "langchain_core.runnables.base",
+    "langchain_core.language_models.chat_models",
+    "langchain_core.tools.base",
+)
 _by_hand: ContextVar[LiveSpan | None] = ContextVar("redecode_by_hand", default=None)
 
 
@@ -50,7 +58,8 @@ class Recording:
         """Install every seam whose library is, or will be, imported."""
         self._undo.append(threads.install())
         self._imports.call("openai._base_client", self._openai)
-        self._imports.call("langchain_core.callbacks.manager", self._langchain)
+        for module in _LANGCHAIN:
+            self._imports.call(module, self._langchain)
         self._imports.call("langgraph.pregel._loop", self._pregel)
         atexit.register(self.stop)
 
@@ -87,7 +96,10 @@ class Recording:
         partly = sys.modules.get("redecode.tracer.langgraph")
         if self._handler is not None or (partly is not None and not hasattr(partly, "RunHandler")):
             return  # already done, or our own import of LangChain brought us here: that call finishes it
-        from redecode.tracer import langgraph
+        try:
+            from redecode.tracer import langgraph
+        except ImportError:
+            return  # LangChain's modules import each other; in the middle of that we wait for the next of them
 
         self._handler = langgraph.RunHandler(self.recorder, _by_hand.get)
         langgraph.install(self._handler)
@@ -101,9 +113,9 @@ class Recording:
 
     def _pregel(self) -> None:
         self._langchain()
-        from redecode.tracer import langgraph
-
         try:
+            from redecode.tracer import langgraph
+
             self._undo.append(langgraph.install_pregel(self._handler))
         except (AttributeError, ImportError) as error:
             _log.warning("redecode: this LangGraph does not show its writes (%s); edges come from supersteps", error)
