@@ -24,7 +24,10 @@ _POLL_S = 0.05
 
 
 def boot_id() -> str | None:
-    """Return the identity of this boot of this host: equal ids share one monotonic clock."""
+    """Return the identity of this boot of this host: equal ids share one monotonic clock.
+
+    The tracer has the same few lines; the engine side must not import the tracer for them.
+    """
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
