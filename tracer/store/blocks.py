@@ -7,19 +7,18 @@ an agent's growing prompt costs its new tokens only, and prefix reuse can be com
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Sequence
 
 BLOCK_TOKENS = 16
+_BLOCK_BYTES = 4 * BLOCK_TOKENS
 
 
-def split(prompt_ids: Sequence[int]) -> tuple[list[tuple[str, list[int]]], list[int]]:
-    """Full blocks as (hash, ids), and the ids of the unfinished last block."""
+def split(prompt: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Full blocks as (hash, ids), and the ids of the unfinished last block; ids are packed int32."""
     blocks, before = [], b""
-    full = len(prompt_ids) // BLOCK_TOKENS * BLOCK_TOKENS
-    for at in range(0, full, BLOCK_TOKENS):
-        ids = list(prompt_ids[at : at + BLOCK_TOKENS])
-        digest = hashlib.blake2b(before + array("i", ids).tobytes(), digest_size=16)
+    full = len(prompt) // _BLOCK_BYTES * _BLOCK_BYTES
+    for at in range(0, full, _BLOCK_BYTES):
+        ids = prompt[at : at + _BLOCK_BYTES]
+        digest = hashlib.blake2b(before + ids, digest_size=16)
         before = digest.digest()
         blocks.append((digest.hexdigest(), ids))
-    return blocks, list(prompt_ids[full:])
+    return blocks, prompt[full:]

@@ -6,7 +6,9 @@ happens in between. Rows go in by Arrow (row-wise inserts are twenty times slowe
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import duckdb
@@ -25,7 +27,7 @@ class Rows:
     def __init__(self, journal: str) -> None:
         self.journal = journal
         self.tables: dict[str, list[Row]] = {}
-        self.blocks: dict[str, list[int]] = {}
+        self.blocks: dict[str, bytes] = {}
 
     def add(self, table: str, row: Row) -> None:
         """Add a row; columns it lacks become NULL."""
@@ -121,7 +123,7 @@ class Rows:
 
     def _decode(self, event: JsonObject, row: Row, attributes: JsonObject) -> None:
         get = attributes.get
-        prompt = _numbers(get(c.PROMPT_IDS), "i")
+        prompt = _packed(get(c.PROMPT_IDS))
         blocks, tail = split(prompt) if prompt is not None else (None, None)
         self.blocks.update(blocks or ())
         self.add(
@@ -146,14 +148,14 @@ class Rows:
                 "stream": get(c.REQUEST_STREAM),
                 "prompt_blocks": [h for h, _ in blocks] if blocks is not None else None,
                 "prompt_tail": tail,
-                "sampled_ids": _numbers(get(c.SAMPLED_IDS), "i"),
+                "sampled_ids": _packed(get(c.SAMPLED_IDS)),
                 "digest": get(c.DIGEST),
-                "logprobs": _numbers(get(c.LOGPROBS), "d"),
-                "token_times_ns": _numbers(get(c.TOKEN_TIMES), "q"),
-                "batch_rows": _numbers(get(c.BATCH_ROWS), "i"),
+                "logprobs": _packed(get(c.LOGPROBS)),
+                "token_times_ns": _packed(get(c.TOKEN_TIMES)),
+                "batch_rows": _packed(get(c.BATCH_ROWS)),
                 "token_time_source": get(c.TOKEN_TIME_SOURCE),
-                "chunk_times_ns": _numbers(get(c.CHUNK_TIMES), "q"),
-                "chunk_tokens": _numbers(get(c.CHUNK_TOKENS), "i"),
+                "chunk_times_ns": _packed(get(c.CHUNK_TIMES)),
+                "chunk_tokens": _packed(get(c.CHUNK_TOKENS)),
                 "finish_reason": get(c.FINISH_REASONS),
                 "input_tokens": get(c.INPUT_TOKENS),
                 "output_tokens": get(c.OUTPUT_TOKENS),
@@ -171,8 +173,8 @@ class Rows:
             {
                 "run_id": event["run"],
                 "span_id": event["span"],
-                "token_times_ns": _numbers(event["times"], "q"),
-                "batch_rows": _numbers(event["rows"], "i"),
+                "token_times_ns": _packed(event["times"]),
+                "batch_rows": _packed(event["rows"]),
                 "same_host": event["same_host"],
             },
         )
@@ -182,8 +184,9 @@ def _pick(source: JsonObject, *keys: str) -> Row:
     return {k: source.get(k) for k in keys}
 
 
-def _numbers(text: str | None, typecode: str) -> list[Any] | None:
-    return None if text is None else c.unpack(text, typecode)
+def _packed(text: str | None) -> bytes | None:
+    """Packed numbers as they came; Arrow takes them as they are."""
+    return None if text is None else base64.b64decode(text)
 
 
 _ARROW = {
@@ -211,17 +214,32 @@ def table_schemas(connection: duckdb.DuckDBPyConnection) -> dict[str, pa.Schema]
 def insert(connection: duckdb.DuckDBPyConnection, rows: Rows, schemas: dict[str, pa.Schema]) -> None:
     """Append all rows; to be called inside a transaction."""
     for table, values in rows.tables.items():
-        _append(connection, table, values, schemas[table])
+        schema = schemas[table]
+        columns = f"{table} ({', '.join(schema.names)})"
+        _run(connection, f"INSERT INTO {columns} SELECT * FROM incoming", _table(values, schema))
     if rows.blocks:
         blocks = [{"hash": h, "tokens": ids} for h, ids in rows.blocks.items()]
-        known = pa.Table.from_pylist(blocks, schema=schemas["prompt_blocks"])
-        connection.register("incoming", known)
-        connection.execute("INSERT INTO prompt_blocks SELECT * FROM incoming ANTI JOIN prompt_blocks USING (hash)")
-        connection.unregister("incoming")
+        query = "INSERT INTO prompt_blocks SELECT * FROM incoming ANTI JOIN prompt_blocks USING (hash)"
+        _run(connection, query, _table(blocks, schemas["prompt_blocks"]))
 
 
-def _append(connection: duckdb.DuckDBPyConnection, table: str, values: list[Row], schema: pa.Schema) -> None:
-    incoming = pa.Table.from_pylist(values, schema=schema)
+def _run(connection: duckdb.DuckDBPyConnection, query: str, incoming: pa.Table) -> None:
     connection.register("incoming", incoming)
-    connection.execute(f"INSERT INTO {table} ({', '.join(schema.names)}) SELECT * FROM incoming")
+    connection.execute(query)
     connection.unregister("incoming")
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    return pa.table([_column([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; lists of numbers are given as packed bytes and go in without becoming Python numbers."""
+    if not pa.types.is_list(kind) or pa.types.is_string(kind.value_type):
+        return pa.array(values, type=kind)
+    width = kind.value_type.bit_width // 8
+    offsets = pa.array(accumulate((len(v or b"") // width for v in values), initial=0), type=pa.int32())
+    data = b"".join(v or b"" for v in values)
+    numbers = pa.Array.from_buffers(kind.value_type, len(data) // width, [None, pa.py_buffer(data)])
+    missing = pa.array([v is None for v in values])
+    return pa.ListArray.from_arrays(offsets, numbers, mask=missing)
