@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from asyncio import AbstractEventLoop, get_running_loop
 from dataclasses import dataclass, field
+from threading import Lock
 
 import openai
 from langchain_openai import ChatOpenAI
@@ -70,10 +71,11 @@ def chat_model(context: AgentContext, loop: AbstractEventLoop | None = None) -> 
         context.max_retries,
         os.environ.get("OPENAI_API_KEY") or "none",
     )
-    made = _by_loop.setdefault(loop, {}) if loop is not None else _blocking
-    if connection not in made:
-        made[connection] = _client(connection)
-    return made[connection]
+    with _making:  # branches of a graph run in threads and ask at once; a second client would be left unclosed
+        made = _by_loop.setdefault(loop, {}) if loop is not None else _blocking
+        if connection not in made:
+            made[connection] = _client(connection)
+        return made[connection]
 
 
 async def close_clients() -> None:
@@ -82,6 +84,7 @@ async def close_clients() -> None:
         await model.root_async_client.close()
 
 
+_making = Lock()
 _blocking: dict[_Connection, ChatOpenAI] = {}
 _by_loop: dict[AbstractEventLoop, dict[_Connection, ChatOpenAI]] = {}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Barrier
 from typing import Any
 
 import pytest
 
 from redecode.agents.contact import FIELDS, Contact, Field
-from redecode.agents.context import close_clients
+from redecode.agents.context import AgentContext, chat_model, close_clients
 from redecode.agents.extraction.debate import split_judgement
 from redecode.agents.extraction.formats import FORMATS, Format, render
 from redecode.agents.extraction.graphs import BUILDERS, Architecture, build
@@ -183,3 +185,14 @@ def test_a_second_event_loop_gets_its_own_connections(chat_engine: ChatEngine) -
     chat_engine.model = perfect("json")
     for _ in range(2):
         assert run("single", {"base_url": chat_engine.url}, awaited=True)["error"] is None
+
+
+def test_threads_that_ask_at_once_share_one_client(chat_engine: ChatEngine) -> None:
+    together = Barrier(8)
+
+    def ask(_: int) -> int:
+        together.wait()
+        return id(chat_model(AgentContext(base_url=chat_engine.url)))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
