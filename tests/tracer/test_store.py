@@ -150,6 +150,15 @@ def test_a_foreign_store_is_refused(store: Path, content: str, message: str) -> 
         Store(store)
 
 
+def test_a_damaged_database_is_named_with_the_way_out(store: Path) -> None:
+    record_runs(store, 1)
+    (store / "runs.duckdb").write_text("junk")
+    with pytest.raises(StoreError, match="Move it aside to go on with what is still in the spool"):
+        Store(store).runs()
+    (store / "runs.duckdb").rename(store / "aside")
+    assert len(Store(store).runs()) == 1
+
+
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no store at"):
         Store(tmp_path / "none", create=False)

@@ -132,7 +132,10 @@ class Store:
             try:
                 connection = duckdb.connect(str(self.database), read_only=not write and self.database.exists())
             except duckdb.Error as error:
-                raise StoreError(f"cannot open {self.database}: {error}") from error
+                raise StoreError(
+                    f"cannot open {self.database}: {error} Move it aside to go on with what is still in the spool, "
+                    "or name another store with --store"
+                ) from error
             try:
                 yield connection
             except duckdb.IOException as error:  # a full disk, a file taken away
