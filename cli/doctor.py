@@ -82,7 +82,7 @@ def _store(path: Path) -> list[Check]:
     free = shutil.disk_usage(path).free
     counts = f"{health.runs} runs, {health.spans} spans, {health.decodes} decodes, {health.database_bytes / 1e6:.1f} MB"
     damaged = [f"{name} is damaged and set aside: {why}" for name, why in health.corrupt]
-    lost = [f"{name} lost {count} events: its process could not write" for name, count in health.dropped]
+    lost = [f"{name} lost {count} events: {why}" for name, count, why in health.dropped]
     return [
         Check("store", ok=True, detail=f"{path}: {counts}"),
         Check("spool", ok=True, detail=f"{health.backlog_bytes} bytes not yet read"),

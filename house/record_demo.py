@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from redecode.agents import DEFAULT_MODEL, model_dir
 from redecode.replay.engine import start, stop
 from redecode.tracer import environment
-from redecode.tracer.spool import encode, read_journal
+from redecode.tracer.conventions import dumps
+from redecode.tracer.events import parse
+from redecode.tracer.spool import frame, read_journal
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "agents" / "recordings"
 RUNS, SEED = 10, 11
@@ -40,11 +41,12 @@ def main() -> None:
         finally:
             stop(store / "engine")
         (journal,) = (store / "spool").glob("*.journal")
-        events = [event for batch in read_journal(journal) for event in batch.events]
+        payloads = [payload for batch in read_journal(journal) for payload in batch.payloads]
+    events = [parse(payload) for payload in payloads]
     runs = {e["run"] for e in events if e["t"] == "end"}
     engine = next(e["info"] for e in events if e["t"] == "engine")
     RECORDINGS.mkdir(exist_ok=True)
-    (RECORDINGS / "demo.journal").write_bytes(b"".join(encode(anonymous(event)) for event in events))
+    (RECORDINGS / "demo.journal").write_bytes(b"".join(frame(anonymous(payload)) for payload in payloads))
     about = {
         "runs": len(runs),
         "run_ids": sorted(runs),
@@ -55,14 +57,15 @@ def main() -> None:
     (RECORDINGS / "demo.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def anonymous(event: dict[str, Any]) -> dict[str, Any]:
-    """The event without host name, boot id and paths."""
+def anonymous(payload: bytes) -> bytes:
+    """The record without host name, boot id and paths."""
+    event = parse(payload)
     if event["t"] == "process":
-        return {**event, "host": "laptop", "boot_id": None, "argv": PROGRAM}
+        return dumps({**event, "arrays": [], "host": "laptop", "boot_id": None, "argv": PROGRAM})
     if event["t"] == "engine":
         hidden = dict.fromkeys(("host", "boot_id", "model_path", "model"))
-        return {**event, "info": {k: hidden.get(k, v) for k, v in event["info"].items()}}
-    return event
+        return dumps({**event, "arrays": [], "info": {k: hidden.get(k, v) for k, v in event["info"].items()}})
+    return payload
 
 
 if __name__ == "__main__":

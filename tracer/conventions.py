@@ -2,15 +2,15 @@
 
 The GenAI conventions live in their own repository and are all still in Development, so every name stands
 here and nowhere else. What they lack (token ids, logprobs, token times, engine, step key) is under
-`redecode.*`. Token arrays travel as packed text attributes: OpenTelemetry keeps at most 128 span events
-and drops the rest without a word, and list attributes cost half a millisecond per span to validate.
+`redecode.*`. Token arrays are packed attributes (base64 text over OTLP): OpenTelemetry keeps at most 128 span
+events and drops the rest without a word, and list attributes cost half a millisecond per span to validate.
 """
 
 from __future__ import annotations
 
-import base64
 from array import array
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -55,6 +55,8 @@ SIDE_EFFECT = "redecode.tool.side_effect"
 ERROR_CLASS = "redecode.error_class"
 USAGE = "redecode.usage"  # as the engine gave it, JSON
 FIDELITY = "redecode.fidelity"
+CHOICES = "redecode.choices"  # how many, when more than one; arrays of choice N end in ".N"
+EDGES = "redecode.edges"  # over OTLP only: [[span id, kind, provenance], …]
 BASE_URL = "redecode.base_url"
 REQUEST_ID = "redecode.request_id"
 ENGINE = "redecode.engine_id"
@@ -67,31 +69,54 @@ PROMPT_IDS = "redecode.prompt_ids"
 SAMPLED_IDS = "redecode.sampled_ids"
 DIGEST = "redecode.digest"
 LOGPROBS = "redecode.logprobs"
-CHUNK_TIMES = "redecode.chunk_times_ns"
+CHUNK_GAPS = "redecode.chunk_gaps_us"
 CHUNK_TOKENS = "redecode.chunk_tokens"
-TOKEN_TIMES = "redecode.token_times_ns"
+TOKEN_GAPS = "redecode.token_gaps_us"
 BATCH_ROWS = "redecode.batch_rows"
 TOKEN_TIME_SOURCE = "redecode.token_time_source"
 QUEUE_NS = "redecode.engine.queue_ns"
 PREFILL_NS = "redecode.engine.prefill_ns"
 DECODE_NS = "redecode.engine.decode_ns"
+EDGES = "redecode.edges"  # over OTLP: what the span depended on, JSON
+OPEN = "redecode.open"  # over OTLP, which has no open spans
+ENGINES = "redecode.engines"  # over OTLP, of the resource: what its engines said of themselves, JSON by id
+
+# Packed arrays: the type of their items, as `array` and `struct` know it, little-endian.
+ARRAYS = {
+    PROMPT_IDS: "i",
+    SAMPLED_IDS: "i",
+    LOGPROBS: "f",
+    TOKEN_GAPS: "i",
+    CHUNK_GAPS: "i",
+    CHUNK_TOKENS: "i",
+    BATCH_ROWS: "i",
+}
 
 # Attributes that become columns of their own; a span keeps the others as JSON.
 COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isinstance(v, str)) - {
     OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
-    REQUEST_PREFIX,
+    REQUEST_PREFIX, CHOICES,
 }  # fmt: skip
 
 
 def to_json(value: Any) -> str:
     """JSON text of a value; what JSON cannot hold becomes its `str`."""
-    return orjson.dumps(value, default=_default, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+    return dumps(value).decode()
+
+
+def dumps(value: Any) -> bytes:
+    """As `to_json`, in UTF-8."""
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        return orjson.dumps(value, default=_default, option=options)
+    except (TypeError, ValueError):  # lone surrogates, integers above 64 bits, cycles, very deep nesting
+        return orjson.dumps(_sane(value, 0), default=_default, option=options)
 
 
 def _default(value: Any) -> Any:
     for attempt in ("model_dump", "dict"):
         method = getattr(value, attempt, None)
-        if callable(method) and not isinstance(value, type):
+        if callable(method):
             try:
                 return method()
             except Exception:
@@ -101,18 +126,54 @@ def _default(value: Any) -> Any:
     return str(value)
 
 
+_DEEPEST = 100
+
+
+def _sane(value: Any, depth: int) -> Any:
+    """The same with what UTF-8 and 64 bits cannot hold replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value) if -(1 << 63) <= value < (1 << 64) else str(value)
+    if depth > _DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        return {_sane(str(k), 0): _sane(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sane(v, depth + 1) for v in value]
+    if value is None or isinstance(value, bool | float):
+        return value
+    plain = _default(value)
+    return _sane(plain, depth + 1)
+
+
 def from_json(text: str | None) -> Any:
     """The value of a JSON text; `None` stays `None`."""
     return None if text is None else orjson.loads(text)
 
 
-def pack(values: Iterable[int] | Iterable[float], typecode: str) -> str:
-    """Numbers as base64 of little-endian items: "i" int32 token ids, "q" int64 times, "d" float64 logprobs."""
-    return base64.b64encode(array(typecode, values).tobytes()).decode()
+def pack(values: Iterable[int] | Iterable[float], typecode: str) -> bytes:
+    """Numbers as little-endian items: "i" int32, "f" float32."""
+    return array(typecode, values).tobytes()
 
 
-def unpack(text: str, typecode: str) -> list[Any]:
+def unpack(data: bytes, typecode: str) -> list[Any]:
     """Inverse of `pack`."""
     out = array(typecode)
-    out.frombytes(base64.b64decode(text))
+    out.frombytes(data)
     return out.tolist()
+
+
+def gaps_us(times_ns: Iterable[int]) -> bytes:
+    """Times after a start as packed gaps of 1 µs, first the gap from the start; the error does not add up."""
+    gaps, before = array("i"), 0
+    for time_ns in times_ns:
+        at = (time_ns + 500) // 1000
+        gaps.append(at - before)
+        before = at
+    return gaps.tobytes()
+
+
+def times_ns(gaps: Iterable[int]) -> tuple[int, ...]:
+    """Inverse of `gaps_us`: ns after the start, in steps of 1 µs."""
+    return tuple(at * 1000 for at in accumulate(gaps))

@@ -38,10 +38,10 @@ def decode_attributes(decode: Decode, *, operation: str = "chat", provider: str 
         c.PROMPT_IDS: _packed(decode.prompt_ids, "i"),
         c.SAMPLED_IDS: _packed(decode.sampled_ids, "i"),
         c.DIGEST: decode.content_digest(),
-        c.LOGPROBS: _packed(decode.logprobs, "d"),
-        c.TOKEN_TIMES: _packed(decode.token_times_ns, "q"),
+        c.LOGPROBS: _packed(decode.logprobs, "f"),
+        c.TOKEN_GAPS: _gaps(decode.token_times_ns),
         c.TOKEN_TIME_SOURCE: decode.token_time_source.value if decode.token_time_source else None,
-        c.CHUNK_TIMES: _packed(decode.chunk_times_ns, "q"),
+        c.CHUNK_GAPS: _gaps(decode.chunk_times_ns),
         c.CHUNK_TOKENS: _packed(decode.chunk_tokens, "i"),
         c.BATCH_ROWS: _packed(decode.batch_rows, "i"),
         c.QUEUE_NS: decode.queue_ns,
@@ -55,5 +55,9 @@ def _json(value: Any) -> str | None:
     return None if value is None else c.to_json(value)
 
 
-def _packed(values: Any, typecode: str) -> str | None:
+def _packed(values: Any, typecode: str) -> bytes | None:
     return None if values is None else c.pack(values, typecode)
+
+
+def _gaps(times_ns: Any) -> bytes | None:
+    return None if times_ns is None else c.gaps_us(times_ns)

@@ -14,7 +14,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,9 @@ import orjson
 
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
+from redecode.tracer.events import with_arrays
 from redecode.tracer.records import JsonObject
+from redecode.tracer.spool import JournalWriter
 
 _log = logging.getLogger("redecode")
 _TIMEOUT_S = 2.0
@@ -100,12 +101,12 @@ class Engines:
     """The engines of this process, by URL, and a thread that fetches their step clocks.
 
     Args:
-        write: takes journal events.
+        journal: where engines and step clocks are written.
         clock: maps the engine's monotonic times when it is on this host.
     """
 
-    def __init__(self, write: Callable[[JsonObject], None], clock: Clock) -> None:
-        self._write, self._clock = write, clock
+    def __init__(self, journal: JournalWriter, clock: Clock) -> None:
+        self._journal, self._clock = journal, clock
         self._engines: dict[str, tuple[Engine, float]] = {}
         self._lock = threading.Lock()
         self._pending: list[tuple[Engine, dict[str, str], JsonObject]] = []
@@ -125,7 +126,7 @@ class Engines:
             engine, complete = probe(root, headers)
             self._engines[root] = engine, math.inf if complete else time.monotonic() + _ASK_AGAIN_S
             if engine.engine_id is not None:
-                self._write({"t": "engine", "id": engine.engine_id, "info": engine.info})
+                self._journal.write({"t": "engine", "id": engine.engine_id, "info": engine.info})
         return engine
 
     def forget(self, root: str) -> None:
@@ -183,18 +184,13 @@ class Engines:
             for _, _, span in items:
                 steps = answer.get("steps", {}).get(span["rid"])
                 if steps:
-                    self._write(_timing(span, steps, offset, same_host=same_host))
+                    self._journal.append(_timing(span, steps, offset, same_host=same_host), span["run"])
 
 
-def _timing(span: JsonObject, steps: JsonObject, offset: int, *, same_host: bool) -> JsonObject:
+def _timing(span: JsonObject, steps: JsonObject, offset: int, *, same_host: bool) -> bytes:
     # A step may be computed again (a chunk of a prefill, a preempted sequence): the last time counts.
     last = {k: (t, rows) for k, t, rows in zip(steps["k"], steps["t_ns"], steps["rows"], strict=True)}
     ordered = [last[k] for k in sorted(last)]
-    return {
-        "t": "timing",
-        "run": span["run"],
-        "span": span["span"],
-        "times": c.pack([t + offset - span["sent_ns"] for t, _ in ordered], "q"),
-        "rows": c.pack([rows for _, rows in ordered], "i"),
-        "same_host": same_host,
-    }
+    document = {"t": "timing", "span": span["span"], "run": span["run"], "same_host": same_host}
+    times = c.gaps_us(t + offset - span["sent_ns"] for t, _ in ordered)
+    return with_arrays(document, {c.TOKEN_GAPS: times, c.BATCH_ROWS: c.pack([rows for _, rows in ordered], "i")})

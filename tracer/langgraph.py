@@ -111,7 +111,7 @@ class RunHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chain begins: a run if nothing is above it, a node if LangGraph scheduled it, else nothing yet."""
-        with never_raise("recording the start of a step"):
+        with never_raise("recording the start of a step", self.recorder):
             recorder, metadata = self.recorder, metadata or {}
             if recorder is None:
                 return
@@ -187,12 +187,12 @@ class RunHandler(BaseCallbackHandler):
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A chain has ended."""
-        with never_raise("recording the end of a step"):
+        with never_raise("recording the end of a step", self.recorder):
             self._end_chain(run_id, outputs, None)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A chain has failed, or was left by an interrupt or a command to the graph above."""
-        with never_raise("recording the failure of a step"):
+        with never_raise("recording the failure of a step", self.recorder):
             bubble = any(k.__name__ == "GraphBubbleUp" for k in type(error).__mro__)
             self._end_chain(run_id, None, None if bubble else error, left_by=type(error).__name__ if bubble else None)
 
@@ -224,7 +224,7 @@ class RunHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is called: its decode begins, to be filled in by the client seam, or from the text."""
-        with never_raise("recording the start of an FM call"):
+        with never_raise("recording the start of an FM call", self.recorder):
             if self.recorder is None:
                 return
             params = kwargs.get("invocation_params") or {}
@@ -234,7 +234,7 @@ class RunHandler(BaseCallbackHandler):
             entry.chat = _Chat(entry.span)  # type: ignore[arg-type]
             _open_chat.set(entry.chat)
             if entry.span is not None:
-                entry.span.otel.set_attribute(c.INPUT_MESSAGES, c.to_json(content))
+                entry.span.set({c.INPUT_MESSAGES: c.to_json(content)})
 
     def on_llm_start(
         self,
@@ -246,7 +246,7 @@ class RunHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A text completion model is called."""
-        with never_raise("recording the start of an FM call"):
+        with never_raise("recording the start of an FM call", self.recorder):
             if self.recorder is None:
                 return
             params = kwargs.get("invocation_params") or {}
@@ -257,7 +257,7 @@ class RunHandler(BaseCallbackHandler):
 
     def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """The chat model has answered."""
-        with never_raise("recording the end of an FM call"):
+        with never_raise("recording the end of an FM call", self.recorder):
             entry = self._entries.pop(run_id, None)
             if entry is None or entry.span is None or entry.chat is None or self.recorder is None:
                 return
@@ -267,7 +267,7 @@ class RunHandler(BaseCallbackHandler):
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """The chat model has failed, or its stream was given up."""
-        with never_raise("recording the failure of an FM call"):
+        with never_raise("recording the failure of an FM call", self.recorder):
             entry = self._entries.pop(run_id, None)
             if entry is None or entry.span is None or self.recorder is None:
                 return
@@ -296,7 +296,7 @@ class RunHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A tool is called."""
-        with never_raise("recording the start of a tool"):
+        with never_raise("recording the start of a tool", self.recorder):
             if self.recorder is None:
                 return
             name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
@@ -317,21 +317,21 @@ class RunHandler(BaseCallbackHandler):
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool has returned."""
-        with never_raise("recording the end of a tool"):
+        with never_raise("recording the end of a tool", self.recorder):
             result = getattr(output, "content", output)
             failed = getattr(output, "status", None) == "error"
             self._end_leaf(run_id, {c.TOOL_RESULT: c.to_json(result)}, str(result) if failed else None)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool has raised."""
-        with never_raise("recording the failure of a tool"):
+        with never_raise("recording the failure of a tool", self.recorder):
             self._end_leaf(run_id, {}, error)
 
     def on_retriever_start(
         self, serialized: JsonObject, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         """A retriever is asked."""
-        with never_raise("recording the start of a retrieval"):
+        with never_raise("recording the start of a retrieval", self.recorder):
             name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
             attributes = {c.TOOL_ARGUMENTS: c.to_json(query)}
             self._leaf(
@@ -340,12 +340,12 @@ class RunHandler(BaseCallbackHandler):
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever has answered."""
-        with never_raise("recording the end of a retrieval"):
+        with never_raise("recording the end of a retrieval", self.recorder):
             self._end_leaf(run_id, {c.TOOL_RESULT: c.to_json(documents)}, None)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever has failed."""
-        with never_raise("recording the failure of a retrieval"):
+        with never_raise("recording the failure of a retrieval", self.recorder):
             self._end_leaf(run_id, {}, error)
 
     def _leaf(
@@ -392,7 +392,7 @@ class RunHandler(BaseCallbackHandler):
 
     def wrote(self, tasks: Any) -> None:
         """A superstep has ended: remember which channels each of its tasks wrote."""
-        with never_raise("reading a superstep's writes"):
+        with never_raise("reading a superstep's writes", self.recorder):
             for task in tasks:
                 self._writes[task.id] = [channel for channel, _ in task.writes]
 
@@ -436,7 +436,7 @@ def _text_decode(recorder: Recorder, span: LiveSpan, response: Any) -> JsonObjec
         c.OUTPUT_MESSAGES: c.to_json([output]),
         c.INPUT_TOKENS: usage.get("input_tokens"),
         c.OUTPUT_TOKENS: usage.get("output_tokens"),
-        c.SENT_NS: span.otel.start_time if hasattr(span.otel, "start_time") else recorder.clock.now_ns(),
+        c.SENT_NS: span.start_ns,
         c.DONE_NS: recorder.clock.now_ns(),
     }
 

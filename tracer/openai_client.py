@@ -86,9 +86,9 @@ class Call:
             return
         self.finished = True
         done = time.monotonic_ns()
-        with never_raise("recording an FM call"):
+        with never_raise("recording an FM call", self.recorder):
             self._record(done, error)
-        with never_raise("closing an FM call"):
+        with never_raise("closing an FM call", self.recorder):
             if self.owns_span:
                 self.recorder.end(self.span, error=error)
             if self.owns_run is not None:
@@ -106,8 +106,8 @@ class Call:
         attributes[c.RESPONSE_ID] = captured.response_id
         attributes[c.USAGE] = c.to_json(captured.usage) if captured.usage else None
         attributes["redecode.retries"] = self.retries or None
-        attributes["redecode.choices"] = n if (n := len(captured.choices)) > 1 else None
-        self.span.otel.set_attributes({k: v for k, v in attributes.items() if v is not None})
+        attributes[c.CHOICES] = n if (n := len(captured.choices)) > 1 else None
+        self.span.set(attributes)
         if isinstance(error, BaseException):
             self.engines.forget(self.root)
         if self.engine.step_clock and first.token_ids:
@@ -238,7 +238,7 @@ class ClientSeam:
         def request(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
             call = None
             if is_fm_call(options):
-                with never_raise("preparing an FM call"):
+                with never_raise("preparing an FM call", self._recorder):
                     root, headers = address(client)
                     engine = UNKNOWN if self.player else self._engines.ask(root, headers)
                     options = options.model_copy()
@@ -264,7 +264,7 @@ class ClientSeam:
         async def request(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
             call = None
             if is_fm_call(options):
-                with never_raise("preparing an FM call"):
+                with never_raise("preparing an FM call", self._recorder):
                     root, headers = address(client)
                     engine = UNKNOWN if self.player else self._engines.known(root)
                     if engine is None:

@@ -1,8 +1,9 @@
-"""The recorder: OpenTelemetry spans in, journal records out, as they happen.
+"""The recorder: what happens in, journal records out, as it happens.
 
-Spans are real OpenTelemetry spans of a provider of our own (the host's provider, exporters and sampling stay
-untouched). Our span processor writes a record when a span starts and another when it ends; there is no
-queue in between, so nothing is dropped in a burst and a killed process shows what it was doing.
+Ids, times and names are OpenTelemetry's (a run is a trace), so spans leave as OTLP and those of others come in; the
+host's own provider, exporters and sampling stay untouched. A record is written when a span starts and another when
+it ends; there is no queue in between, so nothing is dropped in a burst and a killed process shows what it was doing.
+Rejected: spans of the OpenTelemetry SDK, which cost two to three times as much before anything is written.
 """
 
 from __future__ import annotations
@@ -12,27 +13,21 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opentelemetry import trace as otel
-from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Status, StatusCode
-
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
+from redecode.tracer.events import SpanEvent
 from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
 from redecode.tracer.spool import JournalWriter, unique_name
 from redecode.tracer.strands import Frontier, Strand, Strands
 
 _log = logging.getLogger("redecode")
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
 
 Dependency = tuple[str, EdgeKind, Provenance]
 """A span id that something depends on, how, and how that is known."""
@@ -43,18 +38,20 @@ class LiveSpan:
     """A span that is open in this process.
 
     Attributes:
+        event: what will be written of it at its end.
         strands: who works below it.
         tool_order: tool call id → its place among the calls of the message that asked for it.
         run_input: of a run, its input as plain data.
     """
 
-    otel: otel.Span
-    run_id: str
-    span_id: str
+    event: SpanEvent
     parent: LiveSpan | None
     kind: SpanKind
+    run_id: str
+    span_id: str
     name: str
     step_key: str
+    start_ns: int
     strand: Strand | None = None
     strands: Strands = field(default_factory=Strands)
     seen: dict[str, int] = field(default_factory=dict)
@@ -70,39 +67,13 @@ class LiveSpan:
             span = span.parent
         return span
 
+    def set(self, attributes: JsonObject) -> None:
+        """Add attributes; `None` leaves one out. What is set after the end is not recorded."""
+        self.event.attributes.update(_clean(attributes))
+
     def replays(self, run_id: str, mode: str) -> None:
         """Say that this run plays back a recorded one."""
-        self.otel.set_attributes({c.SOURCE_RUN: run_id, c.REPLAY_MODE: mode})
-
-
-class _SpoolProcessor(SpanProcessor):
-    """Writes each span to the journal when it starts and when it ends."""
-
-    def __init__(self, journal: JournalWriter) -> None:
-        self._journal = journal
-
-    def on_start(self, span: otel.Span, parent_context: Context | None = None) -> None:
-        if isinstance(span, ReadableSpan):
-            self._journal.write({"t": "start", **_common(span)})
-
-    def on_end(self, span: ReadableSpan) -> None:
-        status = "error" if span.status.status_code is StatusCode.ERROR else "ok"
-        self._journal.write(
-            {"t": "end", **_common(span), "end_ns": span.end_time, "status": status, "error": span.status.description}
-        )
-
-
-def _common(span: ReadableSpan) -> JsonObject:
-    context, parent = span.get_span_context(), span.parent
-    assert context is not None
-    return {
-        "run": otel.format_trace_id(context.trace_id),
-        "span": otel.format_span_id(context.span_id),
-        "parent": otel.format_span_id(parent.span_id) if parent is not None else None,
-        "name": span.name,
-        "start_ns": span.start_time,
-        "attributes": dict(span.attributes or {}),
-    }
+        self.set({c.SOURCE_RUN: run_id, c.REPLAY_MODE: mode})
 
 
 class Recorder:
@@ -136,17 +107,14 @@ class Recorder:
         self.agent_version = agent_version or git_commit(Path.cwd())
         self.store = store
         self.journal = JournalWriter(store / "spool", unique_name(self.clock.wall_ns), self._preamble)
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource({"service.name": "redecode"}),
-            # The environment's OTEL_*_LIMIT would cut what we record without a word.
-            span_limits=SpanLimits(max_span_attributes=SpanLimits.UNSET, max_span_attribute_length=SpanLimits.UNSET),
-            shutdown_on_exit=False,
-        )
-        self._provider.add_span_processor(_SpoolProcessor(self.journal))
-        self._tracer = self._provider.get_tracer("redecode")
+        self.listeners: list[Callable[[SpanEvent], None]] = []
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self.journal.after_fork)
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self.rng.seed(int.from_bytes(os.urandom(8)))  # the parent goes on with the ids this one would have made
+        self.journal.after_fork()
 
     def _preamble(self) -> JsonObject:
         return {
@@ -186,29 +154,37 @@ class Recorder:
             strand, before = parent.strands.enter()
             step = f"{strand.label}/{step}" if strand.label else step
         step_key = step_key or self._step_key(parent, step)
-        given = {c.KIND: kind.value, c.STEP_KEY: step_key, **_clean(attributes or {})}
-        context = Context() if parent is None else otel.set_span_in_context(parent.otel, Context())
-        span = self._tracer.start_span(
-            name, context=context, attributes=given, start_time=start_ns or self.clock.now_ns()
-        )
-        ids = span.get_span_context()
-        live = LiveSpan(
-            otel=span,
-            run_id=otel.format_trace_id(ids.trace_id),
-            span_id=otel.format_span_id(ids.span_id),
-            parent=parent,
-            kind=kind,
+        with self._lock:
+            span_id = f"{self.rng.getrandbits(64) or 1:016x}"
+            run_id = parent.run_id if parent is not None else f"{self.rng.getrandbits(128) or 1:032x}"
+        begin = start_ns or self.clock.now_ns()
+        event = SpanEvent(
+            run=run_id,
+            span=span_id,
+            parent=parent.span_id if parent is not None else None,
+            kind=kind.value,
             name=name,
             step_key=step_key,
-            strand=strand,
+            start_ns=begin,
+            attributes=_clean(attributes) if attributes else {},
         )
         if parent is not None:
             known = edges if edges is not None else [(src, k, Provenance.RECORDED) for src, k in before]
             if not known:
                 known = [(parent.span_id, EdgeKind.CALL, Provenance.RECORDED)]
-            for src, edge_kind, provenance in known:
-                self.edge(live.run_id, src, live.span_id, edge_kind, provenance)
-        return live
+            event.edges = [(src, edge_kind.value, provenance.value) for src, edge_kind, provenance in known]
+        self._write(event)
+        return LiveSpan(
+            event=event,
+            parent=parent,
+            kind=kind,
+            run_id=run_id,
+            span_id=span_id,
+            name=name,
+            step_key=step_key,
+            start_ns=begin,
+            strand=strand,
+        )
 
     def end(
         self,
@@ -230,18 +206,29 @@ class Recorder:
             live.ended = True
         if returns is None:
             returns = [(src, kind, Provenance.RECORDED) for src, kind in live.strands.rest()]
-        for src, kind, provenance in returns:
-            self.edge(live.run_id, src, live.span_id, kind, provenance)
-        live.otel.set_attributes(_clean(attributes or {}))
+        event = live.event
+        event.edges += [(src, kind.value, provenance.value) for src, kind, provenance in returns]
+        if attributes:
+            live.set(attributes)
+        event.status = "ok"
         if error is not None:
             text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-            live.otel.set_attribute(c.ERROR_TYPE, text.split(":", 1)[0])
+            event.status, event.error = "error", text[:2000]
+            event.attributes[c.ERROR_TYPE] = text.split(":", 1)[0]
             if isinstance(error, BaseException):  # so that a playback can raise the same
-                live.otel.set_attribute(c.ERROR_CLASS, f"{type(error).__module__}:{type(error).__qualname__}")
-            live.otel.set_status(Status(StatusCode.ERROR, text[:2000]))
-        live.otel.end(end_ns or self.clock.now_ns())
+                event.attributes[c.ERROR_CLASS] = f"{type(error).__module__}:{type(error).__qualname__}"
+        event.end_ns = end_ns or self.clock.now_ns()
+        self._write(event)
+        for listen in self.listeners:
+            listen(event)
         if live.parent is not None and live.strand is not None:
             live.parent.strands.leave(live.strand, live.span_id)
+
+    def _write(self, event: SpanEvent) -> None:
+        try:
+            self.journal.append(event.payload(), event.run)
+        except Exception as error:  # what a caller's object does when it is turned into text is not ours
+            self.journal.lose(event.run, f"{event.name} could not be written down: {error!r}")
 
     def edge(self, run_id: str, src: str, dst: str, kind: EdgeKind, provenance: Provenance) -> None:
         """Record a dependency."""
@@ -306,12 +293,14 @@ def _clean(attributes: JsonObject) -> JsonObject:
 
 
 @contextmanager
-def never_raise(what: str) -> Iterator[None]:
-    """Around everything that runs inside the host's calls: a fault of ours is logged, never raised."""
+def never_raise(what: str, recorder: Recorder | None = None) -> Iterator[None]:
+    """Around everything that runs inside the host's calls: a fault of ours is logged and counted, never raised."""
     try:
         yield
-    except Exception:
+    except Exception as error:
         _log.warning("redecode: %s failed; this run's recording is incomplete", what, exc_info=True)
+        if recorder is not None:
+            recorder.journal.lose(None, f"{what} failed: {error!r}")
 
 
 def git_commit(directory: Path) -> str | None:

@@ -125,6 +125,7 @@ class Run:
         replay_mode: "force", "resample", "playback" or "fork" for a replay.
         tokens: sampled tokens of all decodes; `prompt_tokens` likewise.
         fidelity: the least of its decodes; `None` of a run without decodes.
+        lost: events of it that could not be written down (a full disk, a fault of the tracer).
     """
 
     run_id: str
@@ -146,11 +147,20 @@ class Run:
     output: Any = None
     slo_s: float | None = None
     labels: JsonObject = field(default_factory=dict)
+    lost: int = 0
 
     @property
     def duration_s(self) -> float | None:
         """E2E latency in seconds; `None` while open."""
         return None if self.ended_ns is None else (self.ended_ns - self.started_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Tokens of a further choice of one FM call (`n` > 1)."""
+
+    sampled_ids: tuple[int, ...] | None
+    logprobs: tuple[float, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +171,10 @@ class Decode:
         seed_source: "caller", or "tracer" when the caller set none and the tracer chose one.
         sampling: every sampling parameter as sent.
         prompt_ids, sampled_ids: token ids; `None` where the engine does not give them.
-        logprobs: of the sampled tokens, natural log, before temperature (vLLM's raw_logprobs).
-        token_times_ns: per sampled token, ns after `sent_ns`; what they are says `token_time_source`.
+        logprobs: of the sampled tokens, natural log, before temperature (vLLM's raw_logprobs), float32.
+        more_choices: choices 1 and up; `sampled_ids` and `logprobs` are those of choice 0.
+        token_times_ns: per sampled token, ns after `sent_ns` in steps of 1 µs; what they are says
+            `token_time_source`.
         chunk_times_ns, chunk_tokens: arrival of each stream chunk (ns after `sent_ns`) and its token count.
         queue_ns, prefill_ns, decode_ns: the engine's own split of this call.
         batch_rows: sequences in the engine's batch at each decode step.
@@ -206,6 +218,7 @@ class Decode:
     decode_ns: int | None = None
     error: str | None = None
     digest: str | None = None
+    more_choices: tuple[Choice, ...] = ()
 
     def content_digest(self) -> str | None:
         """Digest of prompt and sampled ids as they are now; compare with `digest`, taken when recorded."""

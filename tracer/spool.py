@@ -18,18 +18,19 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from redecode.tracer import conventions as c
 from redecode.tracer.errors import CorruptJournal, StoreUnwritable
 
 SUFFIX = ".journal"
 _HEADER = struct.Struct("<II")
 _MAX_RECORD = 1 << 30
+SYNC_S = 1.0
+"""A power cut loses at most this much; a killed process loses nothing."""
 _log = logging.getLogger("redecode")
 
 
@@ -51,8 +52,8 @@ class JournalWriter:
         self._sequence = 0
         self._dirty = False
         self._fd = -1
-        self.dropped = 0
-        self._told = 0
+        self.lost = 0
+        self._untold: dict[str | None, tuple[int, str]] = {}
         try:
             make_private(spool.parent)
             make_private(spool)
@@ -61,6 +62,15 @@ class JournalWriter:
             raise StoreUnwritable(
                 f"cannot record into {spool}: {error.strerror}; choose another store with --store or $REDECODE_STORE"
             ) from error
+        self._closed = threading.Event()
+        self._start_syncing()
+
+    def _start_syncing(self) -> None:
+        threading.Thread(target=self._sync_on_a_timer, name="redecode-sync", daemon=True).start()
+
+    def _sync_on_a_timer(self) -> None:
+        while not self._closed.wait(SYNC_S):
+            self.sync()
 
     def _open(self) -> None:
         path = self._spool / f"{self._name}-{os.getpid()}-{self._sequence:04d}{SUFFIX}"
@@ -69,10 +79,10 @@ class JournalWriter:
         self._close_fd()
         self._fd, self._size = fd, 0
         self._sequence += 1
-        self._append(self._preamble())
+        self._append(c.dumps(self._preamble()))
 
-    def _append(self, event: dict[str, Any]) -> None:
-        record = encode(event)
+    def _append(self, payload: bytes) -> None:
+        record = frame(payload)
         written = os.write(self._fd, record)
         if written != len(record):  # disk full mid-record: take the torn part back so later records stay readable
             os.ftruncate(self._fd, self._size)
@@ -81,24 +91,72 @@ class JournalWriter:
         self._dirty = True
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append one event. A failing disk is counted in `dropped` and said once in the log."""
+        """Append one event, as `append`."""
+        self.append(c.dumps(event), event.get("run"))
+
+    def append(self, payload: bytes, run: str | None = None) -> None:
+        """Append one ready payload. A failing disk is counted (`lost`, by run) and said once in the log."""
         with self._lock:
             try:
                 if self._size > self._rotate:
-                    self._open()
-                self._append(event)
-                if self.dropped > self._told:  # there is room again: let the store know what is missing
-                    self._append({"t": "dropped", "count": self.dropped - self._told})
-                    self._told = self.dropped
+                    with contextlib.suppress(OSError):  # no room for a new one: this one goes on
+                        self._open()
+                self._append(payload)
+                if self._untold:  # there is room again: let the store know what is missing
+                    self._tell()
             except Exception as error:  # the host's run matters more than its recording
-                self.dropped += 1
-                if self.dropped == 1:
-                    _log.warning("redecode: cannot record to %s: %s; counting what is lost", self._spool, error)
+                self._count(run, str(error))
+
+    def commit(self, payloads: Iterable[bytes]) -> None:
+        """Append all and fsync; for those who have to answer for it.
+
+        Raises:
+            OSError: not all of it is surely on disk.
+        """
+        with self._lock:
+            if self._size > self._rotate:
+                self._open()
+            before = self._size
+            try:
+                self._append_all(payloads)
+                os.fsync(self._fd)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, before)
+                    self._size = before
+                raise
+            self._dirty = False
+
+    def _append_all(self, payloads: Iterable[bytes]) -> None:
+        records = b"".join(map(frame, payloads))
+        written = os.write(self._fd, records)
+        if written != len(records):
+            raise OSError(28, "No space left on device")
+        self._size += written
+
+    def lose(self, run: str | None, why: str) -> None:
+        """Count an event that could not even be made, and tell the store."""
+        with self._lock:
+            self._count(run, why)
+            with contextlib.suppress(Exception):
+                self._tell()
+
+    def _count(self, run: str | None, why: str) -> None:
+        if not self.lost:
+            _log.warning("redecode: cannot record to %s: %s; counting what is lost", self._spool, why)
+        self.lost += 1
+        runs, _ = self._untold.get(run, (0, ""))
+        self._untold[run] = runs + 1, why
+
+    def _tell(self) -> None:
+        for run, (count, why) in list(self._untold.items()):
+            self._append(c.dumps({"t": "dropped", "run": run, "count": count, "why": why}))
+            del self._untold[run]
 
     def sync(self) -> None:
         """Fsync what was written since the last call."""
         with self._lock:
-            if not self._dirty:
+            if not self._dirty or self._fd < 0:
                 return
             self._dirty = False
             fd = os.dup(self._fd)
@@ -111,13 +169,22 @@ class JournalWriter:
     def after_fork(self) -> None:
         """In a forked child: leave the parent's journal alone and begin one of our own."""
         self._lock = threading.Lock()
+        if self._closed.is_set():
+            return
+        self._closed = threading.Event()
         with contextlib.suppress(OSError):
             self._open()
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the end of the process syncs
+            self._start_syncing()
 
     def close(self) -> None:
         """Fsync and release the journal: readers may now finish it."""
+        self._closed.set()
         self.sync()
         with self._lock:
+            if self._fd >= 0 and self._untold:
+                with contextlib.suppress(OSError):
+                    self._tell()
             self._close_fd()
 
     def _close_fd(self) -> None:
@@ -126,9 +193,8 @@ class JournalWriter:
             self._fd = -1
 
 
-def encode(event: dict[str, Any]) -> bytes:
-    """One event as a journal record."""
-    payload = orjson.dumps(event)
+def frame(payload: bytes) -> bytes:
+    """A payload as a journal record."""
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
@@ -145,64 +211,86 @@ def unique_name(started_ns: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JournalBatch:
-    """Some events of one journal.
+    """Some records of one journal.
 
     Attributes:
-        start, end: byte offsets [start, end) the events were read from.
-        exhausted: nothing whole is left after `end` (a torn record may be).
+        payloads: of the whole records in it.
+        end: the byte offset to go on from.
+        damage: what stood between them and is no record, one `CorruptJournal` each.
     """
 
-    events: list[dict[str, Any]]
-    start: int
+    payloads: list[bytes]
     end: int
-    exhausted: bool
+    damage: list[CorruptJournal]
 
 
-def read_journal(path: Path, offset: int = 0, batch_bytes: int = 32 << 20) -> Iterator[JournalBatch]:
+def read_journal(
+    path: Path, offset: int = 0, *, finished: bool = False, batch_bytes: int = 16 << 20
+) -> Iterator[JournalBatch]:
     """Whole records of a journal from a byte offset on, in batches.
 
-    A torn last record is normal (the writer is in the middle of it, or died there) and is left for later.
+    A torn last record is normal (the writer is in the middle of it, or died there) and is left for later. A record
+    whose checksum is wrong is damage: it is skipped to the next whole record.
 
-    Raises:
-        CorruptJournal: a record's checksum is wrong; the batches before it have been yielded.
+    Args:
+        finished: the writer is gone: what looks torn will not become whole, and may hide whole records.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        while True:
+        wanted = batch_bytes
+        while offset < size:
             file.seek(offset)
-            data = file.read(min(batch_bytes, size - offset))
-            events, used, intact = _decode(data, path, offset)
-            at_end = offset + len(data) >= size
-            if not used and not at_end:
-                batch_bytes *= 4  # one record larger than the batch
+            data = file.read(min(wanted, size - offset))
+            last = offset + len(data) >= size
+            payloads, used, damage = _records(data, path, offset, last=last, finished=finished and last)
+            if not used and not last:
+                wanted *= 4  # one record larger than the batch
                 continue
-            exhausted = at_end and intact
-            yield JournalBatch(events, offset, offset + used, exhausted)
+            if payloads or damage:
+                yield JournalBatch(payloads, offset + used, damage)
             offset += used
-            if exhausted:
+            wanted = batch_bytes
+            if last:
                 return
 
 
-def _decode(data: bytes, path: Path, offset: int) -> tuple[list[dict[str, Any]], int, bool]:
-    """Whole records at the start of `data`, the bytes they took, and whether no bad record stopped it."""
-    events: list[dict[str, Any]] = []
-    at = 0
-    while len(data) - at >= _HEADER.size:
-        length, crc = _HEADER.unpack_from(data, at)
-        end = at + _HEADER.size + length
-        bad = f"a record of {length} bytes cannot be" if length > _MAX_RECORD else ""
-        if not bad and end > len(data):
+def _records(
+    data: bytes, path: Path, offset: int, *, last: bool, finished: bool
+) -> tuple[list[bytes], int, list[CorruptJournal]]:
+    """Payloads of whole records in `data`, the bytes taken, and the damage between them."""
+    payloads, damage = [], []
+    at, size, header, unpack, crc32 = 0, len(data), _HEADER.size, _HEADER.unpack_from, zlib.crc32
+    while size - at >= header:
+        length, crc = unpack(data, at)
+        end = at + header + length
+        if end <= size:
+            payload = data[at + header : end]
+            if crc32(payload) == crc:
+                payloads.append(payload)
+                at = end
+                continue
+        elif length <= _MAX_RECORD and not finished:
             break  # torn, or cut by the batch
-        payload = data[at + _HEADER.size : end]
-        if not bad and zlib.crc32(payload) != crc:
-            bad = f"checksum of a {length}-byte record is wrong"
-        if bad and events:
-            return events, at, False  # hand out what is whole first; the next round starts at the bad record
-        if bad:
-            raise CorruptJournal(f"{path.name} at byte {offset + at}: {bad}")
-        events.append(orjson.loads(payload))
-        at = end
-    return events, at, True
+        found = _next_record(data, at + 1)
+        if found is None and end > size and length <= _MAX_RECORD:
+            break  # torn for good: its writer died in the middle of it
+        if found is None and not last:
+            break  # what is whole may begin behind this batch
+        until = size if found is None else found
+        damage.append(CorruptJournal(f"{path.name}: {until - at} bytes at byte {offset + at} are no whole record"))
+        at = until
+    return payloads, at, damage
+
+
+def _next_record(data: bytes, at: int) -> int | None:
+    """Where the next whole record begins."""
+    while (found := data.find(b'{"t":"', at + _HEADER.size)) >= 0:
+        begin = found - _HEADER.size
+        length, crc = _HEADER.unpack_from(data, begin)
+        if found + length <= len(data) and zlib.crc32(data[found : found + length]) == crc:
+            return begin
+        at = begin + 1
+    return None
 
 
 def writer_is_gone(path: Path) -> bool:

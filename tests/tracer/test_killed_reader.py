@@ -18,7 +18,7 @@ from pathlib import Path
 import redecode.tracer.store.store as module
 from redecode.tracer.store import Store
 from redecode.tracer.spool import read_journal
-module.read_journal = lambda path, offset: read_journal(path, offset, batch_bytes=20_000)  # many transactions
+module.read_journal = lambda *args, **named: read_journal(*args, **named, batch_bytes=20_000)  # many transactions
 print("ready", flush=True)
 Store(Path(sys.argv[1])).drain()
 """

@@ -115,8 +115,9 @@ def test_what_could_not_be_written_is_counted_where_a_user_sees_it(store: Path) 
     recorder.close()
     opened = Store(store)
     assert opened.runs()[0].status == "ok"
-    ((_, lost),) = opened.health().dropped
-    assert lost == recorder.journal.dropped == 3  # the node's start, its call edge and its end
+    ((_, lost, why),) = opened.health().dropped
+    assert lost == recorder.journal.lost == opened.runs()[0].lost == 2  # the node's start and its end
+    assert "No space left" in why
 
 
 def test_what_is_recorded_is_the_owners_alone(store: Path) -> None:
@@ -188,12 +189,12 @@ def test_the_schema_is_what_it_was(store: Path) -> None:
     schema = dict(rows)
     assert [name for name, _ in MIGRATIONS] == ["001_first_record"]
     assert set(schema) == {
-        "decode_steps", "decodes", "edges", "engines", "journals", "migrations", "processes", "prompt_blocks", "runs",
-        "span_starts", "spans", "tool_steps",
+        "decode_choices", "decode_steps", "decodes", "edges", "engines", "journals", "losses", "migrations",
+        "otlp_spans", "processes", "prompt_blocks", "runs", "span_starts", "spans", "tool_steps",
     }  # fmt: skip
     assert schema["edges"] == "run_id VARCHAR, src VARCHAR, dst VARCHAR, kind VARCHAR, provenance VARCHAR"
     assert schema["spans"].startswith("run_id VARCHAR, span_id VARCHAR, parent_span_id VARCHAR, kind VARCHAR")
-    assert "sampled_ids INTEGER[], logprobs DOUBLE[]" in schema["decodes"]
+    assert "sampled_ids INTEGER[], logprobs FLOAT[]" in schema["decodes"]
 
 
 def test_the_tracer_door_is_what_it_says() -> None:

@@ -12,13 +12,11 @@ BLOCK_TOKENS = 16
 _BLOCK_BYTES = 4 * BLOCK_TOKENS
 
 
-def split(prompt: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
-    """Full blocks as (hash, ids), and the ids of the unfinished last block; ids are packed int32."""
-    blocks, before = [], b""
-    full = len(prompt) // _BLOCK_BYTES * _BLOCK_BYTES
+def split(prompt: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Full blocks as (hash of 16 bytes, ids), and the ids of the unfinished last block; ids are packed int32."""
+    blocks, before, full = [], b"", len(prompt) // _BLOCK_BYTES * _BLOCK_BYTES
     for at in range(0, full, _BLOCK_BYTES):
         ids = prompt[at : at + _BLOCK_BYTES]
-        digest = hashlib.blake2b(before + ids, digest_size=16)
-        before = digest.digest()
-        blocks.append((digest.hexdigest(), ids))
+        before = hashlib.blake2b(before + ids, digest_size=16).digest()
+        blocks.append((before, ids))
     return blocks, prompt[full:]

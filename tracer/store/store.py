@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,13 @@ import duckdb
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import (
     AmbiguousRun,
-    CorruptJournal,
     StoreError,
     StoreUnwritable,
     StoreVersion,
     UnknownRun,
 )
 from redecode.tracer.records import (
+    Choice,
     Decode,
     Edge,
     EdgeKind,
@@ -41,8 +42,8 @@ from redecode.tracer.records import (
     TimeSource,
     ToolStep,
 )
-from redecode.tracer.spool import SUFFIX, make_private, read_journal, writer_is_gone
-from redecode.tracer.store import ingest
+from redecode.tracer.spool import SUFFIX, JournalBatch, make_private, read_journal, writer_is_gone
+from redecode.tracer.store import foreign, ingest
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
 
 _log = logging.getLogger("redecode")
@@ -66,7 +67,7 @@ class Health:
     Attributes:
         backlog_bytes: written to the spool and not yet in the database.
         corrupt: journals set aside, with the reason.
-        dropped: journals whose writer could not write (a full disk), with the number of events lost.
+        dropped: journals whose writer could not write (say, a full disk), the number of events lost, and why.
     """
 
     runs: int
@@ -75,7 +76,7 @@ class Health:
     database_bytes: int
     backlog_bytes: int
     corrupt: list[tuple[str, str]]
-    dropped: list[tuple[str, int]]
+    dropped: list[tuple[str, int, str]]
     migrations: list[str]
 
 
@@ -197,43 +198,54 @@ class Store:
         moved = 0
         try:
             gone = writer_is_gone(path)  # asked before reading: what it wrote before leaving is read below
-            for batch in read_journal(path, offset):
-                if batch.events:
-                    rows = ingest.Rows(path.name)
-                    rows.take(batch.events)
-                    rows.add("journals", self._journal_row(path, batch.end, "read", None))
-                    connection.execute("BEGIN")
-                    ingest.insert(connection, rows, schemas)
-                    connection.execute("COMMIT")
-                    moved += len(batch.events)
+            for batch, rows in _ahead(_batches(path, offset, finished=gone)):
+                rows.add("journals", self._journal_row(path, batch.end, "read", None))
+                for damage in (*batch.damage, *rows.damage):
+                    _log.warning("redecode: %s; what is whole has been read", damage)
+                    rows.add("journals", self._journal_row(path, batch.end, "corrupt", str(damage)))
+                connection.execute("BEGIN")
+                ingest.insert(connection, rows, schemas)
+                if rows.foreign:
+                    foreign.refresh(connection, rows.foreign, schemas)
+                connection.execute("COMMIT")
+                moved += len(batch.payloads)
             if gone:
-                path.unlink(missing_ok=True)
-        except CorruptJournal as error:
-            self._set_aside(connection, path, error, schemas)
+                self._finish(connection, path)
         except FileNotFoundError:
             pass  # another process finished it between our listing and our lock
         return moved
 
-    def _set_aside(
-        self, connection: duckdb.DuckDBPyConnection, path: Path, error: CorruptJournal, schemas: dict[str, Any]
-    ) -> None:
-        _log.warning("redecode: %s; the journal is kept as %s.corrupt, what was whole has been read", error, path.name)
-        rows = ingest.Rows(path.name)
-        rows.add("journals", self._journal_row(path, _size(path), "corrupt", str(error)))
-        ingest.insert(connection, rows, schemas)
-        path.rename(path.with_suffix(".corrupt"))
+    @staticmethod
+    def _finish(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        """Delete a journal that has been read and will not grow; a damaged one is kept, set aside."""
+        query = "SELECT count(*) FROM journals WHERE journal = ? AND state = 'corrupt'"
+        damaged = connection.execute(query, [path.name]).fetchone()
+        if damaged is not None and damaged[0]:
+            path.rename(path.with_suffix(".corrupt"))
+        else:
+            path.unlink(missing_ok=True)
 
     def _journal_row(self, path: Path, read_bytes: int, state: str, detail: str | None) -> ingest.Row:
         return {
             "journal": path.name, "read_bytes": read_bytes, "state": state, "detail": detail, "at_ns": self._now_ns(),
         }  # fmt: skip
 
-    def _read(self, query: str, parameters: list[Any] | None = None) -> list[JsonObject]:
+    @contextmanager
+    def _reading(self) -> Iterator[Callable[..., list[JsonObject]]]:
+        """Queries on one connection, after draining."""
         self.drain()
         with self._connect(write=False) as connection:
-            cursor = connection.execute(query, parameters or [])
-            names = [d[0] for d in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+            def read(query: str, parameters: list[Any] | None = None) -> list[JsonObject]:
+                cursor = connection.execute(query, parameters or [])
+                names = [d[0] for d in cursor.description or ()]
+                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+            yield read
+
+    def _read(self, query: str, parameters: list[Any] | None = None) -> list[JsonObject]:
+        with self._reading() as read:
+            return read(query, parameters)
 
     # -- runs --
 
@@ -261,6 +273,11 @@ class Store:
 
     def runs(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
         """Runs, newest first; open ones too."""
+        with self._reading() as read:
+            return self._runs(read, limit, run_ids)
+
+    @staticmethod
+    def _runs(read: Callable[..., list[JsonObject]], limit: int | None, run_ids: list[str] | None) -> list[Run]:
         where, parameters = "", []
         if run_ids is not None:
             where, parameters = "WHERE r.run_id IN (SELECT unnest(?))", [run_ids]
@@ -268,19 +285,25 @@ class Store:
             WITH r AS (
                 SELECT * FROM runs UNION ALL BY NAME
                 SELECT run_id, attributes->>'$."{c.AGENT_NAME}"' AS agent, 'open' AS status,
-                       start_ns AS started_ns, attributes->>'$."{c.SOURCE_RUN}"' AS source_run_id,
+                       start_ns AS started_ns, attributes->>'$."{c.RUN_INPUT}"' AS input, journal,
+                       attributes->>'$."{c.SOURCE_RUN}"' AS source_run_id,
                        attributes->>'$."{c.REPLAY_MODE}"' AS replay_mode
-                FROM span_starts ANTI JOIN spans USING (span_id) WHERE kind = 'run'
+                FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE kind = 'run'
             ), picked AS (
                 SELECT r.* FROM r {where} ORDER BY started_ns DESC {"LIMIT ?" if limit is not None else ""}
             ), d AS (
                 SELECT run_id, count(*) AS decodes, sum(output_tokens) AS tokens, sum(input_tokens) AS prompt_tokens,
                        list(DISTINCT fidelity) AS fidelities
                 FROM decodes SEMI JOIN picked USING (run_id) GROUP BY run_id
-            ), t AS (SELECT run_id, count(*) AS tools FROM tool_steps SEMI JOIN picked USING (run_id) GROUP BY run_id)
-            SELECT * FROM picked LEFT JOIN d USING (run_id) LEFT JOIN t USING (run_id) ORDER BY started_ns DESC
+            ), t AS (
+                SELECT run_id, count(*) AS tools FROM tool_steps SEMI JOIN picked USING (run_id) GROUP BY run_id
+            ), l AS (
+                SELECT run_id, sum(events)::BIGINT AS lost FROM losses SEMI JOIN picked USING (run_id) GROUP BY run_id
+            )
+            SELECT * FROM picked LEFT JOIN d USING (run_id) LEFT JOIN t USING (run_id) LEFT JOIN l USING (run_id)
+            ORDER BY started_ns DESC
         """
-        return [_run(row) for row in self._read(query, parameters + ([limit] if limit is not None else []))]
+        return [_run(row) for row in read(query, parameters + ([limit] if limit is not None else []))]
 
     def load(self, prefix: str) -> RecordedRun:
         """One run, whole.
@@ -289,32 +312,39 @@ class Store:
             UnknownRun, AmbiguousRun: as `find`.
         """
         run_id = self.find(prefix)
-        (run,) = self.runs(run_ids=[run_id])
-        spans = self._read(
-            """
-            SELECT * FROM spans WHERE run_id = ? UNION ALL BY NAME
-            SELECT *, 'open' AS status FROM span_starts ANTI JOIN spans USING (span_id) WHERE run_id = ?
-            ORDER BY start_ns, span_id
-            """,
-            [run_id, run_id],
-        )
-        edges = self._read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ?", [run_id])
-        decodes = self._read(
-            """
-            SELECT d.*, s.token_times_ns AS step_times, s.batch_rows AS step_rows,
-                   (SELECT flatten(list(b.tokens ORDER BY u.at))
-                    FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
-                    JOIN prompt_blocks b USING (hash)) AS prompt_body
-            FROM decodes d LEFT JOIN decode_steps s USING (run_id, span_id) WHERE d.run_id = ? ORDER BY sent_ns, span_id
-            """,
-            [run_id],
-        )
-        tools = self._read("SELECT * FROM tool_steps WHERE run_id = ? ORDER BY span_id", [run_id])
+        with self._reading() as read:
+            (run,) = self._runs(read, None, [run_id])
+            spans = read(
+                """
+                SELECT * FROM spans WHERE run_id = ? UNION ALL BY NAME
+                SELECT * EXCLUDE (edges), edges AS open_edges, 'open' AS status
+                FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE run_id = ?
+                ORDER BY start_ns, span_id
+                """,
+                [run_id, run_id],
+            )
+            edges = read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ?", [run_id])
+            decodes = read(
+                """
+                SELECT d.*, s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows,
+                       (SELECT flatten(list(b.tokens ORDER BY u.at))
+                        FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
+                        JOIN prompt_blocks b USING (hash)) AS prompt_body
+                FROM decodes d LEFT JOIN decode_steps s USING (run_id, span_id)
+                WHERE d.run_id = ? ORDER BY sent_ns, span_id
+                """,
+                [run_id],
+            )
+            choices = read("SELECT * FROM decode_choices WHERE run_id = ? ORDER BY span_id, index", [run_id])
+            tools = read("SELECT * FROM tool_steps WHERE run_id = ? ORDER BY span_id", [run_id])
+        for span in spans:  # an ended span's edges are in the table; an open one has only what its start knew
+            for src, kind, provenance in c.from_json(span.get("open_edges")) or ():
+                edges.append({"src": src, "dst": span["span_id"], "kind": kind, "provenance": provenance})
         return RecordedRun(
             run=run,
             spans=[_span(r) for r in spans],
             edges=[Edge(r["src"], r["dst"], EdgeKind(r["kind"]), Provenance(r["provenance"])) for r in edges],
-            decodes=[_decode(r) for r in decodes],
+            decodes=[_decode(r, [x for x in choices if x["span_id"] == r["span_id"]]) for r in decodes],
             tools=[_tool(r) for r in tools],
         )
 
@@ -325,26 +355,43 @@ class Store:
 
     def health(self) -> Health:
         """Sizes, backlog and damage; reads only, drains first."""
-        counts = self._read(
-            "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM spans) AS spans, "
-            "(SELECT count(*) FROM decodes) AS decodes"
-        )[0]
-        corrupt = self._read("SELECT journal, detail FROM journals WHERE state = 'corrupt'")
-        dropped = self._read(
-            "SELECT journal, sum(detail::BIGINT)::BIGINT AS lost FROM journals WHERE state = 'dropped' GROUP BY journal"
-        )
-        migrations = self._read("SELECT name FROM migrations ORDER BY applied_ns")
+        with self._reading() as ask:
+            counts = ask(
+                "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM spans) AS spans, "
+                "(SELECT count(*) FROM decodes) AS decodes"
+            )[0]
+            corrupt = ask("SELECT DISTINCT journal, detail FROM journals WHERE state = 'corrupt'")
+            dropped = ask(
+                "SELECT journal, sum(events)::BIGINT AS lost, any_value(why) AS why FROM losses GROUP BY journal"
+            )
+            migrations = ask("SELECT name FROM migrations ORDER BY applied_ns")
+            read = ask("SELECT journal, max(read_bytes) AS read_bytes FROM journals GROUP BY journal")
         journals = {p: _size(p) for p in self.spool.glob(f"*{SUFFIX}")}
-        read = self._read("SELECT journal, max(read_bytes) AS read_bytes FROM journals GROUP BY journal")
         done = {r["journal"]: r["read_bytes"] for r in read}
         return Health(
             **counts,
             database_bytes=_size(self.database),
             backlog_bytes=sum(max(size - done.get(p.name, 0), 0) for p, size in journals.items()),
             corrupt=[(r["journal"], r["detail"]) for r in corrupt],
-            dropped=[(r["journal"], r["lost"]) for r in dropped],
+            dropped=[(r["journal"], r["lost"], r["why"]) for r in dropped],
             migrations=[r["name"] for r in migrations],
         )
+
+
+def _batches(path: Path, offset: int, *, finished: bool) -> Iterator[tuple[JournalBatch, ingest.Rows]]:
+    for batch in read_journal(path, offset, finished=finished):
+        rows = ingest.Rows(path.name)
+        rows.take(batch.payloads)
+        yield batch, rows
+
+
+def _ahead(batches: Iterator[tuple[JournalBatch, ingest.Rows]]) -> Iterator[tuple[JournalBatch, ingest.Rows]]:
+    """The same, one batch ahead: it is read while DuckDB takes the one before (both leave the interpreter's lock)."""
+    with ThreadPoolExecutor(1, "redecode-drain") as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _size(path: Path) -> int:
@@ -374,6 +421,7 @@ def _run(row: JsonObject) -> Run:
         output=c.from_json(row["output"]),
         slo_s=row["slo_s"],
         labels=c.from_json(row["labels"]) or {},
+        lost=row["lost"] or 0,
     )
 
 
@@ -395,11 +443,15 @@ _DECODE_PLAIN = (
 )  # fmt: skip
 
 
-def _decode(row: JsonObject) -> Decode:
+def _times(gaps: list[int] | None) -> tuple[int, ...] | None:
+    return None if gaps is None else c.times_ns(gaps)
+
+
+def _decode(row: JsonObject, choices: list[JsonObject]) -> Decode:
     prompt = None
     if row["prompt_tail"] is not None:
         prompt = (*(row["prompt_body"] or ()), *row["prompt_tail"])
-    steps, source = row["step_times"], row["token_time_source"]
+    steps, source = row["step_gaps"], row["token_time_source"]
     if steps is not None:
         source = TimeSource.ENGINE.value
     return Decode(
@@ -413,11 +465,12 @@ def _decode(row: JsonObject) -> Decode:
         prompt_ids=prompt,
         sampled_ids=_tuple(row["sampled_ids"]),
         logprobs=_tuple(row["logprobs"]),
-        token_times_ns=_tuple(steps if steps is not None else row["token_times_ns"]),
+        token_times_ns=_times(steps if steps is not None else row["token_gaps_us"]),
         token_time_source=TimeSource(source) if source else None,
-        chunk_times_ns=_tuple(row["chunk_times_ns"]),
+        chunk_times_ns=_times(row["chunk_gaps_us"]),
         chunk_tokens=_tuple(row["chunk_tokens"]),
         batch_rows=_tuple(row["step_rows"] if steps is not None else row["batch_rows"]),
+        more_choices=tuple(Choice(_tuple(x["sampled_ids"]), _tuple(x["logprobs"])) for x in choices),
     )
 
 
