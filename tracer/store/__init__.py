@@ -3,6 +3,7 @@
 `Store` opens it (draining the spool first) and reads runs. It is the only place that speaks DuckDB.
 """
 
-from redecode.tracer.store.store import RecordedRun, Store
+from redecode.tracer.store.queries import RecordedRun
+from redecode.tracer.store.store import Store
 
 __all__ = ["RecordedRun", "Store"]

@@ -1,0 +1,218 @@
+"""What is asked of a store, wherever its tables are: a DuckDB file, or a published dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redecode.tracer import conventions as c
+from redecode.tracer.errors import AmbiguousRun, UnknownRun
+from redecode.tracer.records import (
+    Choice,
+    Decode,
+    Edge,
+    EdgeKind,
+    Fidelity,
+    JsonObject,
+    Provenance,
+    Run,
+    Span,
+    SpanKind,
+    TimeSource,
+    ToolStep,
+)
+
+Read = Callable[[str, list[Any]], list[JsonObject]]
+"""Runs a query with its parameters, returns the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """One run with everything recorded below it; spans in order of their start."""
+
+    run: Run
+    spans: list[Span]
+    edges: list[Edge]
+    decodes: list[Decode]
+    tools: list[ToolStep]
+
+
+def find(read: Read, prefix: str, where: str) -> str:
+    """The id of the run that starts with `prefix`; `where` names the store in errors.
+
+    Raises:
+        UnknownRun, AmbiguousRun: no run, or several, start with it.
+    """
+    wanted = prefix.strip().lower()
+    if not wanted or not all(ch in "0123456789abcdef" for ch in wanted):
+        raise UnknownRun(f"'{prefix}' is not a run id (hex digits); `redecode runs` lists them")
+    rows = read(
+        "SELECT DISTINCT run_id, started_ns FROM (SELECT run_id, started_ns FROM runs UNION ALL "
+        "SELECT run_id, start_ns FROM span_starts WHERE kind = 'run') WHERE starts_with(run_id, ?) "
+        "ORDER BY started_ns DESC LIMIT 20",
+        [wanted],
+    )
+    if not rows:
+        raise UnknownRun(f"no run starts with '{prefix}' in {where}; `redecode runs` lists them")
+    if len(rows) > 1:
+        some = ", ".join(r["run_id"][: len(wanted) + 6] for r in rows[:5])
+        raise AmbiguousRun(f"'{prefix}' could be any of {len(rows)} runs ({some} …); give more digits")
+    return str(rows[0]["run_id"])
+
+
+def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
+    """Runs, newest first; open ones too."""
+    where: str = ""
+    parameters: list[Any] = []
+    if run_ids is not None:
+        where, parameters = "WHERE r.run_id IN (SELECT unnest(?))", [run_ids]
+    query = f"""
+        WITH r AS (
+            SELECT * FROM runs UNION ALL BY NAME
+            SELECT run_id, attributes->>'$."{c.AGENT_NAME}"' AS agent, 'open' AS status,
+                   start_ns AS started_ns, attributes->>'$."{c.RUN_INPUT}"' AS input, journal,
+                   attributes->>'$."{c.SOURCE_RUN}"' AS source_run_id,
+                   attributes->>'$."{c.REPLAY_MODE}"' AS replay_mode
+            FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE kind = 'run'
+        ), picked AS (
+            SELECT r.* FROM r {where} ORDER BY started_ns DESC {"LIMIT ?" if limit is not None else ""}
+        ), d AS (
+            SELECT run_id, count(*) AS decodes, sum(output_tokens) AS tokens, sum(input_tokens) AS prompt_tokens,
+                   list(DISTINCT fidelity) AS fidelities
+            FROM decodes SEMI JOIN picked USING (run_id) GROUP BY run_id
+        ), t AS (
+            SELECT run_id, count(*) AS tools FROM tool_steps SEMI JOIN picked USING (run_id) GROUP BY run_id
+        ), l AS (
+            SELECT run_id, sum(events)::BIGINT AS lost FROM losses SEMI JOIN picked USING (run_id) GROUP BY run_id
+        )
+        SELECT * FROM picked LEFT JOIN d USING (run_id) LEFT JOIN t USING (run_id) LEFT JOIN l USING (run_id)
+        ORDER BY started_ns DESC
+    """
+    return [_run(row) for row in read(query, parameters + ([limit] if limit is not None else []))]
+
+
+def load(read: Read, run_id: str) -> RecordedRun:
+    """One run, whole."""
+    (run,) = runs(read, run_ids=[run_id])
+    spans = read(
+        """
+        SELECT * FROM spans WHERE run_id = ? UNION ALL BY NAME
+        SELECT * EXCLUDE (edges), edges AS open_edges, 'open' AS status
+        FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE run_id = ?
+        ORDER BY start_ns, span_id
+        """,
+        [run_id, run_id],
+    )
+    edges = read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ?", [run_id])
+    decodes = read(
+        """
+        SELECT d.*, s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows,
+               (SELECT flatten(list(b.tokens ORDER BY u.at))
+                FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
+                JOIN prompt_blocks b USING (hash)) AS prompt_body
+        FROM decodes d LEFT JOIN decode_steps s USING (run_id, span_id)
+        WHERE d.run_id = ? ORDER BY sent_ns, span_id
+        """,
+        [run_id],
+    )
+    choices = read("SELECT * FROM decode_choices WHERE run_id = ? ORDER BY span_id, index", [run_id])
+    tools = read("SELECT * FROM tool_steps WHERE run_id = ? ORDER BY span_id", [run_id])
+    for span in spans:  # an ended span's edges are in the table; an open one has only what its start knew
+        for src, kind, provenance in c.from_json(span.get("open_edges")) or ():
+            edges.append({"src": src, "dst": span["span_id"], "kind": kind, "provenance": provenance})
+    return RecordedRun(
+        run=run,
+        spans=[_span(r) for r in spans],
+        edges=[Edge(r["src"], r["dst"], EdgeKind(r["kind"]), Provenance(r["provenance"])) for r in edges],
+        decodes=[_decode(r, [x for x in choices if x["span_id"] == r["span_id"]]) for r in decodes],
+        tools=[_tool(r) for r in tools],
+    )
+
+
+def _run(row: JsonObject) -> Run:
+    return Run(
+        run_id=row["run_id"],
+        agent=row["agent"] or "",
+        status=row["status"],
+        started_ns=row["started_ns"],
+        ended_ns=row["ended_ns"],
+        fidelity=Fidelity.least(row["fidelities"] or []),
+        decodes=row["decodes"] or 0,
+        tools=row["tools"] or 0,
+        tokens=int(row["tokens"] or 0),
+        prompt_tokens=int(row["prompt_tokens"] or 0),
+        source_run_id=row["source_run_id"],
+        replay_mode=row["replay_mode"],
+        agent_version=row["agent_version"],
+        conversation_id=row["conversation_id"],
+        error=row["error"],
+        input=c.from_json(row["input"]),
+        output=c.from_json(row["output"]),
+        slo_s=row["slo_s"],
+        labels=c.from_json(row["labels"]) or {},
+        lost=row["lost"] or 0,
+    )
+
+
+def _span(row: JsonObject) -> Span:
+    keys = ("run_id", "span_id", "parent_span_id", "name", "step_key", "start_ns", "end_ns", "status", "error")
+    return Span(
+        **{k: row[k] for k in keys}, kind=SpanKind(row["kind"]), attributes=c.from_json(row["attributes"]) or {}
+    )
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+_DECODE_PLAIN = (
+    "run_id", "span_id", "step_key", "model", "sent_ns", "first_chunk_ns", "done_ns", "base_url", "request_id",
+    "fingerprint", "engine_id", "seed", "seed_source", "finish_reason", "input_tokens", "output_tokens",
+    "cached_tokens", "queue_ns", "prefill_ns", "decode_ns", "error", "digest",
+)  # fmt: skip
+
+
+def _times(gaps: list[int] | None) -> tuple[int, ...] | None:
+    return None if gaps is None else c.times_ns(gaps)
+
+
+def _decode(row: JsonObject, choices: list[JsonObject]) -> Decode:
+    prompt = None
+    if row["prompt_tail"] is not None:
+        prompt = (*(row["prompt_body"] or ()), *row["prompt_tail"])
+    steps, source = row["step_gaps"], row["token_time_source"]
+    if steps is not None:
+        source = TimeSource.ENGINE.value
+    return Decode(
+        **{k: row[k] for k in _DECODE_PLAIN},
+        fidelity=Fidelity(row["fidelity"] or Fidelity.TEXT),
+        sampling=c.from_json(row["sampling"]) or {},
+        messages=c.from_json(row["messages"]),
+        tool_definitions=c.from_json(row["tool_definitions"]),
+        output=c.from_json(row["output"]),
+        stream=bool(row["stream"]),
+        prompt_ids=prompt,
+        sampled_ids=_tuple(row["sampled_ids"]),
+        logprobs=_tuple(row["logprobs"]),
+        token_times_ns=_times(steps if steps is not None else row["token_gaps_us"]),
+        token_time_source=TimeSource(source) if source else None,
+        chunk_times_ns=_times(row["chunk_gaps_us"]),
+        chunk_tokens=_tuple(row["chunk_tokens"]),
+        batch_rows=_tuple(row["step_rows"] if steps is not None else row["batch_rows"]),
+        more_choices=tuple(Choice(_tuple(x["sampled_ids"]), _tuple(x["logprobs"])) for x in choices),
+    )
+
+
+def _tool(row: JsonObject) -> ToolStep:
+    return ToolStep(
+        run_id=row["run_id"],
+        span_id=row["span_id"],
+        step_key=row["step_key"],
+        tool=row["tool"],
+        call_id=row["call_id"],
+        arguments=c.from_json(row["arguments"]),
+        result=c.from_json(row["result"]),
+        error=row["error"],
+        side_effect=row["side_effect"],
+    )
