@@ -48,7 +48,7 @@ class Recording:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.player: Player | None = None
-        self.engines = Engines(recorder.journal.write, recorder.clock)
+        self.engines = Engines(recorder.journal, recorder.clock)
         self.client = ClientSeam(recorder, self.engines, self)
         self._handler: Any = None
         self._imports = AfterImport()
