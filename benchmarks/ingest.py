@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,9 +26,10 @@ from statistics import median
 
 import duckdb
 
-from redecode.tracer import Decode, Fidelity, Recorder, RedecodeError, SpanKind, Store, TimeSource, decode_attributes
+from redecode.tracer import Decode, Fidelity, Recorder, SpanKind, Store, TimeSource, decode_attributes
 
 PROMPT, SAMPLED, VOCABULARY = 500, 500, 32_000
+PROMPT_IDS = "redecode.prompt_ids"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,19 @@ def decode(run_id: str, span_id: str, rng: random.Random, shared: tuple[int, ...
 
 
 def write_decodes(store: Path, count: int, distinct: int = 500) -> None:
-    """`count` decodes; token arrays repeat after `distinct`, since making random numbers takes longer than writing."""
+    """`count` decodes, half of each prompt shared with the others as a system prompt is.
+
+    What was sampled repeats after `distinct` (making random numbers takes longer than recording them); no prompt does.
+    """
     recorder, rng = Recorder(store), random.Random(1)
     shared = tuple(rng.randrange(VOCABULARY) for _ in range(PROMPT // 2))
     made = [decode_attributes(decode("", "", rng, shared)) for _ in range(min(count, distinct))]
     for n in range(count):
         run = recorder.start_run("bench")
         span = recorder.start(SpanKind.DECODE, "chat m", run, "chat")
-        recorder.end(span, attributes=made[n % len(made)])
+        own = array("i", (n, *shared[1:])).tobytes()
+        prompt = made[n % len(made)][PROMPT_IDS][: len(own)] + own
+        recorder.end(span, attributes={**made[n % len(made)], PROMPT_IDS: prompt})
         recorder.end(run)
     recorder.close()
 
@@ -94,8 +99,18 @@ def in_other_process(function: Callable[[Path, int], None], store: Path, count: 
     return time.perf_counter() - begin
 
 
-def drained(function: Callable[[Path, int], None], count: int) -> tuple[float, int, int]:
-    """Seconds to drain, bytes of the database, bytes of the spool."""
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """One drain: its seconds, and bytes."""
+
+    seconds: float
+    database: int
+    spool: int
+    columns: dict[str, int]
+
+
+def drained(function: Callable[[Path, int], None], count: int) -> Drained:
+    """Write a spool in another process, and drain it in this one."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         in_other_process(function, store, count)
@@ -105,7 +120,7 @@ def drained(function: Callable[[Path, int], None], count: int) -> tuple[float, i
         begin = time.perf_counter()
         opened.drain()
         seconds = time.perf_counter() - begin
-        return seconds, opened.database.stat().st_size, spooled
+        return Drained(seconds, opened.database.stat().st_size, spooled, by_column(opened.database))
 
 
 def row_inserts(count: int) -> float:
@@ -135,38 +150,11 @@ def peak_mb(count: int) -> float:
         return int(out.stdout) / 1024
 
 
-def recorded_bytes(store: Path) -> list[Row]:
-    """Bytes per token of a real store, column by column, as DuckDB has compressed them."""
-    Store(store, create=False).drain()
-    with duckdb.connect(str(store / "runs.duckdb"), read_only=True) as db:
-        tokens = db.execute("SELECT sum(len(sampled_ids)) FROM decodes").fetchone()
-        return [Row("sampled tokens in the store given", float(tokens[0] or 0) if tokens else 0.0, "tokens")]
-
-
-def columns(count: int) -> list[Row]:
-    """Bytes per sampled token of each token column by itself."""
-    rng, rows = random.Random(1), []
-    many = [decode("r", str(n), rng, ()) for n in range(count)]
-    parts: dict[str, tuple[str, list[list[float]]]] = {
-        "id": ("INTEGER[]", [list(d.sampled_ids or ()) for d in many]),
-        "logprob (float32, as the engine gave it)": ("FLOAT[]", [list(d.logprobs or ()) for d in many]),
-        "time (1 us)": ("INTEGER[]", [list(array("i", decode_attributes(d)["redecode.token_gaps_us"])) for d in many]),
-    }
-    for name, (kind, values) in parts.items():
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "c.duckdb"
-            with duckdb.connect(str(path)) as db:
-                db.execute(f"CREATE TABLE c (v {kind})")
-                db.executemany("INSERT INTO c VALUES (?)", [[v] for v in values])
-                db.execute("CHECKPOINT")
-                db.execute("CREATE TABLE whole AS SELECT * FROM c")
-                db.execute("DROP TABLE c")
-                db.execute("CHECKPOINT")
-                blocks = db.execute(
-                    "SELECT count(DISTINCT block_id) * 262144 FROM pragma_storage_info('whole') WHERE block_id >= 0"
-                ).fetchone()
-            rows.append(Row(f"  of it: {name}", (blocks[0] if blocks else 0) / (count * SAMPLED), "bytes/token"))
-    return rows
+def by_column(database: Path) -> dict[str, int]:
+    """Bytes of the token columns of `decodes`, as DuckDB has compressed them; blocks are of 256 KiB."""
+    query = "SELECT column_name, count(DISTINCT block_id) * 262144 FROM pragma_storage_info('decodes') "
+    with duckdb.connect(str(database), read_only=True) as db:
+        return dict(db.execute(query + "WHERE block_id >= 0 GROUP BY column_name").fetchall())
 
 
 def main() -> None:
@@ -178,23 +166,22 @@ def main() -> None:
     spans, calls, repeats = (100_000, 4_000, 1) if arguments.quick else (1_000_000, 20_000, 3)
     span_runs = [drained(write_spans, spans) for _ in range(repeats)]
     call_runs = [drained(write_decodes, calls) for _ in range(repeats)]
-    tokens = calls * (PROMPT + SAMPLED)
+    tokens, sampled, some = calls * (PROMPT + SAMPLED), calls * SAMPLED, call_runs[0]
+    calls_s = calls / median(r.seconds for r in call_runs)
+    parts = {name: some.columns.get(name, 0) / sampled for name in ("sampled_ids", "logprobs", "token_gaps_us")}
     rows = [
-        Row("spans, spool to DuckDB", spans / median(r[0] for r in span_runs), "spans/s", ">= 100000"),
-        Row("  on disk", span_runs[0][1] / spans, "bytes/span", beside=f"spool {span_runs[0][2] / spans:.0f}"),
-        Row("tokens of decodes, spool to DuckDB", tokens / median(r[0] for r in call_runs), "tokens/s", ">= 3000000"),
-        Row(
-            "  decodes of 500 prompt and 500 sampled tokens", calls / median(r[0] for r in call_runs), "decodes/s",
-            beside=f"row inserts {row_inserts(100):.0f}",
-        ),
-        Row("  on disk, all", call_runs[0][1] / tokens, "bytes/token", beside=f"spool {call_runs[0][2] / tokens:.1f}"),
-        Row(
-            "  on disk per sampled token, prompts and text included", call_runs[0][1] / (calls * SAMPLED),
-            "bytes/token", "<= 5 (id, logprob, time)",
-        ),
-        *columns(200 if arguments.quick else 1_000),
+        Row("spans, spool to DuckDB", spans / median(r.seconds for r in span_runs), "spans/s", ">= 100000"),
+        Row("  on disk", span_runs[0].database / spans, "bytes/span", beside=f"spool {span_runs[0].spool / spans:.0f}"),
+        Row("tokens of decodes, spool to DuckDB", calls_s * (PROMPT + SAMPLED), "tokens/s", ">= 3000000"),
+        Row("  of them sampled", calls_s * SAMPLED, "tokens/s"),
+        Row("  decodes", calls_s, "decodes/s", beside=f"row inserts {row_inserts(100):.0f}"),
+        Row("  on disk, all of it", some.database / tokens, "bytes/token", beside=f"spool {some.spool / tokens:.1f}"),
+        Row("a sampled token on disk: id, logprob and time", sum(parts.values()), "bytes/token", "<= 5"),
+        Row("  its id", parts["sampled_ids"], "bytes/token"),
+        Row("  its logprob, float32 as the engine gave it", parts["logprobs"], "bytes/token"),
+        Row("  its time, to 1 us", parts["token_gaps_us"], "bytes/token"),
         *(Row(f"peak memory, {n:,} spans", peak_mb(n), "MB", "bounded") for n in (spans // 10, spans)),
-    ]  # fmt: skip
+    ]
     conditions = {
         "python": platform.python_version(), "duckdb": metadata.version("duckdb"),
         "pyarrow": metadata.version("pyarrow"), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2),

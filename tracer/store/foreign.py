@@ -32,7 +32,7 @@ def refresh(connection: duckdb.DuckDBPyConnection, runs: Iterable[str], schemas:
         for table in _BY_RUN:
             connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run])
         documents = connection.execute("SELECT document FROM otlp_spans WHERE run_id = ?", [run]).fetchall()
-        rows = ingest.Rows(ingest.FOREIGN)
+        rows = ingest.Rows()
         for event in derive([OtlpSpan.from_event(orjson.loads(document)) for (document,) in documents]):
             rows.span(event)
         ingest.insert(connection, rows, schemas)

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ import duckdb
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import StoreError, StoreUnwritable, StoreVersion
 from redecode.tracer.records import JsonObject, Run
-from redecode.tracer.spool import SUFFIX, JournalBatch, make_private, read_journal, writer_is_gone
-from redecode.tracer.store import foreign, ingest, queries
+from redecode.tracer.spool import SUFFIX, make_private
+from redecode.tracer.store import queries
+from redecode.tracer.store.drain import drain_spool
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
 
@@ -168,61 +168,11 @@ class Store:
         Args:
             on_progress: called with (bytes done, bytes in all).
         """
-        journals = sorted(self.spool.glob(f"*{SUFFIX}"))
-        if not journals and self.database.exists():
+        if self.database.exists() and not any(self.spool.glob(f"*{SUFFIX}")):
             return 0
-        moved = 0
         with self._connect(write=True) as connection:
             self._migrate(connection)
-            schemas = ingest.table_schemas(connection)
-            offsets = dict(
-                connection.execute("SELECT journal, max(read_bytes) FROM journals GROUP BY journal").fetchall()
-            )
-            total, done = sum(_size(p) for p in journals), 0
-            for path in journals:
-                moved += self._drain_journal(connection, path, offsets.get(path.name, 0), schemas)
-                done += _size(path)
-                if on_progress is not None:
-                    on_progress(done, total)
-        return moved
-
-    def _drain_journal(
-        self, connection: duckdb.DuckDBPyConnection, path: Path, offset: int, schemas: dict[str, Any]
-    ) -> int:
-        moved = 0
-        try:
-            gone = writer_is_gone(path)  # asked before reading: what it wrote before leaving is read below
-            for batch, rows in _ahead(_batches(path, offset, finished=gone)):
-                rows.add("journals", self._journal_row(path, batch.end, "read", None))
-                for damage in (*batch.damage, *rows.damage):
-                    _log.warning("redecode: %s; what is whole has been read", damage)
-                    rows.add("journals", self._journal_row(path, batch.end, "corrupt", str(damage)))
-                connection.execute("BEGIN")
-                ingest.insert(connection, rows, schemas)
-                if rows.foreign:
-                    foreign.refresh(connection, rows.foreign, schemas)
-                connection.execute("COMMIT")
-                moved += len(batch.payloads)
-            if gone:
-                self._finish(connection, path)
-        except FileNotFoundError:
-            pass  # another process finished it between our listing and our lock
-        return moved
-
-    @staticmethod
-    def _finish(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-        """Delete a journal that has been read and will not grow; a damaged one is kept, set aside."""
-        query = "SELECT count(*) FROM journals WHERE journal = ? AND state = 'corrupt'"
-        damaged = connection.execute(query, [path.name]).fetchone()
-        if damaged is not None and damaged[0]:
-            path.rename(path.with_suffix(".corrupt"))
-        else:
-            path.unlink(missing_ok=True)
-
-    def _journal_row(self, path: Path, read_bytes: int, state: str, detail: str | None) -> ingest.Row:
-        return {
-            "journal": path.name, "read_bytes": read_bytes, "state": state, "detail": detail, "at_ns": self._now_ns(),
-        }  # fmt: skip
+            return drain_spool(connection, self.spool, self._now_ns, on_progress)
 
     @contextmanager
     def _reading(self) -> Iterator[queries.Read]:
@@ -292,22 +242,6 @@ class Store:
             dropped=[(r["journal"], r["lost"], r["why"]) for r in dropped],
             migrations=[r["name"] for r in migrations],
         )
-
-
-def _batches(path: Path, offset: int, *, finished: bool) -> Iterator[tuple[JournalBatch, ingest.Rows]]:
-    for batch in read_journal(path, offset, finished=finished):
-        rows = ingest.Rows(path.name)
-        rows.take(batch.payloads)
-        yield batch, rows
-
-
-def _ahead(batches: Iterator[tuple[JournalBatch, ingest.Rows]]) -> Iterator[tuple[JournalBatch, ingest.Rows]]:
-    """The same, one batch ahead: it is read while DuckDB takes the one before (both leave the interpreter's lock)."""
-    with ThreadPoolExecutor(1, "redecode-drain") as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
 
 
 def reader(connection: duckdb.DuckDBPyConnection) -> queries.Read:
