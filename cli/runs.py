@@ -62,7 +62,7 @@ def _row(run: Run) -> tuple[str, ...]:
     started = datetime.fromtimestamp(run.started_ns / 1e9, UTC).strftime("%m-%d %H:%M:%S")
     source = f"{run.source_run_id[:12]} ({run.replay_mode})" if run.source_run_id else ""
     return (
-        run.run_id[:12], run.agent, run.status, started, seconds(run.duration_s), run.fidelity or "-",
+        run.run_id[:12], run.agent, run.status + (f" ({run.lost} lost)" if run.lost else ""), started, seconds(run.duration_s), run.fidelity or "-",
         str(run.decodes), str(run.tools), str(run.tokens), source,
     )  # fmt: skip
 
@@ -87,4 +87,5 @@ def run_json(run: Run) -> dict[str, object]:
         "conversation_id": run.conversation_id,
         "slo_s": run.slo_s,
         "labels": run.labels,
+        "lost": run.lost,
     }

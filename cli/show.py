@@ -109,6 +109,8 @@ def _head(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[str]:
         lines.append(f"SLO {seconds(run.slo_s)}: headroom {seconds(run.slo_s - run.duration_s)}")
     if run.error:
         lines.append(f"error: {run.error}")
+    if run.lost:
+        lines.append(f"incomplete: {run.lost} events of this run could not be recorded (redecode doctor says why)")
     return lines
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from redecode.tracer import Recorder, Store
@@ -60,6 +61,66 @@ def test_a_store_that_is_not_there_or_not_usable(tmp_path: Path, verb: list[str]
     (tmp_path / "file").write_text("")
     done = redecode(*verb, "--store", str(tmp_path / "file"))
     assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def _foreign(store: Path) -> None:
+    (store / "runs.duckdb").unlink()
+    with duckdb.connect(str(store / "runs.duckdb")) as db:
+        db.execute("CREATE TABLE invoices (amount INTEGER)")
+
+
+def _newer(store: Path) -> None:
+    with duckdb.connect(str(store / "runs.duckdb")) as db:
+        db.execute("INSERT INTO migrations VALUES ('999_future', 1)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_foreign, "is a DuckDB database of something else (it has invoices); move it aside"),
+        (_newer, "has migrations this redecode does not know: ['999_future']; upgrade"),
+        (lambda store: (store / "runs.duckdb").write_bytes(b"junk"), "Move it aside to go on"),
+        (lambda store: (store / "meta").write_text('{"storage_version": 9}'), "has storage version 9"),
+        (lambda store: (store / "meta").write_text("{}"), "is not a redecode store marker"),
+    ],
+    ids=["foreign database", "newer schema", "junk", "newer storage", "no store"],
+)
+@pytest.mark.parametrize("verb", [["runs"], ["show", "f"], ["doctor"]], ids=lambda v: v[0])
+def test_a_store_of_something_else(
+    one_run: Path, verb: list[str], damage: Callable[[Path], object], words: str
+) -> None:
+    Store(one_run).drain()
+    damage(one_run)
+    done = redecode(*verb, "--store", str(one_run))
+    if verb == ["doctor"]:  # reports it among its other findings
+        assert done.returncode == 1
+        assert words in done.stdout
+    else:
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_store_of_another_user(one_run: Path) -> None:
+    one_run.chmod(0)
+    done = redecode("runs", "--store", str(one_run))
+    one_run.chmod(0o700)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_ambiguous_run(store: Path) -> None:
+    recorder = Recorder(store)
+    for _ in range(40):
+        recorder.end(recorder.start_run("agent"))
+    recorder.close()
+    ids = [run.run_id for run in Store(store).runs()]
+    prefix = next(p for p in "0123456789abcdef" if sum(i.startswith(p) for i in ids) > 1)
+    done = redecode("show", prefix, "--store", str(store))
+    assert done.returncode == 2
+    assert "could be any of" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -178,6 +178,27 @@ def test_a_database_of_a_newer_redecode_is_refused(store: Path) -> None:
         Store(store).runs()
 
 
+def test_a_newer_database_is_refused_by_whoever_only_reads(store: Path) -> None:
+    record_runs(store, 1)
+    Store(store).drain()
+    with duckdb.connect(str(store / "runs.duckdb")) as db:
+        db.execute("INSERT INTO migrations VALUES ('999_future', 1)")
+    with pytest.raises(StoreVersion, match="upgrade"):
+        Store(store).runs()
+
+
+def test_a_database_of_something_else_is_refused_and_left_as_it_was(store: Path) -> None:
+    record_runs(store, 1)
+    with duckdb.connect(str(store / "runs.duckdb")) as db:
+        db.execute("CREATE TABLE invoices (amount INTEGER)")
+    with pytest.raises(StoreError, match="something else .it has invoices.; move it aside"):
+        Store(store).runs()
+    with duckdb.connect(str(store / "runs.duckdb"), read_only=True) as db:
+        assert db.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("invoices",)]
+    (store / "runs.duckdb").unlink()
+    assert len(Store(store).runs()) == 1
+
+
 def test_the_schema_is_what_it_was(store: Path) -> None:
     """A released migration is never edited; a change is a new one (then this number changes with it)."""
     Store(store).drain()
