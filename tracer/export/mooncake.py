@@ -13,7 +13,8 @@ Two forms of row, both JSONL, both times in ms:
 
 A hash id stands for one block of a prompt *and everything before it*; equal leading ids are a shared prefix. The ids
 are small integers in order of appearance, stable within the file only. The last block may be a part: GuideLLM wants
-`ceil(input_length / block)` ids.
+`ceil(input_length / block)` ids. Of a prompt whose ids were withheld (content off) only the hashes of its blocks of 16
+are known; what is left over at its end is then taken to be shared with nobody.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from redecode.tracer.blocks import BLOCK_TOKENS as KNOWN_TOKENS
 from redecode.tracer.export.waits import Wait, waits
 from redecode.tracer.records import Decode, JsonObject, Span, ToolStep
 
@@ -66,7 +68,7 @@ class BlockIds:
         if tokens < 1:
             raise ValueError(f"a block has at least one token, not {tokens}")
         self.tokens = tokens
-        self._ids: dict[bytes, int] = {}
+        self._ids: dict[object, int] = {}
 
     def of(self, prompt: Sequence[int]) -> list[int]:
         """One id per block of a prompt, the last of which may be a part.
@@ -77,8 +79,24 @@ class BlockIds:
         for at in range(0, len(prompt), self.tokens):
             block = array("i", prompt[at : at + self.tokens]).tobytes()
             chain = hashlib.blake2b(chain + block, digest_size=16).digest()
-            out.append(self._ids.setdefault(chain, len(self._ids)))
+            out.append(self._id(chain))
         return out
+
+    def of_hashes(self, hashes: Sequence[bytes], length: int) -> list[int]:
+        """The same from the chained hashes of a prompt's full blocks of `blocks.BLOCK_TOKENS`.
+
+        Args:
+            length: tokens of the prompt.
+        """
+        step, out = self.tokens // KNOWN_TOKENS, []
+        for end in range(self.tokens, length + self.tokens, self.tokens):
+            known = end <= length or length % KNOWN_TOKENS == 0
+            last = step * len(out) + step - 1 if end <= length else len(hashes) - 1
+            out.append(self._id(("withheld", hashes[last], end <= length) if known else object()))
+        return out
+
+    def _id(self, block: object) -> int:
+        return self._ids.setdefault(block, len(self._ids))
 
 
 def load_trace(runs: Iterable[RecordedRun], rows: Rows = Rows.AGENTIC, block_tokens: int = BLOCK_TOKENS) -> LoadTrace:
@@ -88,7 +106,7 @@ def load_trace(runs: Iterable[RecordedRun], rows: Rows = Rows.AGENTIC, block_tok
     calls: list[tuple[RecordedRun, Decode]] = []
     for run in runs:
         for decode in run.decodes:
-            reason = _unusable(decode)
+            reason = _unusable(decode, block_tokens)
             if reason is None:
                 calls.append((run, decode))
             else:
@@ -98,9 +116,9 @@ def load_trace(runs: Iterable[RecordedRun], rows: Rows = Rows.AGENTIC, block_tok
     out = [
         {
             "timestamp": (decode.sent_ns - origin_ns) / 1e6,
-            "input_length": len(decode.prompt_ids or ()),
+            "input_length": _input_length(decode),
             "output_length": _output_length(decode),
-            "hash_ids": blocks.of(decode.prompt_ids or ()),
+            "hash_ids": _hash_ids(decode, blocks),
         }
         for _, decode in calls
     ]
@@ -113,14 +131,31 @@ def load_trace(runs: Iterable[RecordedRun], rows: Rows = Rows.AGENTIC, block_tok
     return LoadTrace(out, left_out)
 
 
-def _unusable(decode: Decode) -> str | None:
-    if not decode.prompt_ids:
+def _unusable(decode: Decode, block_tokens: int) -> str | None:
+    if not decode.prompt_ids and decode.prompt_hashes is None:
         return f"its prompt's token ids were not recorded (fidelity {decode.fidelity})"
+    if not decode.prompt_ids:
+        if len(decode.prompt_hashes or ()) != (decode.input_tokens or 0) // KNOWN_TOKENS or not decode.input_tokens:
+            return "its prompt was withheld, and its length is not known"
+        if block_tokens % KNOWN_TOKENS:
+            return (
+                f"its prompt was withheld but for hashes of {KNOWN_TOKENS} tokens each: {block_tokens} is no multiple"
+            )
     if decode.done_ns is None:
         return "it did not finish"
     if not _output_length(decode):
         return "it gave no tokens" if decode.error is None else "it failed"
     return None
+
+
+def _input_length(decode: Decode) -> int:
+    return len(decode.prompt_ids) if decode.prompt_ids else decode.input_tokens or 0
+
+
+def _hash_ids(decode: Decode, blocks: BlockIds) -> list[int]:
+    if decode.prompt_ids:
+        return blocks.of(decode.prompt_ids)
+    return blocks.of_hashes(decode.prompt_hashes or (), _input_length(decode))
 
 
 def _output_length(decode: Decode) -> int:

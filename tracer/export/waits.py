@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from redecode.tracer.records import EdgeKind, SpanKind
+from redecode.tracer.records import EdgeKind, Provenance, SpanKind
 
 if TYPE_CHECKING:
     from redecode.tracer.store import RecordedRun
@@ -54,7 +54,7 @@ def _arcs(run: RecordedRun) -> dict[_Point, set[_Point]]:
     parents = {span.span_id: span.parent_span_id for span in run.spans}
     before: dict[_Point, set[_Point]] = {}
     for edge in run.edges:
-        if edge.src in parents and edge.dst in parents:
+        if edge.src in parents and edge.dst in parents and edge.provenance is not Provenance.DECLARED:
             to_end = edge.kind in _BACK and parents[edge.src] == edge.dst
             src = (edge.src, _START if edge.kind in _FROM_START else _END)
             before.setdefault((edge.dst, _END if to_end else _START), set()).add(src)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from itertools import takewhile
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redecode.tracer import EdgeKind, Fidelity, SpanKind
+from redecode.tracer.blocks import split
 from redecode.tracer.export.mooncake import BlockIds, Rows, load_trace
 from tests.tracer.export.recorded_runs import Builder, runs
 
@@ -37,6 +39,43 @@ def test_an_id_is_a_whole_prefix_whatever_else_is_in_the_file(prompts: list[list
             prefix = prompt[: (place + 1) * block]
             assert seen.setdefault(number, prefix) == prefix
     assert sorted(seen) == list(range(len(seen)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    many=st.lists(
+        st.lists(st.sampled_from([0, 1]), max_size=4).map(lambda blocks: [b for b in blocks for _ in range(16)])
+        | st.integers(0, 70).map(lambda n: [0] * n),
+        min_size=2,
+        max_size=4,
+    ),
+    block=st.sampled_from([16, 32, 64]),
+)
+def test_hashes_tell_of_sharing_what_the_tokens_do_but_for_a_last_part(many: list[list[int]], block: int) -> None:
+    known, withheld = BlockIds(block), BlockIds(block)
+    pairs = []
+    for prompt in many:
+        hashes = [digest for digest, _ in split(array("i", prompt).tobytes(), b"key")[0]]
+        pairs.append((prompt, known.of(prompt), withheld.of_hashes(hashes, len(prompt))))
+    for one, ids, other_ids in pairs:
+        assert len(other_ids) == len(ids) == math.ceil(len(one) / block)
+        for two, ids2, other_ids2 in pairs:
+            if one is not two:
+                for place, same in enumerate(a == b for a, b in zip(ids, ids2, strict=False)):
+                    whole = all(len(p) % 16 == 0 or place < len(p) // block for p in (one, two))
+                    assert (other_ids[place] == other_ids2[place]) == (same and whole)
+
+
+def test_a_run_without_its_content_still_makes_rows() -> None:
+    run = Builder()
+    root = run.span(SpanKind.RUN, "agent", 0, 100)
+    hashes = tuple(digest for digest, _ in split(array("i", [1] * 40).tobytes(), b"key")[0])
+    run.decode("x", 0, 10, root, None, prompt_hashes=hashes, input_tokens=40)
+    run.decode("y", 10, 20, root, None, prompt_hashes=hashes, input_tokens=None)
+    trace = load_trace([run.build()], block_tokens=32)
+    assert [(r["input_length"], r["hash_ids"]) for r in trace.rows] == [(40, [0, 1])]
+    assert trace.left_out == [("run/y", "its prompt was withheld, and its length is not known")]
+    assert "no multiple" in load_trace([run.build()], block_tokens=20).left_out[0][1]
 
 
 def test_a_block_of_no_tokens_is_refused() -> None:
