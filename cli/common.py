@@ -19,6 +19,22 @@ StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Store directory; by default .redecode.", envvar="REDECODE_STORE", show_envvar=True),
 ]
+ContentOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--content/--no-content",
+        help="Record what was said, or only structure, lengths and times; by default $REDECODE_CONTENT, else all.",
+        show_default=False,
+    ),
+]
+RedactOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Take this out before anything is written: patterns (all built-in ones), the name of one, or "
+        "MODULE:FUNCTION; repeatable. By default $REDECODE_REDACT.",
+        metavar="RULE",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 
 

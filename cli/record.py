@@ -11,8 +11,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from redecode.cli.common import StoreOption, errors_in_one_line, fail, say, store_path
-from redecode.tracer import Store, environment
+from redecode.cli.common import ContentOption, RedactOption, StoreOption, errors_in_one_line, fail, say, store_path
+from redecode.tracer import Store, asked_privacy, environment
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +29,8 @@ def record(
     agent: Annotated[str | None, typer.Option(help="Name recorded with the runs; by default each graph's own.")] = None,
     slo: Annotated[float | None, typer.Option(help="Latency each run should meet, in seconds.", min=0)] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE recorded with the runs; repeatable.")] = None,
+    content: ContentOption = None,
+    redact: RedactOption = None,
     store: StoreOption = None,
 ) -> None:
     """Run a program and record every agent run of its Python processes.
@@ -39,8 +41,10 @@ def record(
     with errors_in_one_line():
         opened = Store(path)
         before = {r.run_id for r in opened.runs()}
+        asked_privacy(content=content, redact=redact)
     labels = dict(_pair(text) for text in label or ())
     settings = {"store": str(path), "agent": agent, "slo_s": slo, "labels": labels or None}
+    settings |= {"content": content, "redact": redact}
     code = run_program(command, environment(os.environ, settings))
     with errors_in_one_line():
         new = [r for r in opened.runs() if r.run_id not in before]

@@ -26,7 +26,7 @@ from redecode.cli.common import (
     store_path,
 )
 from redecode.cli.record import end_like, run_program
-from redecode.replay import ReplayMode, ReplayReport, replay_on_engine
+from redecode.replay import Playback, ReplayMode, ReplayReport, replay_on_engine
 from redecode.replay.engine import status
 from redecode.tracer import RecordedRun, Store, environment
 
@@ -106,6 +106,7 @@ def replay(
 
 def _play(path: Path, runs: list[RecordedRun], command: list[str], pace: float) -> NoReturn:
     """Run a program with its FM calls and tools answered from recorded runs, and end as it ends."""
+    Playback(runs)  # what cannot be played back is refused here: the program must not run without it
     settings = {"store": str(path), "runs": [r.run.run_id for r in runs], "pace": pace}
     env = environment(os.environ, settings, start="redecode.replay.playback:start_from_settings")
     opened = Store(path)

@@ -11,6 +11,7 @@ from rich.text import Text
 from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, seconds, store_path
 from redecode.cli.runs import run_json
 from redecode.replay import Segment, build_run_graph, critical_spans, find_critical_path
+from redecode.replay.withheld import said_of
 from redecode.tracer import Decode, RecordedRun, Span, SpanKind, Store
 
 _BAR = 40
@@ -49,7 +50,12 @@ def show(
 
 def _json(recorded: RecordedRun, path: tuple[Segment, ...]) -> dict[str, Any]:
     return {
-        "run": {**run_json(recorded.run), "input": recorded.run.input, "output": recorded.run.output},
+        "run": {
+            **run_json(recorded.run),
+            "input": recorded.run.input,
+            "output": recorded.run.output,
+            "kept_out": said_of(recorded),
+        },
         "spans": [
             {
                 "span_id": s.span_id,
@@ -92,7 +98,9 @@ def _decode_json(d: Decode) -> dict[str, Any]:
         "prefill_ns", "decode_ns", "sent_ns", "first_chunk_ns", "done_ns", "messages", "tool_definitions", "output",
         "error",
     )  # fmt: skip
-    return {**{k: getattr(d, k) for k in plain}, "ttft_ns": d.ttft_ns, "tpot_ns": d.tpot_ns, "e2e_ns": d.e2e_ns}
+    hashes = None if d.prompt_hashes is None else [h.hex() for h in d.prompt_hashes]
+    more = {"redacted": list(d.redacted), "prompt_hashes": hashes}
+    return {**{k: getattr(d, k) for k in plain}, **more, "ttft_ns": d.ttft_ns, "tpot_ns": d.tpot_ns, "e2e_ns": d.e2e_ns}
 
 
 def _head(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[str]:
@@ -109,6 +117,8 @@ def _head(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[str]:
         lines.append(f"SLO {seconds(run.slo_s)}: headroom {seconds(run.slo_s - run.duration_s)}")
     if run.error:
         lines.append(f"error: {run.error}")
+    if (kept_out := said_of(recorded)) is not None:
+        lines.append(kept_out)
     if run.lost:
         lines.append(f"incomplete: {run.lost} events of this run could not be recorded (redecode doctor says why)")
     return lines

@@ -26,6 +26,7 @@ from redecode.replay.engine import Completion, EngineClient, EngineError, Engine
 from redecode.replay.errors import TooLittleRecorded
 from redecode.replay.pacing import until
 from redecode.replay.run_graph import END, START, Point, RunGraph, build_run_graph
+from redecode.replay.withheld import withheld
 from redecode.tracer import (
     Decode,
     Dependency,
@@ -86,6 +87,8 @@ def plan(recorded: RecordedRun, mode: ReplayMode) -> _Plan:
         if decode.sampled_ids is None and decode.error is not None:
             skipped.append(decode.step_key)  # it failed then; the time it took is waited through
             continue
+        if decode.redacted:
+            raise TooLittleRecorded(f"run {run.run_id[:12]} cannot be replayed by {mode}: {withheld(decode)}")
         need = _lack(decode, mode)
         if need:
             raise TooLittleRecorded(

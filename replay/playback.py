@@ -18,7 +18,8 @@ from typing import Any
 
 import orjson
 
-from redecode.replay.errors import ReplayDivergence
+from redecode.replay.errors import ReplayDivergence, TooLittleRecorded
+from redecode.replay.withheld import first_withheld
 from redecode.tracer import (
     ERROR_CLASS,
     RESPONSE_ID,
@@ -58,11 +59,17 @@ class Playback:
     Args:
         runs: the recorded runs; each is played back at most once at a time, oldest first among equals.
         pace: 1.0 answers as slowly as recorded, 0.0 at once, 0.5 twice as fast.
+
+    Raises:
+        TooLittleRecorded: something was kept out of one of the recordings on purpose.
     """
 
     def __init__(self, runs: Sequence[RecordedRun], *, pace: float = 1.0) -> None:
         self._pace = pace
         self._lock = threading.Lock()
+        for recorded in runs:
+            if (why := first_withheld(recorded)) is not None:
+                raise TooLittleRecorded(f"run {recorded.run.run_id[:12]} cannot be played back: {why}")
         ordered = sorted(runs, key=lambda r: r.run.started_ns)
         self._sources = [
             _Source(

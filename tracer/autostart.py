@@ -35,7 +35,13 @@ def environment(base: Mapping[str, str], settings: JsonObject, *, start: str = _
 
 
 def start_from_settings(
-    *, store: str, agent: str | None = None, slo_s: float | None = None, labels: JsonObject | None = None
+    *,
+    store: str,
+    agent: str | None = None,
+    slo_s: float | None = None,
+    labels: JsonObject | None = None,
+    content: bool | None = None,
+    redact: list[str] | None = None,
 ) -> None:
     """Begin recording."""
-    instrument(store, agent=agent, slo_s=slo_s, labels=labels)
+    instrument(store, agent=agent, slo_s=slo_s, labels=labels, content=content, redact=redact)

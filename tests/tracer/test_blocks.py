@@ -7,7 +7,7 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redecode.tracer.store.blocks import BLOCK_TOKENS, split
+from redecode.tracer.blocks import BLOCK_TOKENS, split
 
 ids = st.lists(st.integers(min_value=0, max_value=200_000), max_size=200)
 

@@ -25,6 +25,7 @@ from redecode.tracer.records import JsonObject, Run
 from redecode.tracer.spool import SUFFIX, make_private
 from redecode.tracer.store import queries
 from redecode.tracer.store.drain import drain_spool
+from redecode.tracer.store.modes import private_files
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
 
@@ -76,7 +77,8 @@ class Store:
             meta = self.path / "meta"
             if not meta.exists():
                 temporary = meta.with_suffix(f".{os.getpid()}")
-                temporary.write_text(json.dumps({"storage_version": STORAGE_VERSION}) + "\n")
+                with private_files():
+                    temporary.write_text(json.dumps({"storage_version": STORAGE_VERSION}) + "\n")
                 temporary.rename(meta)
             self._check(meta)
         except OSError as error:
@@ -99,8 +101,20 @@ class Store:
 
     @contextmanager
     def _connect(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._lock_file() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX if write or not self.database.exists() else fcntl.LOCK_SH)
+        with self.held(exclusively=write or not self.database.exists()), self.opened(write=write) as connection:
+            yield connection
+
+    @contextmanager
+    def held(self, *, exclusively: bool) -> Iterator[None]:
+        """Be the only one in the database, or one of its readers; waits for its turn. Not to be nested."""
+        with private_files(), self._lock_file() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
+            yield
+
+    @contextmanager
+    def opened(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection to the database, while it is `held`."""
+        with private_files():
             try:
                 # The threshold: a long drain checkpoints every few batches instead of after each.
                 connection = duckdb.connect(
@@ -171,8 +185,14 @@ class Store:
         if self.database.exists() and not any(self.spool.glob(f"*{SUFFIX}")):
             return 0
         with self._connect(write=True) as connection:
-            self._migrate(connection)
-            return drain_spool(connection, self.spool, self._now_ns, on_progress)
+            return self.drain_into(connection, on_progress)
+
+    def drain_into(
+        self, connection: duckdb.DuckDBPyConnection, on_progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """As `drain`, on a connection that may write."""
+        self._migrate(connection)
+        return drain_spool(connection, self.spool, self._now_ns, on_progress)
 
     @contextmanager
     def _reading(self) -> Iterator[queries.Read]:
