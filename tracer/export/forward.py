@@ -165,7 +165,8 @@ class Forwarder:
         """Send all that waits, a request at a time; returns the last complaint."""
         said = None
         while self._waiting:
-            batch, size = [], 0
+            batch: list[SpanEvent | OtlpSpan] = []
+            size = 0
             with self._lock:
                 while self._waiting and (not batch or size + self._waiting[0][0] <= MAX_REQUEST_BYTES):
                     bytes_of_it, span = self._waiting.popleft()

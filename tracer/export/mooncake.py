@@ -75,7 +75,7 @@ class BlockIds:
 
         Two prompts have their first k ids in common exactly if their first k blocks are equal.
         """
-        chain, out = b"", []
+        chain, out = b"", list[int]()
         for at in range(0, len(prompt), self.tokens):
             block = array("i", prompt[at : at + self.tokens]).tobytes()
             chain = hashlib.blake2b(chain + block, digest_size=16).digest()
@@ -88,7 +88,7 @@ class BlockIds:
         Args:
             length: tokens of the prompt.
         """
-        step, out = self.tokens // KNOWN_TOKENS, []
+        step, out = self.tokens // KNOWN_TOKENS, list[int]()
         for end in range(self.tokens, length + self.tokens, self.tokens):
             known = end <= length or length % KNOWN_TOKENS == 0
             last = step * len(out) + step - 1 if end <= length else len(hashes) - 1

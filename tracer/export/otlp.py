@@ -232,7 +232,9 @@ def from_json(document: JsonObject) -> ExportTraceServiceRequest:
 
     _each_id(document, lambda text: base64.b64encode(bytes.fromhex(text)).decode())
     try:
-        return json_format.ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+        request = ExportTraceServiceRequest()
+        json_format.ParseDict(document, request, ignore_unknown_fields=True)
+        return request
     except json_format.ParseError as error:
         raise ValueError(str(error)) from error
 

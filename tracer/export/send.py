@@ -209,6 +209,7 @@ def _status_message(data: bytes) -> bytes:
 
     # ExportTracePartialSuccess has the same shape: an integer in field 1, a text in field 2.
     try:
-        return ExportTracePartialSuccess.FromString(data).error_message.encode()
+        message: str = ExportTracePartialSuccess.FromString(data).error_message
+        return message.encode()
     except DecodeError:
         return b""

@@ -84,10 +84,12 @@ def test_spans_of_others_are_forwarded_word_for_word(backend: Backend, forward: 
 
 def test_a_burst_arrives_whole(backend: Backend, forward: Callable[..., Forwarder]) -> None:
     forwarder = forward(linger_s=60.0)
-    threads = [
-        threading.Thread(target=lambda base=base: [forwarder(span(base + i)) for i in range(500)])  # type: ignore[misc]
-        for base in range(0, 4000, 500)
-    ]
+
+    def some(base: int) -> None:
+        for number in range(500):
+            forwarder(span(base + number))
+
+    threads = [threading.Thread(target=some, args=(base,)) for base in range(0, 4000, 500)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -83,12 +83,12 @@ def test_a_block_of_no_tokens_is_refused() -> None:
         BlockIds(0)
 
 
-def react() -> Builder:
+def react(run_id: str = "ab" * 16) -> Builder:
     """model → two tools at once → model."""
-    run = Builder()
+    run = Builder(run_id=run_id)
     root = run.span(SpanKind.RUN, "agent", 0, 100)
     ask = run.span(SpanKind.NODE, "ask@1", 1, 30, root)
-    first = run.decode("chat", 2, 22, ask, [1] * 40)
+    first = run.decode("chat", 2, 22, ask, [1] * 40, engine_id="e1")
     act = run.span(SpanKind.NODE, "act@2", 31, 62, root)
     slow = run.tool("slow", 32, 52, act)
     quick = run.tool("quick", 42, 60, act, error="KeyError: 'secret'")

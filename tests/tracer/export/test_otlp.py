@@ -27,9 +27,11 @@ from tests.tracer.export.recorded_runs import Builder, plain, runs, texts
 
 def same(run: RecordedRun) -> RecordedRun:
     """In an order that does not depend on how it was stored."""
-    by_id = {"key": lambda item: item.span_id}
     return replace(
-        run, edges=sorted(run.edges, key=str), decodes=sorted(run.decodes, **by_id), tools=sorted(run.tools, **by_id)
+        run,
+        edges=sorted(run.edges, key=str),
+        decodes=sorted(run.decodes, key=lambda decode: decode.span_id),
+        tools=sorted(run.tools, key=lambda tool: tool.span_id),
     )
 
 
