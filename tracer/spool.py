@@ -20,6 +20,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class JournalWriter:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         self._close_fd()
-        self._fd, self._size = fd, 0
+        self._fd, self._size, self._named = fd, 0, False
         self._sequence += 1
         self._append(c.dumps(self._preamble()))
 
@@ -116,22 +117,29 @@ class JournalWriter:
         with self._lock:
             if self._size > self._rotate:
                 self._open()
-            before = self._size
+            self._append_all([frame(payload) for payload in payloads])
             try:
-                self._append_all(payloads)
                 os.fsync(self._fd)
-            except OSError:
+                if not self._named:
+                    _sync_directory(self._spool)
+                    self._named = True
+            except OSError:  # what the disk holds of this file is unknown: nothing more goes behind it
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, before)
-                    self._size = before
+                    self._open()
                 raise
             self._dirty = False
 
-    def _append_all(self, payloads: Iterable[bytes]) -> None:
-        records = b"".join(map(frame, payloads))
-        written = os.write(self._fd, records)
-        if written != len(records):
-            raise OSError(28, "No space left on device")
+    def _append_all(self, records: list[bytes]) -> None:
+        data, written = memoryview(b"".join(records)), 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError:
+            # Only the torn one is taken back: a reader may have taken the whole ones already, and went on behind them.
+            whole = max(end for end in accumulate(map(len, records), initial=0) if end <= written)
+            os.ftruncate(self._fd, self._size + whole)
+            self._size += whole
+            raise
         self._size += written
 
     def lose(self, run: str | None, why: str) -> None:
@@ -196,6 +204,15 @@ class JournalWriter:
 def frame(payload: bytes) -> bytes:
     """A payload as a journal record."""
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _sync_directory(directory: Path) -> None:
+    """Put a new file's name on the disk: its own fsync does not."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def make_private(directory: Path) -> None:
