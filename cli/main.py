@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from redecode.cli import demo, doctor, engine, record, replay, runs, show
+from redecode.cli import collect, demo, doctor, engine, record, replay, runs, show
 
 app = typer.Typer(
     name="redecode",
@@ -37,6 +37,7 @@ def _root(
 
 demo.register(app)
 record.register(app)
+collect.register(app)
 app.add_typer(engine.app, name="engine")
 runs.register(app)
 show.register(app)
