@@ -13,11 +13,19 @@ import orjson
 import typer
 from rich.console import Console
 
-from redecode.tracer import RedecodeError, default_store
+from redecode.tracer import Dataset, RedecodeError, Store, default_store, open_store
+from redecode.tracer.export.send import Target
+from redecode.tracer.store.places import local_path
 
 StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Store directory; by default .redecode.", envvar="REDECODE_STORE", show_envvar=True),
+    str | None,
+    typer.Option(
+        "--store",
+        help="Store directory, or (to read) a published dataset's folder or URL; by default .redecode.",
+        metavar="PATH",
+        envvar="REDECODE_STORE",
+        show_envvar=True,
+    ),
 ]
 ContentOption = Annotated[
     bool | None,
@@ -37,10 +45,60 @@ RedactOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 
+ForwardOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Also send every span to this OTLP/HTTP backend (content too, unless that is off); "
+        "`env` means $OTEL_EXPORTER_OTLP_ENDPOINT and its headers.",
+        metavar="URL",
+    ),
+]
+ForwardHeaderOption = Annotated[
+    list[str] | None, typer.Option(help="With --forward: KEY=VALUE sent with every request; repeatable.")
+]
 
-def store_path(store: Path | None) -> Path:
+
+def header_pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """The headers of a repeatable KEY=VALUE option; a value is never repeated in an error."""
+    out = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            fail(f"{option}: want KEY=VALUE")
+        out[name.strip()] = value.strip()
+    return out
+
+
+def forward_headers(url: str | None, given: list[str] | None) -> dict[str, str]:
+    """The headers of `--forward-header`, once it is sure that `--forward` is a URL."""
+    headers = header_pairs("--forward-header", given)
+    if url is not None:
+        Target.parse(url, headers)
+    elif headers:
+        fail("--forward-header goes with --forward")
+    return headers
+
+
+def store_path(store: str | None) -> Path:
     """The store directory asked for, absolute."""
-    return (store if store is not None else default_store()).absolute()
+    path = local_path(store if store is not None else default_store())
+    if path is None:
+        fail(f"{store} is elsewhere: what is published there can be read, nothing else; name a directory with --store")
+    return path
+
+
+def store_to_read(store: str | None) -> Store | Dataset:
+    """The store, or the published dataset, that was asked for.
+
+    Raises:
+        StoreError: there is none, or it cannot be used.
+    """
+    return open_store(store if store is not None else default_store())
+
+
+def shown(store: Store | Dataset) -> str:
+    """Where it is, in our own words' messages."""
+    return store.url if isinstance(store, Dataset) else str(store.path)
 
 
 def print_json(document: Any) -> None:

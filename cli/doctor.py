@@ -14,9 +14,11 @@ from typing import Annotated
 
 import typer
 
-from redecode.cli.common import JsonOption, StoreOption, print_json, store_path
+from redecode.cli.common import JsonOption, StoreOption, print_json
 from redecode.replay.engine import EngineClient, EngineError, EngineInfo, status
-from redecode.tracer import RedecodeError, Store
+from redecode.tracer import Dataset, RedecodeError, Store, default_store
+from redecode.tracer.export.forward import reports
+from redecode.tracer.store.places import is_dataset, local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,12 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check the installation, the store and the engine; exit 1 when something is wrong."""
-    path = store_path(store)
-    checks = [_python(), _vllm(), *_store(path), *_engine(path, engine)]
+    path = local_path(store if store is not None else default_store())
+    checks = [_python(), _vllm()]
+    if path is None or is_dataset(path):
+        checks += [_dataset(store or str(path)), *_engine(None, engine)]
+    else:
+        checks += [*_store(path), *_forwarding(path), *_engine(path, engine)]
     ok = all(check.ok is not False for check in checks)
     if as_json:
         print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
@@ -91,8 +97,35 @@ def _store(path: Path) -> list[Check]:
     ]
 
 
-def _engine(path: Path, url: str | None) -> list[Check]:
+def _dataset(location: str) -> Check:
+    try:
+        health = Dataset(location).health()
+    except RedecodeError as error:
+        return Check("dataset", ok=False, detail=str(error))
+    counts = f"{health.runs} runs, {health.spans} spans, {health.decodes} decodes, {health.bytes / 1e6:.1f} MB"
+    lost = f"; {health.lost} events were lost when they were recorded" if health.lost else ""
+    stores = f"published by {len(health.stores)} store{'s' * (len(health.stores) != 1)}"
+    return Check("dataset", ok=not health.lost, detail=f"{location}: {counts}, {stores}{lost}")
+
+
+def _forwarding(path: Path) -> list[Check]:
+    checks = []
+    for report in reports(path):
+        waiting = f", {report.waiting} on the way" if report.waiting else ""
+        detail = f"{report.url}: {report.delivered} spans delivered{waiting}"
+        if report.lost:
+            detail += (
+                f", {report.lost} not ({report.error or 'its process died'}); the store has them: "
+                f"redecode export --last N --to URL sends them, then delete {report.path}"
+            )
+        checks.append(Check("forward", ok=not report.lost, detail=detail))
+    return checks
+
+
+def _engine(path: Path | None, url: str | None) -> list[Check]:
     if url is None:
+        if path is None:
+            return []
         found = status(path / "engine")
         if found.state is None:
             return [Check("engine", ok=None, detail=f"none runs in {path}; start one with: redecode engine start")]

@@ -18,12 +18,14 @@ from redecode.cli.common import (
     StoreOption,
     errors_in_one_line,
     fail,
+    header_pairs,
     print_json,
     progress,
     say,
-    store_path,
+    shown,
+    store_to_read,
 )
-from redecode.tracer import RecordedRun, RedecodeError, Store
+from redecode.tracer import Dataset, ReadableStore, RecordedRun, RedecodeError, Store
 from redecode.tracer.export import mooncake, otlp, perfetto
 from redecode.tracer.export.send import Sender, Target
 from redecode.tracer.foreign import OtlpSpan
@@ -109,13 +111,15 @@ def export(
         fail("name a --output" + (": --json needs stdout for itself" if as_json else f" for {encoding or form}"))
     target: Target | None = None
     with errors_in_one_line():
-        opened = Store(store_path(store), create=False)
+        opened = store_to_read(store)
         chosen = _chosen(opened, runs or [], last, every=every)
         if to is not None:
-            target = Target.parse(to, dict(_pair(text) for text in header or ()))
+            target = Target.parse(to, header_pairs("--header", header))
             said = _send(opened, chosen, target, 60.0 if patience is None else patience)
         elif form is Format.PARQUET:
             assert output is not None
+            if isinstance(opened, Dataset):
+                fail(f"{opened.url} is Parquet already (docs/publish.md); the other forms can be exported from it")
             said = {"rows": write_parquet(opened, chosen, output, replace=force)}
         else:
             with _sink(output, force=force) as sink:
@@ -131,7 +135,7 @@ def export(
         say(f"redecode: sent {what} to {url}" if url is not None else f"redecode: wrote {what} to {place}")
 
 
-def _chosen(store: Store, ids: list[str], last: int | None, *, every: bool) -> list[str]:
+def _chosen(store: Store | Dataset, ids: list[str], last: int | None, *, every: bool) -> list[str]:
     """Ids of the runs that were asked for, oldest first where the user named none."""
     if bool(ids) + (last is not None) + every != 1:
         fail("name the runs to export, or say --last N or --all; `redecode runs` lists them")
@@ -139,32 +143,25 @@ def _chosen(store: Store, ids: list[str], last: int | None, *, every: bool) -> l
         return list(dict.fromkeys(store.find(prefix) for prefix in ids))
     found = [run.run_id for run in reversed(store.runs(limit=last))]
     if not found:
-        fail(f"no runs in {store.path}; record some with: redecode record -- python your_agent.py")
+        fail(f"no runs in {shown(store)}; record some with: redecode record -- python your_agent.py")
     return found
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        fail(f"--header {name}: want KEY=VALUE")
-    return name.strip(), value.strip()
-
-
-def _loaded(store: Store, ids: list[str], what: str) -> Iterator[RecordedRun]:
+def _loaded(store: ReadableStore, ids: list[str], what: str) -> Iterator[RecordedRun]:
     with progress(what) as tell:
         for number, run_id in enumerate(ids):
             tell(f"{number} of {len(ids)} runs")
             yield store.load(run_id)
 
 
-def _spans(store: Store, run: RecordedRun) -> list[OtlpSpan]:
+def _spans(store: ReadableStore, run: RecordedRun) -> list[OtlpSpan]:
     engines = {decode.engine_id: store.engine(decode.engine_id) for decode in run.decodes if decode.engine_id}
     return otlp.otlp_spans(run, {name: info for name, info in engines.items() if info is not None})
 
 
 def _write(
     sink: IO[bytes],
-    store: Store,
+    store: ReadableStore,
     ids: list[str],
     form: Format,
     encoding: Encoding | None,
@@ -196,7 +193,7 @@ def _write(
     return {"spans": count}
 
 
-def _send(store: Store, ids: list[str], target: Target, patience_s: float) -> dict[str, Any]:
+def _send(store: ReadableStore, ids: list[str], target: Target, patience_s: float) -> dict[str, Any]:
     done = count = 0
     with Sender(target, patience_s=patience_s) as sender:
         for run in _loaded(store, ids, f"sending to {target.shown}"):

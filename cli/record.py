@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from redecode.cli.common import ContentOption, RedactOption, StoreOption, errors_in_one_line, fail, say, store_path
+from redecode.cli.common import (
+    ContentOption,
+    ForwardHeaderOption,
+    ForwardOption,
+    RedactOption,
+    StoreOption,
+    errors_in_one_line,
+    fail,
+    forward_headers,
+    say,
+    store_path,
+)
 from redecode.tracer import Store, asked_privacy, environment
 
 
@@ -31,6 +42,8 @@ def record(
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE recorded with the runs; repeatable.")] = None,
     content: ContentOption = None,
     redact: RedactOption = None,
+    forward: ForwardOption = None,
+    forward_header: ForwardHeaderOption = None,
     store: StoreOption = None,
 ) -> None:
     """Run a program and record every agent run of its Python processes.
@@ -42,9 +55,10 @@ def record(
         opened = Store(path)
         before = {r.run_id for r in opened.runs()}
         asked_privacy(content=content, redact=redact)
+        headers = forward_headers(forward, forward_header)
     labels = dict(_pair(text) for text in label or ())
     settings = {"store": str(path), "agent": agent, "slo_s": slo, "labels": labels or None}
-    settings |= {"content": content, "redact": redact}
+    settings |= {"content": content, "redact": redact, "forward": forward, "forward_headers": headers}
     code = run_program(command, environment(os.environ, settings))
     with errors_in_one_line():
         new = [r for r in opened.runs() if r.run_id not in before]

@@ -42,6 +42,17 @@ def start_from_settings(
     labels: JsonObject | None = None,
     content: bool | None = None,
     redact: list[str] | None = None,
+    forward: str | None = None,
+    forward_headers: dict[str, str] | None = None,
 ) -> None:
     """Begin recording."""
-    instrument(store, agent=agent, slo_s=slo_s, labels=labels, content=content, redact=redact)
+    instrument(
+        store,
+        agent=agent,
+        slo_s=slo_s,
+        labels=labels,
+        content=content,
+        redact=redact,
+        forward=forward,
+        forward_headers=forward_headers,
+    )

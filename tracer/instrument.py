@@ -9,21 +9,27 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redecode.tracer import conventions as c
-from redecode.tracer import threads
+from redecode.tracer import tasks, threads
 from redecode.tracer.engine_probe import Engines
 from redecode.tracer.errors import RedecodeError
+from redecode.tracer.export.send import Target
 from redecode.tracer.import_hooks import AfterImport
 from redecode.tracer.openai_client import ClientSeam
 from redecode.tracer.player import Player
 from redecode.tracer.recorder import LiveSpan, Recorder
 from redecode.tracer.records import JsonObject, SpanKind
+from redecode.tracer.redaction import asked_privacy
+from redecode.tracer.rules import Rule
+
+if TYPE_CHECKING:
+    from redecode.tracer.export.forward import Forwarder
 
 _log = logging.getLogger("redecode")
 # Whichever of these is imported last completes what the callbacks need; which one that is depends on the program.
@@ -45,8 +51,10 @@ def default_store() -> Path:
 class Recording:
     """Recording of this process, from `instrument()` until `stop()`."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
+    def __init__(self, recorder: Recorder, forwarder: Forwarder | None = None) -> None:
+        self.recorder, self.forwarder = recorder, forwarder
+        if forwarder is not None:
+            recorder.listeners.append(forwarder)
         self.player: Player | None = None
         self.engines = Engines(recorder.journal, recorder.clock)
         self.client = ClientSeam(recorder, self.engines, self)
@@ -56,11 +64,12 @@ class Recording:
 
     def start(self) -> None:
         """Install every seam whose library is, or will be, imported."""
-        self._undo.append(threads.install())
+        self._undo += [threads.install(), tasks.install()]
+        self._imports.call("uvloop", self._uvloop)
         self._imports.call("openai._base_client", self._openai)
         for module in _LANGCHAIN:
             self._imports.call(module, self._langchain)
-        self._imports.call("langgraph.pregel._loop", self._pregel)
+        self._imports.call("langgraph.pregel._runner", self._pregel)
         atexit.register(self.stop)
 
     def play(self, player: Player | None) -> None:
@@ -75,6 +84,8 @@ class Recording:
             self._undo.pop()()
         self.engines.drain()
         self.recorder.close()
+        if self.forwarder is not None:
+            self.forwarder.close()
 
     def flush(self) -> None:
         """Fetch outstanding step clocks and fsync."""
@@ -113,12 +124,16 @@ class Recording:
 
     def _pregel(self) -> None:
         self._langchain()
-        try:
-            from redecode.tracer import langgraph
+        if self._handler is None:
+            return
+        from redecode.tracer.pregel import PregelSeam
 
-            self._undo.append(langgraph.install_pregel(self._handler))
-        except (AttributeError, ImportError) as error:
-            _log.warning("redecode: this LangGraph does not show its writes (%s); edges come from supersteps", error)
+        seam = PregelSeam(self._handler)
+        seam.install()
+        self._undo.append(seam.remove)
+
+    def _uvloop(self) -> None:
+        self._undo.append(tasks.install(sys.modules["uvloop"].Loop))
 
     # openai_client.Placing
     def open_decode(self) -> LiveSpan | None:
@@ -151,6 +166,10 @@ def instrument(
     agent_version: str | None = None,
     slo_s: float | None = None,
     labels: JsonObject | None = None,
+    content: bool | None = None,
+    redact: Rule | bool | Iterable[Rule] | None = None,
+    forward: str | None = None,
+    forward_headers: Mapping[str, str] | None = None,
 ) -> Recording:
     """Record every LangGraph run and OpenAI-client FM call of this process from now on.
 
@@ -162,24 +181,46 @@ def instrument(
         agent_version: default the commit of the current directory's git checkout.
         slo_s: the latency each run should meet, in seconds.
         labels: recorded with every run.
+        content: whether what was said is recorded, or its structure, lengths and times alone; default
+            `$REDECODE_CONTENT` (`on` or `off`), else on.
+        redact: what to take out before anything is written: `True` or "patterns" for every built-in pattern, names of
+            some, "module:function", a function (name of the attribute, text) → text, (name, regex, replacement), or a
+            list of these; default `$REDECODE_REDACT`, else nothing. See docs/privacy.md.
+        forward: an OTLP/HTTP backend that also gets every span once it is written (content too, unless that is off);
+            "env" means `$OTEL_EXPORTER_OTLP_ENDPOINT` and its headers. See docs/export.md.
+        forward_headers: sent to it with every request.
 
     Returns:
         The recording; `stop()` ends it, and the end of the process does too.
 
     Raises:
         StoreUnwritable: the store cannot be made or written.
+        RedecodeError: there is no such redaction, or `forward` is no URL.
     """
     path = Path(store).absolute() if store is not None else default_store().absolute()
     current = active()
     if current is not None:
         if store is not None and current.recorder.store != path:
             _log.warning("redecode: already recording into %s, not into %s", current.recorder.store, path)
+        if content is False or redact:
+            _log.warning("redecode: already recording under the privacy of the first instrument(), not of this one")
         return current
-    recorder = Recorder(path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels)
-    recording = Recording(recorder)
+    privacy = asked_privacy(content=content, redact=redact)
+    target = Target.parse(forward, forward_headers) if forward is not None else None
+    recorder = Recorder(
+        path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels, privacy=privacy
+    )
+    recording = Recording(recorder, _forwarder(recorder, target) if target is not None else None)
     recording.start()
     _active.append(recording)
     return recording
+
+
+def _forwarder(recorder: Recorder, target: Target) -> Forwarder:
+    from redecode.tracer.export.forward import Forwarder  # who does not forward need not import OTLP
+
+    service = os.environ.get("OTEL_SERVICE_NAME") or recorder.agent or "redecode"
+    return Forwarder(target, recorder.store, service=service)
 
 
 def uninstrument() -> None:
@@ -228,7 +269,7 @@ def step(name: str) -> Iterator[None]:
 @contextmanager
 def _within(recorder: Recorder, span: LiveSpan) -> Iterator[None]:
     token = _by_hand.set(span)
-    span.strands.enter_body()
+    span.strands.enter_body(span.parent.strands if span.parent is not None else None)
     try:
         yield
     except BaseException as error:
