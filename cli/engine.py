@@ -113,7 +113,7 @@ def stop(
         typer.echo(f"engine stopped after {took_s:.1f} s: {_describe(state)}")
 
 
-def _home(store: Path | None) -> Path:
+def _home(store: str | None) -> Path:
     return store_path(store) / "engine"
 
 

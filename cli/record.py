@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -57,7 +57,7 @@ def record(
         asked_privacy(content=content, redact=redact)
         headers = forward_headers(forward, forward_header)
     labels = dict(_pair(text) for text in label or ())
-    settings = {"store": str(path), "agent": agent, "slo_s": slo, "labels": labels or None}
+    settings: dict[str, Any] = {"store": str(path), "agent": agent, "slo_s": slo, "labels": labels or None}
     settings |= {"content": content, "redact": redact, "forward": forward, "forward_headers": headers}
     code = run_program(command, environment(os.environ, settings))
     with errors_in_one_line():

@@ -23,12 +23,14 @@ from redecode.cli.common import (
     progress,
     say,
     seconds,
+    shown,
     store_path,
+    store_to_read,
 )
 from redecode.cli.record import end_like, run_program
 from redecode.replay import Playback, ReplayMode, ReplayReport, replay_on_engine
 from redecode.replay.engine import status
-from redecode.tracer import RecordedRun, Store, environment
+from redecode.tracer import Dataset, RecordedRun, Store, environment
 
 
 def register(app: typer.Typer) -> None:
@@ -65,6 +67,13 @@ def replay(
         float, typer.Option(help="Runs arrive so many times faster (playback: answers; 0 is at once).", min=0)
     ] = 1.0,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engine's prefix cache as it is.")] = False,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            help="Store to record the replay in; by default the one the runs are in. A published dataset takes none.",
+            metavar="PATH",
+        ),
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,15 +83,18 @@ def replay(
     With --mode playback it runs CMD instead, whose FM calls and tools are answered from the recording;
     the exit code is then CMD's.
     """
-    path = store_path(store)
     command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     ids = (run or [])[: len(run or []) - len(command)]
     if bool(command) != (mode is Mode.PLAYBACK):
         fail("--mode playback, and only it, runs a program: redecode replay RUN --mode playback -- python app.py")
     with errors_in_one_line():
-        chosen = _choose(Store(path, create=False), ids, last, agent)
+        source = store_to_read(store)
+        if into is None and isinstance(source, Dataset):
+            fail(f"{source.url} is a published dataset: name a store to record the replay in, say --into .redecode")
+        path = store_path(store if into is None else into)
+        chosen = _choose(source, ids, last, agent)
         if mode is Mode.PLAYBACK:
-            _play(path, chosen, command, 1 / speed if speed else 0.0)
+            _play(path, shown(source), chosen, command, 1 / speed if speed else 0.0)
         url = engine or _engine_of(path)
         with progress(f"replaying {len(chosen)} run{'s' * (len(chosen) != 1)} by {mode}") as report:
             reports = asyncio.run(
@@ -95,6 +107,7 @@ def replay(
                     speed=speed or 1.0,
                     cold=not warm,
                     on_progress=lambda done, total: report(f"{done} of {total} decodes"),
+                    source=source,
                 )
             )
     if as_json:
@@ -104,10 +117,10 @@ def replay(
     raise typer.Exit(0 if all(r.tokens_equal for r in reports) else 1)
 
 
-def _play(path: Path, runs: list[RecordedRun], command: list[str], pace: float) -> NoReturn:
+def _play(path: Path, source: str, runs: list[RecordedRun], command: list[str], pace: float) -> NoReturn:
     """Run a program with its FM calls and tools answered from recorded runs, and end as it ends."""
     Playback(runs)  # what cannot be played back is refused here: the program must not run without it
-    settings = {"store": str(path), "runs": [r.run.run_id for r in runs], "pace": pace}
+    settings = {"store": str(path), "source": source, "runs": [r.run.run_id for r in runs], "pace": pace}
     env = environment(os.environ, settings, start="redecode.replay.playback:start_from_settings")
     opened = Store(path)
     before = {r.run_id for r in opened.runs()}
@@ -121,7 +134,7 @@ def _play(path: Path, runs: list[RecordedRun], command: list[str], pace: float) 
     end_like(code)
 
 
-def _choose(store: Store, ids: list[str], last: int | None, agent: str | None) -> list[RecordedRun]:
+def _choose(store: Store | Dataset, ids: list[str], last: int | None, agent: str | None) -> list[RecordedRun]:
     if bool(ids) == (last is not None):
         fail("name the runs to replay, or say --last N; `redecode runs` lists them")
     if last is not None:
@@ -130,7 +143,7 @@ def _choose(store: Store, ids: list[str], last: int | None, agent: str | None) -
         ]
         ids = [r.run_id for r in recorded[:last]]
         if not ids:
-            fail(f"no recorded run{f' of agent {agent}' if agent else ''} with FM calls in {store.path}")
+            fail(f"no recorded run{f' of agent {agent}' if agent else ''} with FM calls in {shown(store)}")
     return [store.load(i) for i in ids]
 
 

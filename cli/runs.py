@@ -9,8 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, say, seconds, store_path
-from redecode.tracer import Run, Store
+from redecode.cli.common import (
+    JsonOption,
+    StoreOption,
+    errors_in_one_line,
+    print_json,
+    say,
+    seconds,
+    shown,
+    store_to_read,
+)
+from redecode.tracer import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -27,14 +36,14 @@ def runs(
     as_json: JsonOption = False,
 ) -> None:
     """List runs, newest first."""
-    path = store_path(store)
     with errors_in_one_line():
-        found = [r for r in Store(path, create=False).runs() if _wanted(r, agent, mode)]
+        opened = store_to_read(store)
+        found = [r for r in opened.runs() if _wanted(r, agent, mode)]
     if as_json:
         print_json([run_json(r) for r in found[:limit]])
         return
     if not found:
-        say(f"redecode: no runs in {path}; record some with: redecode record -- python your_agent.py")
+        say(f"redecode: no runs in {shown(opened)}; record some with: redecode record -- python your_agent.py")
         return
     table = Table(box=None, pad_edge=False)
     for column, right in _COLUMNS:
@@ -61,8 +70,9 @@ def _wanted(run: Run, agent: str | None, mode: str | None) -> bool:
 def _row(run: Run) -> tuple[str, ...]:
     started = datetime.fromtimestamp(run.started_ns / 1e9, UTC).strftime("%m-%d %H:%M:%S")
     source = f"{run.source_run_id[:12]} ({run.replay_mode})" if run.source_run_id else ""
+    status = run.status + (f" ({run.lost} lost)" if run.lost else "")
     return (
-        run.run_id[:12], run.agent, run.status + (f" ({run.lost} lost)" if run.lost else ""), started, seconds(run.duration_s), run.fidelity or "-",
+        run.run_id[:12], run.agent, status, started, seconds(run.duration_s), run.fidelity or "-",
         str(run.decodes), str(run.tools), str(run.tokens), source,
     )  # fmt: skip
 

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, seconds, store_path
+from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, seconds, store_to_read
 from redecode.cli.runs import run_json
 from redecode.replay import Segment, build_run_graph, critical_spans, find_critical_path
 from redecode.replay.withheld import said_of
-from redecode.tracer import Decode, RecordedRun, Span, SpanKind, Store
+from redecode.tracer import Decode, RecordedRun, Span, SpanKind
 
 _BAR = 40
 
@@ -31,7 +31,7 @@ def show(
 ) -> None:
     """Show one run: its steps, their times, and the critical path as far as the recorded edges give it."""
     with errors_in_one_line():
-        recorded = Store(store_path(store), create=False).load(run)
+        recorded = store_to_read(store).load(run)
         path = find_critical_path(build_run_graph(recorded))
     if as_json:
         print_json(_json(recorded, path))

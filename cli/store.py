@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
+from redecode.cli import publish
 from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, fail, print_json, progress, say, store_path
 from redecode.tracer import Store
 from redecode.tracer.store.forget import Forgotten
 from redecode.tracer.store.forget import forget as forget_runs
 
 app = typer.Typer(no_args_is_help=True, help="What is done to a store as a whole.")
+publish.register(app)
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 

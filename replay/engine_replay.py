@@ -32,6 +32,7 @@ from redecode.tracer import (
     Dependency,
     Fidelity,
     LiveSpan,
+    ReadableStore,
     RecordedRun,
     Recorder,
     Span,
@@ -120,6 +121,7 @@ async def replay_on_engine(
     speed: float = 1.0,
     cold: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
+    source: ReadableStore | None = None,
 ) -> list[ReplayReport]:
     """Replay runs together, each starting when it did in the recording relative to the first.
 
@@ -128,6 +130,7 @@ async def replay_on_engine(
         speed: arrivals of runs are this many times closer together; inside a run nothing is scaled.
         cold: empty the engine's prefix cache first, where it can be.
         on_progress: called with (decodes done, decodes in all).
+        source: where the runs were read from, if not from `store`.
 
     Raises:
         TooLittleRecorded, EngineError: before anything is replayed.
@@ -147,7 +150,7 @@ async def replay_on_engine(
             outcomes = await asyncio.gather(*(driver.run(p, at) for p, at in zip(plans, starts, strict=True)))
         finally:
             recorder.close()
-    present = Store(store)
+    present = source or Store(store)
     now = info.model_dump()
     return [_report(p, o, mode, present, now) for p, o in zip(plans, outcomes, strict=True)]
 
@@ -382,7 +385,9 @@ class _Mirror:
         ]
 
 
-def _report(plan: _Plan, outcome: _Outcome, mode: ReplayMode, store: Store, engine_now: dict[str, Any]) -> ReplayReport:
+def _report(
+    plan: _Plan, outcome: _Outcome, mode: ReplayMode, store: ReadableStore, engine_now: dict[str, Any]
+) -> ReplayReport:
     comparisons = tuple(compare_decodes(decode, outcome.replayed[span_id]) for span_id, decode in plan.decodes.items())
     late = sorted(outcome.lateness_ns)
     graph = plan.graph

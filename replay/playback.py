@@ -29,9 +29,9 @@ from redecode.tracer import (
     Played,
     RecordedRun,
     Span,
-    Store,
     ToolStep,
     instrument,
+    open_store,
     play,
     uninstrument,
 )
@@ -183,9 +183,14 @@ def play_runs(runs: Sequence[RecordedRun], *, store: Path, pace: float = 1.0) ->
         uninstrument()
 
 
-def start_from_settings(*, store: str, runs: list[str], pace: float) -> None:
-    """Begin a playback in a program started by `redecode replay --mode playback`."""
-    opened = Store(Path(store))
+def start_from_settings(*, store: str, source: str, runs: list[str], pace: float) -> None:
+    """Begin a playback in a program started by `redecode replay --mode playback`.
+
+    Args:
+        store: where the playback is recorded.
+        source: the store or published dataset that has the runs.
+    """
+    opened = open_store(source)
     recorded = [opened.load(run_id) for run_id in runs]
     instrument(store)
     play(Playback(recorded, pace=pace))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from redecode.replay.errors import ReplayError
-from redecode.tracer import Edge, EdgeKind, RecordedRun, Span
+from redecode.tracer import Edge, EdgeKind, Provenance, RecordedRun, Span
 
 START, END = "start", "end"
 Point = tuple[str, str]
@@ -75,6 +75,8 @@ def build_run_graph(run: RecordedRun) -> RunGraph:
     parents = {s.parent_span_id for s in ended.values()}
     leaves = frozenset(i for i in ended if i not in parents)
     for edge in run.edges:
+        if edge.provenance is Provenance.DECLARED:
+            continue  # nobody waited for that: the superstep's barrier was there before
         if edge.src in ended and edge.dst in ended:
             build.arc(*_points(edge, ended))
     for span_id, span in ended.items():

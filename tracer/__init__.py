@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
-from redecode.tracer.conventions import ERROR_CLASS, RESPONSE_ID, USAGE
+from redecode.tracer.conventions import ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE
 from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.instrument import default_store, instrument, play, run, step, uninstrument
@@ -26,16 +26,20 @@ from redecode.tracer.records import (
     TimeSource,
     ToolStep,
 )
+from redecode.tracer.redaction import WITHHELD, asked_privacy
 
 if TYPE_CHECKING:
-    from redecode.tracer.store import RecordedRun, Store
+    from redecode.tracer.store import Dataset, ReadableStore, RecordedRun, Store, open_store, publish_runs
 
 __all__ = [
     "ERROR_CLASS",
+    "REDACTED",
     "RESPONSE_ID",
     "USAGE",
+    "WITHHELD",
     "AmbiguousRun",
     "Clock",
+    "Dataset",
     "Decode",
     "Dependency",
     "Edge",
@@ -45,6 +49,7 @@ __all__ = [
     "Played",
     "Player",
     "Provenance",
+    "ReadableStore",
     "RecordedRun",
     "Recorder",
     "RedecodeError",
@@ -57,11 +62,14 @@ __all__ = [
     "TimeSource",
     "ToolStep",
     "UnknownRun",
+    "asked_privacy",
     "decode_attributes",
     "default_store",
     "environment",
     "instrument",
+    "open_store",
     "play",
+    "publish_runs",
     "run",
     "step",
     "uninstrument",
@@ -70,7 +78,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The store on first use: a program that only records need not import DuckDB and Arrow."""
-    if name in {"RecordedRun", "Store"}:
+    if name in {"Dataset", "ReadableStore", "RecordedRun", "Store", "open_store", "publish_runs"}:
         from redecode.tracer import store
 
         return getattr(store, name)

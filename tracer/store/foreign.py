@@ -32,6 +32,7 @@ def refresh(connection: duckdb.DuckDBPyConnection, runs: Iterable[str], schemas:
 
 def _refresh(connection: duckdb.DuckDBPyConnection, runs: list[str], schemas: dict[str, pa.Schema]) -> None:
     from redecode.tracer.foreign import OtlpSpan, derive
+    from redecode.tracer.foreign.privacy import marked
 
     own = connection.execute(
         "SELECT DISTINCT run_id FROM (SELECT run_id, journal FROM spans UNION ALL "
@@ -45,6 +46,7 @@ def _refresh(connection: duckdb.DuckDBPyConnection, runs: list[str], schemas: di
     documents = connection.execute(query, [theirs]).fetchall()
     rows = ingest.Rows()
     for _, of_run in groupby(documents, key=itemgetter(0)):
-        for event in derive([OtlpSpan.from_event(orjson.loads(document)) for _, document in of_run]):
+        spans = [OtlpSpan.from_event(orjson.loads(document)) for _, document in of_run]
+        for event in marked(spans, derive(spans)):
             rows.span(event)
     ingest.insert(connection, rows, schemas)

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from redecode.tracer import conventions as c
+from redecode.tracer.blocks import HASH_BYTES, split
 from redecode.tracer.errors import CorruptJournal
 from redecode.tracer.events import SpanEvent, parse, span_event
 from redecode.tracer.records import JsonObject, SpanKind
-from redecode.tracer.store.blocks import split
 
 Row = dict[str, Any]
 FOREIGN = "otlp"
@@ -47,15 +47,15 @@ class Rows:
 
     Attributes:
         tables: rows that were made one by one.
-        arrow: tables that were never rows; one of each.
+        arrow: parts of tables that were never rows.
         foreign: runs of which spans of another tracer came.
         damage: records that are whole and make no sense.
     """
 
-    def __init__(self, journal: str) -> None:
-        self.journal = journal
+    def __init__(self) -> None:
+        self.journal = FOREIGN
         self.tables: dict[str, list[Row]] = {}
-        self.arrow: list[tuple[str, pa.Table]] = []
+        self.arrow: dict[str, list[pa.Table]] = {}
         self.blocks: dict[bytes, bytes] = {}
         self.foreign: set[str] = set()
         self.damage: list[CorruptJournal] = []
@@ -64,8 +64,9 @@ class Rows:
         """Add a row; columns it lacks become NULL."""
         self.tables.setdefault(table, []).append(row)
 
-    def take(self, payloads: Iterable[bytes]) -> None:
-        """Turn records into rows. Unknown kinds of events (of a newer tracer) are left out."""
+    def take(self, payloads: Iterable[bytes], journal: str) -> None:
+        """Turn records of a journal into rows. Unknown kinds of events (of a newer tracer) are left out."""
+        self.journal = journal
         starts: dict[bytes, bytes] = {}
         ends: list[bytes] = []
         for payload in payloads:
@@ -144,12 +145,12 @@ class Rows:
             "kind": pc.list_element(parts, 1),
             "provenance": pc.list_element(parts, 2),
         }
-        self.arrow.append(("edges", pa.table(columns)))
+        self.arrow.setdefault("edges", []).append(pa.table(columns))
         spans = table.drop_columns(["edges"]).rename_columns(
             [_RENAMED.get(name, name) for name in table.column_names if name != "edges"]
         )
         journal = pa.repeat(self.journal, len(spans))
-        self.arrow.append(("spans", spans.append_column("journal", journal)))
+        self.arrow.setdefault("spans", []).append(spans.append_column("journal", journal))
 
     def _start(self, event: SpanEvent) -> None:
         row = self._common(event)
@@ -225,9 +226,12 @@ class Rows:
 
     def _decode(self, event: SpanEvent, row: Row, attributes: JsonObject) -> None:
         get = attributes.get
-        prompt = get(c.PROMPT_IDS)
-        blocks, tail = split(prompt) if prompt is not None else (None, None)
-        self.blocks.update(blocks or ())
+        prompt, hashes, tail = get(c.PROMPT_IDS), get(c.PROMPT_HASHES), None
+        names = None if hashes is None else [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
+        if prompt is not None:
+            blocks, tail = split(prompt)
+            names = [name for name, _ in blocks]
+            self.blocks.update(blocks)
         self.add(
             "decodes",
             {
@@ -248,7 +252,7 @@ class Rows:
                 "tool_definitions": get(c.TOOL_DEFINITIONS),
                 "output": get(c.OUTPUT_MESSAGES),
                 "stream": get(c.REQUEST_STREAM),
-                "prompt_blocks": [h for h, _ in blocks] if blocks is not None else None,
+                "prompt_blocks": names,
                 "prompt_tail": tail,
                 "sampled_ids": get(c.SAMPLED_IDS),
                 "digest": get(c.DIGEST),
@@ -303,7 +307,8 @@ def table_schemas(connection: duckdb.DuckDBPyConnection) -> dict[str, pa.Schema]
 def insert(connection: duckdb.DuckDBPyConnection, rows: Rows, schemas: dict[str, pa.Schema]) -> None:
     """Append all rows; to be called inside a transaction."""
     made = [(table, _table(values, schemas[table])) for table, values in rows.tables.items()]
-    for table, incoming in [*made, *rows.arrow]:
+    whole = [(table, pa.concat_tables(parts)) for table, parts in rows.arrow.items()]
+    for table, incoming in [*made, *whole]:
         names = ", ".join(incoming.column_names)
         _run(connection, f"INSERT INTO {table} ({names}) SELECT {names} FROM incoming", incoming)
     if rows.blocks:

@@ -61,25 +61,23 @@ def find(read: Read, prefix: str, where: str) -> str:
     return str(rows[0]["run_id"])
 
 
-def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
-    """Runs, newest first; open ones too."""
-    where: str = ""
-    parameters: list[Any] = []
-    if run_ids is not None:
-        where, parameters = "WHERE r.run_id IN (SELECT unnest(?))", [run_ids]
-    query = f"""
-        WITH r AS (
-            SELECT * FROM runs UNION ALL BY NAME
-            SELECT run_id, attributes->>'$."{c.AGENT_NAME}"' AS agent, 'open' AS status,
-                   start_ns AS started_ns, attributes->>'$."{c.RUN_INPUT}"' AS input, journal,
-                   attributes->>'$."{c.SOURCE_RUN}"' AS source_run_id,
-                   attributes->>'$."{c.REPLAY_MODE}"' AS replay_mode
-            FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE kind = 'run'
-        ), picked AS (
-            SELECT r.* FROM r {where} ORDER BY started_ns DESC {"LIMIT ?" if limit is not None else ""}
-        ), d AS (
-            SELECT run_id, count(*) AS decodes, sum(output_tokens) AS tokens, sum(input_tokens) AS prompt_tokens,
-                   list(DISTINCT fidelity) AS fidelities
+RUNS = f"""
+    SELECT * FROM runs UNION ALL BY NAME
+    SELECT run_id, attributes->>'$."{c.AGENT_NAME}"' AS agent, 'open' AS status,
+           start_ns AS started_ns, attributes->>'$."{c.RUN_INPUT}"' AS input, journal,
+           attributes->>'$."{c.SOURCE_RUN}"' AS source_run_id,
+           attributes->>'$."{c.REPLAY_MODE}"' AS replay_mode
+    FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE kind = 'run'
+"""
+"""Every run, ended or open."""
+
+
+def summaries(picked: str) -> str:
+    """A query of runs with the sums over what is below them; `picked` is a query that picks from `r`, every run."""
+    return f"""
+        WITH r AS ({RUNS}), picked AS ({picked}), d AS (
+            SELECT run_id, count(*) AS decodes, sum(output_tokens)::BIGINT AS tokens,
+                   sum(input_tokens)::BIGINT AS prompt_tokens, list(DISTINCT fidelity) AS fidelities
             FROM decodes SEMI JOIN picked USING (run_id) GROUP BY run_id
         ), t AS (
             SELECT run_id, count(*) AS tools FROM tool_steps SEMI JOIN picked USING (run_id) GROUP BY run_id
@@ -89,7 +87,16 @@ def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = No
         SELECT * FROM picked LEFT JOIN d USING (run_id) LEFT JOIN t USING (run_id) LEFT JOIN l USING (run_id)
         ORDER BY started_ns DESC
     """
-    return [_run(row) for row in read(query, parameters + ([limit] if limit is not None else []))]
+
+
+def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
+    """Runs, newest first; open ones too."""
+    where: str = ""
+    parameters: list[Any] = []
+    if run_ids is not None:
+        where, parameters = "WHERE r.run_id IN (SELECT unnest(?))", [run_ids]
+    picked = f"SELECT r.* FROM r {where} ORDER BY started_ns DESC {'LIMIT ?' if limit is not None else ''}"
+    return [run_of(row) for row in read(summaries(picked), parameters + ([limit] if limit is not None else []))]
 
 
 def load(read: Read, run_id: str) -> RecordedRun:
@@ -121,16 +128,22 @@ def load(read: Read, run_id: str) -> RecordedRun:
     for span in spans:  # an ended span's edges are in the table; an open one has only what its start knew
         for src, kind, provenance in c.from_json(span.get("open_edges")) or ():
             edges.append({"src": src, "dst": span["span_id"], "kind": kind, "provenance": provenance})
+    found = [_span(r) for r in spans]
+    redacted = {span.span_id: tuple(span.attributes.get(c.REDACTED, ())) for span in found}
     return RecordedRun(
         run=run,
-        spans=[_span(r) for r in spans],
+        spans=found,
         edges=[Edge(r["src"], r["dst"], EdgeKind(r["kind"]), Provenance(r["provenance"])) for r in edges],
-        decodes=[_decode(r, [x for x in choices if x["span_id"] == r["span_id"]]) for r in decodes],
+        decodes=[
+            _decode(r, [x for x in choices if x["span_id"] == r["span_id"]], redacted.get(r["span_id"], ()))
+            for r in decodes
+        ],
         tools=[_tool(r) for r in tools],
     )
 
 
-def _run(row: JsonObject) -> Run:
+def run_of(row: JsonObject) -> Run:
+    """A run from a row of `summaries`."""
     return Run(
         run_id=row["run_id"],
         agent=row["agent"] or "",
@@ -177,10 +190,12 @@ def _times(gaps: list[int] | None) -> tuple[int, ...] | None:
     return None if gaps is None else c.times_ns(gaps)
 
 
-def _decode(row: JsonObject, choices: list[JsonObject]) -> Decode:
-    prompt = None
+def _decode(row: JsonObject, choices: list[JsonObject], redacted: tuple[str, ...]) -> Decode:
+    prompt, hashes = None, None
     if row["prompt_tail"] is not None:
         prompt = (*(row["prompt_body"] or ()), *row["prompt_tail"])
+    elif row["prompt_blocks"] is not None:  # its ids were withheld
+        hashes = tuple(row["prompt_blocks"])
     steps, source = row["step_gaps"], row["token_time_source"]
     if steps is not None:
         source = TimeSource.ENGINE.value
@@ -193,6 +208,8 @@ def _decode(row: JsonObject, choices: list[JsonObject]) -> Decode:
         output=c.from_json(row["output"]),
         stream=bool(row["stream"]),
         prompt_ids=prompt,
+        prompt_hashes=hashes,
+        redacted=redacted,
         sampled_ids=_tuple(row["sampled_ids"]),
         logprobs=_tuple(row["logprobs"]),
         token_times_ns=_times(steps if steps is not None else row["token_gaps_us"]),

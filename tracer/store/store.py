@@ -26,6 +26,7 @@ from redecode.tracer.spool import SUFFIX, make_private
 from redecode.tracer.store import queries
 from redecode.tracer.store.drain import drain_spool
 from redecode.tracer.store.modes import private_files
+from redecode.tracer.store.places import is_dataset
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
 
@@ -69,6 +70,8 @@ class Store:
     def __init__(self, path: Path, *, create: bool = True, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.path, self._now_ns = Path(path).absolute(), now_ns
         self.database, self.spool = self.path / "runs.duckdb", self.path / "spool"
+        if is_dataset(self.path):
+            raise StoreError(f"{self.path} is a published dataset, which can only be read; name a store with --store")
         if not create and not (self.path / "meta").exists() and not self.spool.is_dir():
             raise StoreError(f"no store at {self.path}; record into it first, or name another with --store")
         try:

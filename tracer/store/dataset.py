@@ -1,0 +1,245 @@
+"""Reading a published dataset as a store is read.
+
+The list of runs comes from `runs` alone; a run comes from the files of its part, found there. DuckDB reads them where
+they lie, as views of the store's own names, so that what is asked of them is what is asked of a store. Of a run that
+several stores have published, the copy of the highest fidelity counts, then the one with the most spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+import duckdb
+
+from redecode.tracer import conventions as c
+from redecode.tracer.blocks import BLOCK_TOKENS
+from redecode.tracer.errors import StoreError
+from redecode.tracer.records import Fidelity, JsonObject, Run
+from redecode.tracer.store import layout, queries
+from redecode.tracer.store.manifest import publishers
+from redecode.tracer.store.places import is_dataset, local_path
+from redecode.tracer.store.places import place as place_at
+from redecode.tracer.store.queries import RecordedRun
+from redecode.tracer.store.schema import MIGRATIONS
+from redecode.tracer.store.store import Store, reader
+
+
+class ReadableStore(Protocol):
+    """What runs can be read from: a `Store`, or a `Dataset`."""
+
+    def find(self, prefix: str) -> str:
+        """The id of the run that starts with `prefix`."""
+
+    def runs(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
+        """Runs, newest first."""
+
+    def load(self, prefix: str) -> RecordedRun:
+        """One run, whole."""
+
+    def engine(self, engine_id: str | None) -> JsonObject | None:
+        """What an engine said of itself when it was recorded; `None` if unknown."""
+
+
+def open_store(location: str | Path) -> Store | Dataset:
+    """The store at a path, or the dataset at a path or URL, to be read.
+
+    Raises:
+        StoreError: there is none, or it cannot be used.
+    """
+    path = local_path(location)
+    if path is not None and not is_dataset(path):
+        return Store(path, create=False)
+    return Dataset(location)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHealth:
+    """What `redecode doctor` says about a dataset.
+
+    Attributes:
+        lost: events that could not be written down when they happened.
+        bytes: of all files.
+        stores: ids of those that have published into it.
+    """
+
+    runs: int
+    spans: int
+    decodes: int
+    lost: int
+    bytes: int
+    stores: list[str]
+
+
+class Dataset:
+    """A published dataset; what others publish into it meanwhile is seen by the next question.
+
+    Args:
+        location: a folder, or a URL that fsspec knows.
+
+    Raises:
+        StoreError: there is no dataset, or its place cannot be reached.
+        StoreVersion: a newer redecode has made it.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self._place = place_at(location)
+        self.url = self._place.url
+        with self._place.speaking():
+            if not layout.check(self._place):
+                raise StoreError(f"no dataset at {self.url}; `redecode store publish` makes one")
+        self._db = duckdb.connect()
+        for _, statements in MIGRATIONS:
+            self._db.execute(statements)
+        self._db.execute(_CATALOGUE)
+        self._place.register(self._db)
+        self._lock = Lock()
+        self._last_part: str | None = None  # of the run that was loaded last
+
+    # -- which runs there are --
+
+    def find(self, prefix: str) -> str:
+        """As `Store.find`."""
+        with self._asking() as read:
+            return self._find(read, prefix)
+
+    def runs(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
+        """As `Store.runs`."""
+        with self._asking() as read:
+            self._list_runs(read)
+            picked, parameters = "SELECT * FROM catalogue ORDER BY started_ns DESC", list[Any]()
+            if run_ids is not None:
+                picked, parameters = f"SELECT * FROM ({picked}) WHERE run_id IN (SELECT unnest(?))", [run_ids]
+            if limit is not None:
+                picked, parameters = f"{picked} LIMIT ?", [*parameters, limit]
+            files = [row["file"] for row in read(f"SELECT DISTINCT file FROM ({picked})", parameters)]
+            if not files:
+                return []
+            rows = (
+                f"SELECT *, [fidelity] AS fidelities FROM {_parquet(files)} SEMI JOIN ({picked}) USING (run_id, part)"
+            )
+            return [queries.run_of(row) for row in read(f"{rows} ORDER BY started_ns DESC", parameters)]
+
+    def health(self) -> DatasetHealth:
+        """Sizes, and who has published."""
+        with self._asking() as read:
+            self._list_runs(read)
+            sums = ", ".join(f"coalesce(sum({name}), 0)::BIGINT AS {name}" for name in ("spans", "decodes", "lost"))
+            (totals,) = read(f"SELECT count(*) AS runs, {sums} FROM catalogue", [])
+            return DatasetHealth(**totals, bytes=self._place.size(""), stores=publishers(self._place))
+
+    def _list_runs(self, read: queries.Read) -> None:
+        """Fill `catalogue`: every run, the best of its copies, and the file of `runs` it is in."""
+        files = [self._place.uri(name) for name in self._place.names("runs") if name.endswith(".parquet")]
+        read("DELETE FROM catalogue", [])
+        if files:
+            read(
+                f"INSERT INTO catalogue SELECT run_id, part, file, started_ns, spans, decodes, lost "
+                f"FROM {_parquet(files)} QUALIFY row_number() OVER (PARTITION BY run_id "
+                f"ORDER BY list_position({_RANKS}, fidelity) DESC NULLS LAST, spans DESC, part) = 1",
+                [],
+            )
+
+    def _find(self, read: queries.Read, prefix: str) -> str:
+        self._list_runs(read)
+        read("CREATE TEMP VIEW runs AS SELECT run_id, started_ns FROM catalogue", [])
+        return queries.find(read, prefix, self.url)
+
+    # -- one run --
+
+    def load(self, prefix: str) -> RecordedRun:
+        """As `Store.load`."""
+        with self._asking() as read:
+            run_id, part = prefix, self._part(read, prefix)
+            if part is None:
+                run_id = self._find(read, prefix)
+                part = self._part(read, run_id)
+            assert part is not None
+            for table in layout.TABLES:
+                self._show(read, table, part, run_id)
+            self._last_part = part
+            return queries.load(read, run_id)
+
+    @staticmethod
+    def _part(read: queries.Read, run_id: str) -> str | None:
+        """Partition and part of a run, if it has been listed."""
+        rows = read("SELECT file FROM catalogue WHERE run_id = ?", [run_id])
+        return "/".join(rows[0]["file"].split("/")[-3:]) if rows else None
+
+    def _show(self, read: queries.Read, table: str, part: str, run_id: str) -> None:
+        """Let a part's rows stand for those of the store's tables, which are empty here."""
+        name = f"{table}/{part}"
+        if not self._place.has(name):
+            return
+        file = _parquet([self._place.uri(name)])
+        for view, rows in _VIEWS.get(table, {table: "SELECT * FROM {file}"}).items():
+            columns = "SELECT column_name FROM duckdb_columns() WHERE database_name = 'memory' AND table_name = ?"
+            wanted = ", ".join(row["column_name"] for row in read(columns, [view]))
+            both = f"SELECT * FROM memory.main.{view} UNION ALL BY NAME {rows.format(file=file, run=run_id)}"
+            read(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {wanted} FROM ({both})", [])
+
+    def engine(self, engine_id: str | None) -> JsonObject | None:
+        """As `Store.engine`."""
+        with self._asking() as read:
+            near = f"engines/{self._last_part}"
+            found = self._engine(read, [near], engine_id) if self._last_part and self._place.has(near) else None
+            return found or self._engine(read, self._place.names("engines"), engine_id)
+
+    def _engine(self, read: queries.Read, names: list[str], engine_id: str | None) -> JsonObject | None:
+        files = [self._place.uri(name) for name in names if name.endswith(".parquet")]
+        query = f"SELECT info FROM {_parquet(files)} WHERE engine_id = ? LIMIT 1"
+        rows = read(query, [engine_id]) if files else []
+        return c.from_json(rows[0]["info"]) if rows else None
+
+    @contextmanager
+    def _asking(self) -> Iterator[queries.Read]:
+        """Queries, one question at a time, each on a connection of its own: the views it makes go with it."""
+        with self._lock, self._place.speaking():
+            cursor = self._db.cursor()
+            try:
+                yield reader(cursor)
+            except duckdb.Error as error:
+                raise StoreError(f"cannot read {self.url}: {error}") from error
+            finally:
+                cursor.close()
+
+
+_CATALOGUE = """
+    CREATE TABLE catalogue (
+        run_id VARCHAR, part VARCHAR, file VARCHAR, started_ns BIGINT, spans BIGINT, decodes BIGINT, lost BIGINT
+    )
+"""
+_RANKS = str([fidelity.value for fidelity in Fidelity])
+_TAIL = f"prompt_ids[{BLOCK_TOKENS} * len(prompt_blocks) + 1:] AS prompt_tail"
+_BLOCK = f"prompt_ids[{BLOCK_TOKENS} * (n - 1) + 1 : {BLOCK_TOKENS} * n]"
+_VIEWS = {
+    "runs": {"runs": "SELECT * FROM {file} WHERE ended_ns IS NOT NULL"},  # an open one is known by its span
+    "spans": {
+        "spans": "SELECT * FROM {file} WHERE end_ns IS NOT NULL",
+        "span_starts": "SELECT * FROM {file} WHERE end_ns IS NULL",
+    },
+    "decodes": {
+        "decodes": f"SELECT *, {_TAIL} FROM {{file}}",
+        "prompt_blocks": f"""
+            SELECT hash, any_value(tokens) AS tokens FROM (
+                SELECT prompt_blocks[n] AS hash, {_BLOCK} AS tokens
+                FROM {{file}}, LATERAL (SELECT unnest(range(1, len(prompt_blocks) + 1)) AS n)
+                WHERE run_id = '{{run}}' AND prompt_ids IS NOT NULL
+            ) GROUP BY hash
+        """,
+    },
+}
+"""How the store's tables come out of a published one that is not just its namesake."""
+
+
+def _parquet(files: list[str]) -> str:
+    """What a query takes rows of these files from."""
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return (
+        f"read_parquet([{listed}], hive_partitioning = true, union_by_name = true, filename = 'file', "
+        "hive_types = {'day': DATE, 'agent': VARCHAR})"
+    )
