@@ -16,15 +16,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.events import SpanEvent
+from redecode.tracer.keys import Keyring
 from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
+from redecode.tracer.redaction import Privacy, asked_privacy
 from redecode.tracer.spool import JournalWriter, unique_name
-from redecode.tracer.strands import Frontier, Strand, Strands
+from redecode.tracer.strands import Call, Strands
 
 _log = logging.getLogger("redecode")
 RECORD_FORMAT = 2
@@ -39,6 +42,7 @@ class LiveSpan:
 
     Attributes:
         event: what will be written of it at its end.
+        call: what it is to the strand that called it; `None` if a framework scheduled it.
         strands: who works below it.
         tool_order: tool call id → its place among the calls of the message that asked for it.
         run_input: of a run, its input as plain data.
@@ -52,7 +56,7 @@ class LiveSpan:
     name: str
     step_key: str
     start_ns: int
-    strand: Strand | None = None
+    call: Call | None = None
     strands: Strands = field(default_factory=Strands)
     seen: dict[str, int] = field(default_factory=dict)
     tool_order: dict[str, int] = field(default_factory=dict)
@@ -71,6 +75,11 @@ class LiveSpan:
         """Add attributes; `None` leaves one out. What is set after the end is not recorded."""
         self.event.attributes.update(_clean(attributes))
 
+    def flows(self) -> None:
+        """A part of its output has reached its caller, who may go on with that before it ends."""
+        if self.call is not None:
+            self.call.flowing = True
+
     def replays(self, run_id: str, mode: str) -> None:
         """Say that this run plays back a recorded one."""
         self.set({c.SOURCE_RUN: run_id, c.REPLAY_MODE: mode})
@@ -85,9 +94,11 @@ class Recorder:
         agent_version: by default the commit the program's directory is at, if it is a git checkout.
         slo_s: the latency each run should meet, in seconds; recorded with every run.
         labels: recorded with every run.
+        privacy: what may be written; by default what the environment says (docs/privacy.md).
 
     Raises:
         StoreUnwritable: the directory cannot be made or written.
+        RedecodeError: the environment asks for a redaction that there is not.
     """
 
     def __init__(
@@ -98,6 +109,7 @@ class Recorder:
         agent_version: str | None = None,
         slo_s: float | None = None,
         labels: JsonObject | None = None,
+        privacy: Privacy | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -106,6 +118,8 @@ class Recorder:
         self.agent, self.slo_s, self.labels = agent, slo_s, dict(labels or {})
         self.agent_version = agent_version or git_commit(Path.cwd())
         self.store = store
+        self.privacy = privacy if privacy is not None else asked_privacy()
+        self.keys = Keyring()
         self.journal = JournalWriter(store / "spool", unique_name(self.clock.wall_ns), self._preamble)
         self.listeners: list[Callable[[SpanEvent], None]] = []
         self._lock = threading.Lock()
@@ -122,7 +136,7 @@ class Recorder:
             "format": RECORD_FORMAT,
             "host": os.uname().nodename,
             "pid": os.getpid(),
-            "argv": sys.argv,
+            "argv": self.keys.arguments(sys.argv if self.privacy is None else sys.argv[:1]),
             "python": sys.version.split()[0],
             "boot_id": boot_id(),
             "wall_ns": self.clock.wall_ns,
@@ -140,6 +154,7 @@ class Recorder:
         attributes: JsonObject | None = None,
         edges: list[Dependency] | None = None,
         step_key: str | None = None,
+        placed: bool = False,
     ) -> LiveSpan:
         """Open a span below `parent` (`None`: a run of its own).
 
@@ -147,16 +162,18 @@ class Recorder:
             step: this operation's part of the step key; made unique among its siblings by a count.
             edges: what it depends on, when the caller knows (nodes); by default the strand it runs in tells.
             step_key: the whole key, when the caller knows (a replay repeats the recorded ones).
+            placed: `step` says its place among its siblings, whatever thread or task it runs in.
         """
-        strand: Strand | None = None
-        before: Frontier = []
+        call: Call | None = None
         if parent is not None and edges is None:
-            strand, before = parent.strands.enter()
-            step = f"{strand.label}/{step}" if strand.label else step
+            call = parent.strands.enter()
+            step = step if placed or not call.label else f"{call.label}/{step}"
         step_key = step_key or self._step_key(parent, step)
         with self._lock:
             span_id = f"{self.rng.getrandbits(64) or 1:016x}"
             run_id = parent.run_id if parent is not None else f"{self.rng.getrandbits(128) or 1:032x}"
+        if call is not None:
+            call.span_id = span_id
         begin = start_ns or self.clock.now_ns()
         event = SpanEvent(
             run=run_id,
@@ -169,7 +186,9 @@ class Recorder:
             attributes=_clean(attributes) if attributes else {},
         )
         if parent is not None:
-            known = edges if edges is not None else [(src, k, Provenance.RECORDED) for src, k in before]
+            known = edges or []
+            if call is not None:
+                known = [(src, how, Provenance.RECORDED) for src, how in call.before]
             if not known:
                 known = [(parent.span_id, EdgeKind.CALL, Provenance.RECORDED)]
             event.edges = [(src, edge_kind.value, provenance.value) for src, edge_kind, provenance in known]
@@ -183,7 +202,7 @@ class Recorder:
             name=name,
             step_key=step_key,
             start_ns=begin,
-            strand=strand,
+            call=call,
         )
 
     def end(
@@ -213,22 +232,34 @@ class Recorder:
         event.status = "ok"
         if error is not None:
             text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-            event.status, event.error = "error", text[:2000]
+            text = self.keys.text(text[:2000])
+            event.status, event.error = "error", text
             event.attributes[c.ERROR_TYPE] = text.split(":", 1)[0]
             if isinstance(error, BaseException):  # so that a playback can raise the same
                 event.attributes[c.ERROR_CLASS] = f"{type(error).__module__}:{type(error).__qualname__}"
         event.end_ns = end_ns or self.clock.now_ns()
-        self._write(event)
-        for listen in self.listeners:
-            listen(event)
-        if live.parent is not None and live.strand is not None:
-            live.parent.strands.leave(live.strand, live.span_id)
+        written = self._write(event)
+        if live.parent is not None and live.call is not None:
+            live.parent.strands.leave(live.call, live.span_id)
+        if written is not None:
+            for listen in self.listeners:
+                listen(written)
 
-    def _write(self, event: SpanEvent) -> None:
+    def _write(self, event: SpanEvent) -> SpanEvent | None:
+        """Write what may be written of a span; returns that, `None` if it failed."""
         try:
+            if self.privacy is not None:
+                event = self.privacy.span(event, partial(self.journal.lose, event.run))
             self.journal.append(event.payload(), event.run)
         except Exception as error:  # what a caller's object does when it is turned into text is not ours
-            self.journal.lose(event.run, f"{event.name} could not be written down: {error!r}")
+            self.lose(event.run, f"a {event.kind} could not be written down", error)
+            return None
+        return event
+
+    def lose(self, run_id: str | None, what: str, error: Exception) -> None:
+        """Count an event that could not be recorded, and say why: in an error's own words only where content may be."""
+        why = repr(error) if self.privacy is None else type(error).__name__
+        self.journal.lose(run_id, self.keys.text(f"{what}: {why}"))
 
     def edge(self, run_id: str, src: str, dst: str, kind: EdgeKind, provenance: Provenance) -> None:
         """Record a dependency."""
@@ -298,9 +329,14 @@ def never_raise(what: str, recorder: Recorder | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _log.warning("redecode: %s failed; this run's recording is incomplete", what, exc_info=True)
-        if recorder is not None:
-            recorder.journal.lose(None, f"{what} failed: {error!r}")
+        count_fault(what, recorder, error)
+
+
+def count_fault(what: str, recorder: Recorder | None, error: Exception, run: str | None = None) -> None:
+    """Log and count a fault of ours, as a loss of that run; for places too hot for `never_raise`."""
+    _log.warning("redecode: %s failed; this run's recording is incomplete", what, exc_info=error)
+    if recorder is not None:
+        recorder.lose(run, f"{what} failed", error)
 
 
 def git_commit(directory: Path) -> str | None:

@@ -89,23 +89,6 @@ def test_goto_conditional_edges_and_a_loop(store: Path) -> None:
     )
 
 
-def test_a_join_of_branches_of_unequal_length(store: Path) -> None:
-    graph = StateGraph(State)
-    for name in ("a", "b1", "b2", "end"):
-        graph.add_node(name, says(name))
-    graph.add_edge(START, "a")
-    graph.add_edge(START, "b1")
-    graph.add_edge("b1", "b2")
-    graph.add_edge(["a", "b2"], "end")
-    for r in recorded(store, both_ways(graph.compile(), {"out": []})):
-        found = edges(r)
-        end = "run/end@3[pull:end]"
-        assert {("run/a@1[pull:a]", end, "data"), ("run/b2@2[pull:b2]", end, "data")} <= found
-        assert ("run/a@1[pull:a]", end, "barrier") not in found  # the superstep before is b2's alone
-        assert ("run/a@1[pull:a]", "run/b2@2[pull:b2]", "barrier") in found
-        assert ("run/a@1[pull:a]", "run/b2@2[pull:b2]", "data") not in found
-
-
 def test_every_way_to_stream_a_run(store: Path) -> None:
     graph = StateGraph(State)
     graph.add_node("a", says("a"))
