@@ -20,12 +20,13 @@ from redecode import tracer
 class OpenAIServer:
     """A small real OpenAI-compatible HTTP server.
 
-    `answer` maps a request body to the text of the reply; every request body is kept in `requests`.
+    `answer` maps a request body to the text of the reply, or to a whole message (one that calls tools); every request
+    body is kept in `requests`.
     With `vllm=True` it also speaks the fields vLLM adds, as vLLM does: null where nobody asked.
     """
 
     def __init__(
-        self, answer: Callable[[dict[str, Any]], str], *, vllm: bool = False, delay_s: float = 0.0, chunk_s: float = 0.0
+        self, answer: Callable[[dict[str, Any]], Any], *, vllm: bool = False, delay_s: float = 0.0, chunk_s: float = 0.0
     ) -> None:
         self.answer, self.vllm, self.delay_s, self.chunk_s = answer, vllm, delay_s, chunk_s
         self.requests: list[dict[str, Any]] = []
@@ -67,10 +68,12 @@ class OpenAIServer:
 
     def response(self, body: dict[str, Any]) -> dict[str, Any]:
         text = self.answer(body)
+        message = text if isinstance(text, dict) else {"content": text}
+        text = message["content"] or ""
         choice: dict[str, Any] = {
             "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": "stop",
+            "message": {"role": "assistant", **message},
+            "finish_reason": "tool_calls" if "tool_calls" in message else "stop",
         }
         out: dict[str, Any] = {
             "id": "chatcmpl-1",
@@ -145,7 +148,7 @@ def serve() -> Iterator[Callable[..., OpenAIServer]]:
     """Make OpenAI-compatible servers that end with the test."""
     servers: list[OpenAIServer] = []
 
-    def make(answer: Callable[[dict[str, Any]], str] = lambda _: "hello", **options: Any) -> OpenAIServer:
+    def make(answer: Callable[[dict[str, Any]], Any] = lambda _: "hello", **options: Any) -> OpenAIServer:
         servers.append(OpenAIServer(answer, **options))
         return servers[-1]
 

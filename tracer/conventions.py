@@ -8,6 +8,7 @@ events and drops the rest without a word, and list attributes cost half a millis
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Iterable
 from itertools import accumulate
@@ -40,6 +41,8 @@ AGENT_VERSION = "gen_ai.agent.version"
 CONVERSATION = "gen_ai.conversation.id"
 FINGERPRINT = "openai.response.system_fingerprint"
 ERROR_TYPE = "error.type"
+HTTP_STATUS = "http.response.status_code"
+EMBEDDING_DIMENSIONS = "gen_ai.embeddings.dimension.count"
 
 # Ours
 KIND = "redecode.kind"
@@ -49,12 +52,21 @@ RUN_OUTPUT = "redecode.run.output"
 SOURCE_RUN = "redecode.run.source_run_id"
 REPLAY_MODE = "redecode.run.replay_mode"
 SOURCE_SPAN = "redecode.source_span_id"
+NODE = "langgraph.node"
+SUPERSTEP = "langgraph.step"
+TRIGGERS = "langgraph.triggers"
+LEFT_BY = "redecode.left_by"  # class of what ended a step without being an error: an interrupt, a command
+INTERRUPTED = "redecode.interrupted"  # a run that waits for its resumption: "before" or "after" a node, "inside" one
 LABELS = "redecode.run.labels"
 SLO = "redecode.run.slo_s"
 SIDE_EFFECT = "redecode.tool.side_effect"
 ERROR_CLASS = "redecode.error_class"
 USAGE = "redecode.usage"  # as the engine gave it, JSON
 FIDELITY = "redecode.fidelity"
+FIDELITY_LIMIT = "redecode.fidelity_limit"  # why it is no higher
+RETRIES = "redecode.retries"  # of the client, inside one FM call
+ATTEMPTS = "redecode.attempts"  # those that failed before: when each was sent and what came, JSON
+EMBEDDED = "redecode.embedded"  # how many texts an embedding call had
 CHOICES = "redecode.choices"  # how many, when more than one; arrays of choice N end in ".N"
 EDGES = "redecode.edges"  # over OTLP only: [[span id, kind, provenance], …]
 BASE_URL = "redecode.base_url"
@@ -67,6 +79,8 @@ FIRST_CHUNK_NS = "redecode.first_chunk_ns"
 DONE_NS = "redecode.done_ns"
 PROMPT_IDS = "redecode.prompt_ids"
 SAMPLED_IDS = "redecode.sampled_ids"
+PROMPT_HASHES = "redecode.prompt_block_hashes"  # of a prompt whose ids are withheld: 16 bytes per full block
+REDACTED = "redecode.redacted"  # what was taken out before it was written: names of rules, or "content" for all
 DIGEST = "redecode.digest"
 LOGPROBS = "redecode.logprobs"
 CHUNK_GAPS = "redecode.chunk_gaps_us"
@@ -77,13 +91,14 @@ TOKEN_TIME_SOURCE = "redecode.token_time_source"
 QUEUE_NS = "redecode.engine.queue_ns"
 PREFILL_NS = "redecode.engine.prefill_ns"
 DECODE_NS = "redecode.engine.decode_ns"
-EDGES = "redecode.edges"  # over OTLP: what the span depended on, JSON
 OPEN = "redecode.open"  # over OTLP, which has no open spans
 ENGINES = "redecode.engines"  # over OTLP, of the resource: what its engines said of themselves, JSON by id
+LOST = "redecode.lost"  # over OTLP, of the resource: events of the run that could not be written down
 
 # Packed arrays: the type of their items, as `array` and `struct` know it, little-endian.
 ARRAYS = {
     PROMPT_IDS: "i",
+    PROMPT_HASHES: "B",
     SAMPLED_IDS: "i",
     LOGPROBS: "f",
     TOKEN_GAPS: "i",
@@ -95,7 +110,8 @@ ARRAYS = {
 # Attributes that become columns of their own; a span keeps the others as JSON.
 COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isinstance(v, str)) - {
     OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
-    REQUEST_PREFIX, CHOICES,
+    REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
+    HTTP_STATUS, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
 }  # fmt: skip
 
 
@@ -166,11 +182,9 @@ def unpack(data: bytes, typecode: str) -> list[Any]:
 
 def gaps_us(times_ns: Iterable[int]) -> bytes:
     """Times after a start as packed gaps of 1 µs, first the gap from the start; the error does not add up."""
-    gaps, before = array("i"), 0
-    for time_ns in times_ns:
-        at = (time_ns + 500) // 1000
-        gaps.append(at - before)
-        before = at
+    at = [(time_ns + 500) // 1000 for time_ns in times_ns]
+    gaps = array("i", at[:1])
+    gaps.extend(map(operator.sub, at[1:], at))
     return gaps.tobytes()
 
 

@@ -36,6 +36,8 @@ def decode_attributes(decode: Decode, *, operation: str = "chat", provider: str 
         c.FIRST_CHUNK_NS: decode.first_chunk_ns,
         c.DONE_NS: decode.done_ns,
         c.PROMPT_IDS: _packed(decode.prompt_ids, "i"),
+        c.PROMPT_HASHES: None if decode.prompt_hashes is None else b"".join(decode.prompt_hashes),
+        c.REDACTED: list(decode.redacted) or None,
         c.SAMPLED_IDS: _packed(decode.sampled_ids, "i"),
         c.DIGEST: decode.content_digest(),
         c.LOGPROBS: _packed(decode.logprobs, "f"),
@@ -48,6 +50,11 @@ def decode_attributes(decode: Decode, *, operation: str = "chat", provider: str 
         c.PREFILL_NS: decode.prefill_ns,
         c.DECODE_NS: decode.decode_ns,
     }
+    if decode.more_choices:
+        attributes[c.CHOICES] = 1 + len(decode.more_choices)
+        for n, choice in enumerate(decode.more_choices, start=1):
+            attributes[f"{c.SAMPLED_IDS}.{n}"] = _packed(choice.sampled_ids, "i")
+            attributes[f"{c.LOGPROBS}.{n}"] = _packed(choice.logprobs, "f")
     return {k: v for k, v in attributes.items() if v is not None}
 
 

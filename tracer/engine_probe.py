@@ -1,35 +1,68 @@
 """What an engine is, asked once per URL, and the step clock of its decodes, fetched behind the run's back.
 
 `GET /redecode/info` answers only where our plug-in is loaded (`redecode engine start`). Without it,
-`/v1/models` tells vLLM from the rest, and the rest gets nothing it might reject.
+`/models` tells vLLM from the rest, and the rest gets nothing it might reject.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import json
 import logging
 import math
+import os
 import threading
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.events import with_arrays
+from redecode.tracer.keys import public_fields, public_url
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter
 
 _log = logging.getLogger("redecode")
 _TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 10.0  # an engine that did not answer, or whose weights were still being read
+_MOST_RIDS = 1000  # in one request
+_GATHER_S = 0.2  # step clocks of the calls of this long are fetched together: a request costs more than an answer
 # Settings that change from one asking to the next and say nothing about the engine.
 _VOLATILE = frozenset({"monotonic_ns", "time_ns", "instance_id", "digests_pending"})
+# Not vLLM, and far away: asking would only delay the first call.
+_FOREIGN_HOSTS = ("api.openai.com", ".openai.azure.com", "api.anthropic.com", "generativelanguage.googleapis.com")
+NOT_VLLM = "the server is not vLLM, and gets nothing that it might reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine is.
+
+    Attributes:
+        root: URL without `/v1`, and without whatever lets one in.
+        api: URL of its OpenAI-compatible API, likewise.
+        headers: what lets one in; never written anywhere.
+    """
+
+    root: str
+    api: str
+    headers: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, base_url: str, headers: dict[str, str]) -> Address:
+        """The address of an OpenAI client's base URL: user, password and query are taken out of it."""
+        parts = urlsplit(base_url)
+        if parts.username is not None:
+            both = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = {**headers, "authorization": "Basic " + base64.b64encode(both.encode()).decode()}
+        api = public_url(base_url).rstrip("/")
+        return cls(root=api.removesuffix("/v1"), api=api, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +73,14 @@ class Engine:
         vllm: it understands vLLM's request fields.
         info: what `/redecode/info` said; empty without the plug-in.
         engine_id: content hash of `info`; `None` without.
+        limit: why its decodes are recorded at less than `tokens`; `None` if they need not be.
     """
 
     root: str
     vllm: bool
     info: JsonObject
     engine_id: str | None
+    limit: str | None = None
 
     @property
     def step_clock(self) -> bool:
@@ -59,6 +94,12 @@ class Engine:
             return False
         return self.info.get("device") != "cpu" or self.info.get("chunked_prefill") is False
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The engine's fingerprint of itself, where the plug-in tells it."""
+        found = self.info.get("system_fingerprint")
+        return found if isinstance(found, str) else None
+
 
 UNKNOWN = Engine(root="", vllm=False, info={}, engine_id=None)
 
@@ -66,7 +107,7 @@ UNKNOWN = Engine(root="", vllm=False, info={}, engine_id=None)
 def _get(url: str, headers: dict[str, str], body: bytes | None = None) -> Any:
     request = urllib.request.Request(url, data=body, headers={**headers, "content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-        return json.load(response)
+        return orjson.loads(response.read())
 
 
 def describe(info: JsonObject) -> tuple[str, JsonObject]:
@@ -76,11 +117,15 @@ def describe(info: JsonObject) -> tuple[str, JsonObject]:
     return hashlib.blake2b(text, digest_size=8).hexdigest(), lasting
 
 
-def probe(root: str, headers: dict[str, str]) -> tuple[Engine, bool]:
-    """Ask the engine at `root` (without `/v1`) what it is, and whether it has said all (weights still being read).
+def probe(address: Address) -> tuple[Engine, bool]:
+    """Ask the engine what it is, and whether it has said all (not while weights are being read).
 
     Never raises: an engine that does not say gets nothing extra.
     """
+    root, headers = address.root, address.headers
+    other = Engine(root, vllm=False, info={}, engine_id=None, limit=NOT_VLLM)
+    if (urlsplit(root).hostname or "").endswith(_FOREIGN_HOSTS):
+        return other, True
     try:
         info = _get(f"{root}/redecode/info", headers)
         if isinstance(info, dict) and info.get("protocol"):
@@ -90,11 +135,13 @@ def probe(root: str, headers: dict[str, str]) -> tuple[Engine, bool]:
     except (OSError, ValueError):
         pass
     try:
-        models = _get(f"{root}/v1/models", headers)
+        models = _get(f"{address.api}/models", headers)
         owners = {m.get("owned_by") for m in models.get("data", ())}
-        return Engine(root, vllm="vllm" in owners, info={}, engine_id=None), True
-    except (OSError, ValueError, AttributeError):
-        return Engine(root, vllm=False, info={}, engine_id=None), False
+    except urllib.error.HTTPError as error:
+        return other, error.code < 500  # it has none, or will not tell us
+    except (OSError, ValueError, AttributeError, TypeError):
+        return other, False
+    return (Engine(root, vllm=True, info={}, engine_id=None) if "vllm" in owners else other), True
 
 
 class Engines:
@@ -108,10 +155,15 @@ class Engines:
     def __init__(self, journal: JournalWriter, clock: Clock) -> None:
         self._journal, self._clock = journal, clock
         self._engines: dict[str, tuple[Engine, float]] = {}
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._pending: list[tuple[Engine, dict[str, str], JsonObject]] = []
+        self._asking = threading.Lock()
+        self._pending: list[tuple[Address, JsonObject]] = []
         self._wake = threading.Condition(self._lock)
-        self._busy = False
+        self._busy = self._hurry = False
         self._thread: threading.Thread | None = None
 
     def known(self, root: str) -> Engine | None:
@@ -119,42 +171,58 @@ class Engines:
         engine, until = self._engines.get(root, (None, 0.0))
         return engine if time.monotonic() < until else None
 
-    def ask(self, root: str, headers: dict[str, str]) -> Engine:
+    def ask(self, address: Address) -> Engine:
         """The engine at this URL; blocks for one short request the first time."""
-        engine = self.known(root)
+        engine = self.known(address.root)
         if engine is None:
-            engine, complete = probe(root, headers)
-            self._engines[root] = engine, math.inf if complete else time.monotonic() + _ASK_AGAIN_S
-            if engine.engine_id is not None:
-                self._journal.write({"t": "engine", "id": engine.engine_id, "info": engine.info})
+            with self._asking:
+                engine = self.known(address.root) or self._ask(address)
+        return engine
+
+    def _ask(self, address: Address) -> Engine:
+        engine, complete = probe(address)
+        self._engines[address.root] = engine, math.inf if complete else time.monotonic() + _ASK_AGAIN_S
+        if engine.engine_id is not None:
+            self._journal.write({"t": "engine", "id": engine.engine_id, "info": public_fields(engine.info)})
         return engine
 
     def forget(self, root: str) -> None:
         """Ask again next time: the engine there may be another one now."""
         self._engines.pop(root, None)
 
-    def fetch_steps(self, engine: Engine, headers: dict[str, str], rid: str, span: JsonObject) -> None:
+    def refused(self, engine: Engine, why: str) -> None:
+        """The engine rejected what was added for it: add nothing from now on."""
+        _log.warning("redecode: %s %s; its FM calls are recorded without token ids", engine.root, why)
+        self._engines[engine.root] = replace(engine, vllm=False, limit=f"the server {why}"), math.inf
+
+    def fetch_steps(self, address: Address, rid: str, span: JsonObject) -> None:
         """Fetch the step clock of a finished decode, soon, in the background.
 
         Args:
-            span: `{"run", "span", "sent_ns", "tokens"}` of the decode.
+            rid: the id it was sent with.
+            span: `{"run", "span", "sent_ns"}` of the decode.
         """
         with self._lock:
-            self._pending.append((engine, headers, {"rid": rid, **span}))
+            self._pending.append((address, {"rid": rid, **span}))
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._loop, name="redecode-steps", daemon=True)
                 self._thread.start()
-            self._wake.notify_all()
+            if len(self._pending) == 1:
+                self._wake.notify_all()
 
     def drain(self, timeout_s: float = 5.0) -> None:
         """Wait until nothing is pending."""
         with self._lock:
+            self._hurry = True
+            self._wake.notify_all()
             self._wake.wait_for(lambda: not self._pending and not self._busy, timeout=timeout_s)
+            self._hurry = False
 
     def _loop(self) -> None:
         while True:
             with self._lock:
                 self._wake.wait_for(lambda: bool(self._pending))
+                self._wake.wait_for(lambda: self._hurry, timeout=_GATHER_S)
                 batch, self._pending = self._pending, []
                 self._busy = True
             try:
@@ -166,31 +234,38 @@ class Engines:
                     self._busy = False
                     self._wake.notify_all()
 
-    def _fetch(self, batch: list[tuple[Engine, dict[str, str], JsonObject]]) -> None:
-        by_root: dict[str, list[tuple[Engine, dict[str, str], JsonObject]]] = {}
+    def _fetch(self, batch: list[tuple[Address, JsonObject]]) -> None:
+        by_root: dict[str, list[tuple[Address, JsonObject]]] = {}
         for item in batch:
             by_root.setdefault(item[0].root, []).append(item)
         for root, items in by_root.items():
-            rids = [span["rid"] for _, _, span in items]
-            try:
-                answer = _get(f"{root}/redecode/steps", items[0][1], orjson.dumps({"rids": rids}))
-            except (OSError, ValueError) as error:
-                _log.warning("redecode: no step clock from %s: %s", root, error)
-                continue
-            same_host = answer.get("boot_id") is not None and answer.get("boot_id") == boot_id()
-            # On another host only the two wall clocks tie the times together.
-            base = self._clock.wall_ns - self._clock.monotonic_ns
-            offset = base if same_host else answer["time_ns"] - answer["monotonic_ns"]
-            for _, _, span in items:
-                steps = answer.get("steps", {}).get(span["rid"])
-                if steps:
-                    self._journal.append(_timing(span, steps, offset, same_host=same_host), span["run"])
+            for at in range(0, len(items), _MOST_RIDS):
+                self._fetch_some(root, items[at : at + _MOST_RIDS])
+
+    def _fetch_some(self, root: str, items: list[tuple[Address, JsonObject]]) -> None:
+        rids = [span["rid"] for _, span in items]
+        try:
+            answer = _get(f"{root}/redecode/steps", items[0][0].headers, orjson.dumps({"rids": rids}))
+        except (OSError, ValueError) as error:
+            _log.warning("redecode: no step clock from %s: %s", root, error)
+            return
+        same_host = answer.get("boot_id") is not None and answer.get("boot_id") == boot_id()
+        # On another host only the two wall clocks tie the times together.
+        base = self._clock.wall_ns - self._clock.monotonic_ns
+        offset = base if same_host else answer["time_ns"] - answer["monotonic_ns"]
+        for _, span in items:
+            steps = answer.get("steps", {}).get(span["rid"])
+            if steps:
+                self._journal.append(_timing(span, steps, offset, same_host=same_host), span["run"])
 
 
 def _timing(span: JsonObject, steps: JsonObject, offset: int, *, same_host: bool) -> bytes:
-    # A step may be computed again (a chunk of a prefill, a preempted sequence): the last time counts.
-    last = {k: (t, rows) for k, t, rows in zip(steps["k"], steps["t_ns"], steps["rows"], strict=True)}
-    ordered = [last[k] for k in sorted(last)]
+    times, rows = steps["t_ns"], steps["rows"]
+    if len(set(steps["k"])) != len(steps["k"]):
+        # A step may be computed again (a chunk of a prefill, a preempted sequence): the last time counts.
+        last = {k: (t, n) for k, t, n in zip(steps["k"], times, rows, strict=True)}
+        times, rows = [last[k][0] for k in sorted(last)], [last[k][1] for k in sorted(last)]
     document = {"t": "timing", "span": span["span"], "run": span["run"], "same_host": same_host}
-    times = c.gaps_us(t + offset - span["sent_ns"] for t, _ in ordered)
-    return with_arrays(document, {c.TOKEN_GAPS: times, c.BATCH_ROWS: c.pack([rows for _, rows in ordered], "i")})
+    offset -= span["sent_ns"]
+    gaps = c.gaps_us([t + offset for t in times])
+    return with_arrays(document, {c.TOKEN_GAPS: gaps, c.BATCH_ROWS: c.pack(rows, "i")})

@@ -53,16 +53,22 @@ class EdgeKind(StrEnum):
 
 
 class Provenance(StrEnum):
-    """How an edge is known: seen happening, from superstep numbers, or guessed from times."""
+    """How an edge is known.
 
-    RECORDED = "recorded"
-    SUPERSTEP = "superstep"
-    TIME = "time"
+    A declared read orders nothing in the run as it was (a barrier did); it is what would be left to wait for without
+    barriers. That the reader did read it is not known: its state is the user's own object, which nobody wraps.
+    """
+
+    RECORDED = "recorded"  # seen happening
+    SUPERSTEP = "superstep"  # from superstep numbers
+    DECLARED = "declared"  # the task's input has a key that the other had written
+    TIME = "time"  # guessed; only ever for foreign traces
 
 
 class Fidelity(StrEnum):
     """How much of a decode was recorded; a run has the least of its decodes."""
 
+    STRUCTURE = "structure"  # times, lengths, settings; its text was withheld or changed
     TEXT = "text"  # messages in, message out
     SEEDED = "seeded"  # and the seed the engine sampled with
     TOKENS = "tokens"  # and prompt and sampled token ids
@@ -70,7 +76,7 @@ class Fidelity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """Position in the order text < seeded < tokens < engine."""
+        """Position in the order structure < text < seeded < tokens < engine."""
         return list(Fidelity).index(self)
 
     @classmethod
@@ -180,6 +186,9 @@ class Decode:
         batch_rows: sequences in the engine's batch at each decode step.
         engine_id: key of the engine description (fingerprint, weights, settings) in the store.
         digest: `content_digest()` when it was recorded; a difference means the record was changed since.
+        prompt_hashes: of a prompt whose ids were withheld, one chained hash per full block of 16 tokens: prompts that
+            begin alike have their first hashes in common, if they were hashed under the same key.
+        redacted: what was taken out before it was written (names of rules), "content" for all of its content.
     """
 
     run_id: str
@@ -218,6 +227,8 @@ class Decode:
     decode_ns: int | None = None
     error: str | None = None
     digest: str | None = None
+    prompt_hashes: tuple[bytes, ...] | None = None
+    redacted: tuple[str, ...] = ()
     more_choices: tuple[Choice, ...] = ()
 
     def content_digest(self) -> str | None:

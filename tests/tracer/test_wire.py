@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redecode.tracer import wire
+from redecode.tracer.wire_stream import ChatTap, PassTap
 
 PATH = "/chat/completions"
 
@@ -82,12 +83,13 @@ FROM_VLLM = (
 def test_a_stream_is_rewritten_the_same_however_its_bytes_arrive(cuts: list[int]) -> None:
     prepared = wire.prepare({"model": "m", "messages": [], "stream": True}, PATH, vllm=True, rid=None, seed=None)
     captured = wire.Captured()
-    tap = wire.StreamTap(prepared, captured)
+    tap = ChatTap(prepared, captured)
     data, out, at = sse(*FROM_VLLM), b"", 0
     for cut in [*sorted(cuts), len(data)]:
         out += tap.feed(data[at:cut], now_ns=cut)
         at = max(at, cut)
     out += tap.rest()
+    tap.settle()
     *chunks, done = read_back(out)
     assert done == "[DONE]"
     assert [c["choices"][0]["delta"] for c in chunks] == [{"role": "assistant", "content": ""}, {"content": "ä"}, {}]
@@ -98,18 +100,18 @@ def test_a_stream_is_rewritten_the_same_however_its_bytes_arrive(cuts: list[int]
     assert captured.first.token_ids == [7, 8, 9]
     assert captured.first.logprobs == [-1.0, -2.0]
     assert captured.prompt_ids == [1, 2]
-    assert captured.first.content == "ä"
+    assert captured.first.message()["content"] == "ä"
     assert captured.chunk_tokens == [2, 1]
-    assert tap.done
+    assert captured.done
 
 
 def test_a_stream_is_passed_on_untouched_when_nothing_was_asked() -> None:
-    prepared = wire.prepare({"model": "m", "messages": [], "stream": True}, PATH, vllm=False, rid=None, seed=None)
     captured = wire.Captured()
-    tap = wire.StreamTap(prepared, captured)
+    tap = PassTap(captured.chunks, captured)
     data = b": comment\r\n\r\n" + sse({"choices": [{"index": 0, "delta": {"content": "a"}}]})
     assert tap.feed(data, now_ns=1) + tap.rest() == data
-    assert captured.first.content == "a"
+    tap.settle()
+    assert captured.first.message()["content"] == "a"
 
 
 def test_tool_calls_in_pieces_are_put_together() -> None:

@@ -1,0 +1,245 @@
+"""Ways to call an FM with the OpenAI client, and what the caller gets, as plain facts to compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from pydantic import BaseModel
+
+Facts = Any
+# Different on every call, whoever makes it: ids, clocks, what the cache held.
+_VOLATILE = frozenset(
+    {"id", "created", "created_at", "completed_at", "item_id", "call_id", "metrics", "queue_time_ms", "cached_tokens"}
+)
+_PIECES = frozenset(
+    {"content", "text", "arguments", "delta", "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset"}
+)
+_COUNTS = frozenset({"completion_tokens", "total_tokens", "sequence_number"})  # of a chunk: how far the stream had come
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": "Look somebody up.",
+            "parameters": {
+                "type": "object",
+                "properties": {"name": {"type": "string", "maxLength": 8}},
+                "required": ["name"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+class Person(BaseModel):
+    """What `parse` is asked for."""
+
+    kind: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to call an FM: which method, and how its answer is taken."""
+
+    name: str
+    method: str = "chat.completions.create"
+    given: dict[str, Any] = field(default_factory=dict)
+    taken: str = "object"  # object | raw | lines | bytes | context
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.given.get("stream")) or self.taken == "context"
+
+
+def _both(name: str, **given: Any) -> list[Way]:
+    return [Way(name, given=given), Way(f"{name}, streamed", given={**given, "stream": True})]
+
+
+USAGE: Any = {"include_usage": True}
+EACH: Any = {"continuous_usage_stats": True}
+SCHEMA: Any = {"type": "json_schema", "json_schema": {"name": "p", "schema": Person.model_json_schema()}}
+CHAT = [
+    *_both("plain"),
+    Way("usage", given={"stream": True, "stream_options": USAGE}),
+    Way("usage in every chunk", given={"stream": True, "stream_options": USAGE | EACH}),
+    Way("usage in every chunk, without usage", given={"stream": True, "stream_options": EACH}),
+    *_both("logprobs", logprobs=True, top_logprobs=2),
+    *_both("token ids", extra_body={"return_token_ids": True}),
+    *_both("three choices", n=3, temperature=1.0, seed=5),
+    *_both("a tool", tools=TOOLS, tool_choice="required"),
+    *_both("a tool if it likes", tools=TOOLS),
+    *_both("a schema", response_format=SCHEMA),
+    Way("raw", taken="raw"),
+    Way("raw, streamed", given={"stream": True}, taken="raw"),
+    Way("bytes", taken="bytes"),
+    Way("lines", given={"stream": True}, taken="lines"),
+    Way("parse", "chat.completions.parse", {"response_format": Person}),
+    Way("stream helper", "chat.completions.stream", taken="context"),
+]  # fmt: skip
+TEXT = [
+    Way("text", "completions.create", {}),
+    Way("text, streamed", "completions.create", {"stream": True}),
+    Way("text with logprobs", "completions.create", {"logprobs": 1}),
+    Way("text with logprobs, streamed", "completions.create", {"logprobs": 1, "stream": True}),
+    Way("text with usage", "completions.create", {"stream": True, "stream_options": USAGE}),
+    Way("text, echoed", "completions.create", {"echo": True}),
+    Way("text, echoed and streamed", "completions.create", {"echo": True, "stream": True}),
+    Way("two texts", "completions.create", {"prompt": ["ab", "cd"]}),
+]
+RESPONSES = [
+    Way("response", "responses.create", {}),
+    Way("response, streamed", "responses.create", {"stream": True}),
+    Way("response with its tokens", "responses.create", {"extra_body": {"enable_response_messages": True}}),
+    Way("response, raw", "responses.create", {}, taken="bytes"),
+]
+
+
+def asked(way: Way, model: str, max_tokens: int = 12) -> dict[str, Any]:
+    """The arguments of the call."""
+    messages: Any = [{"role": "user", "content": "Who is Ann Lee?"}]
+    if way.method.startswith("responses"):
+        return {
+            "model": model,
+            "input": "Who is Ann Lee?",
+            "max_output_tokens": max_tokens,
+            "temperature": 0,
+            **way.given,
+        }
+    common: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+    if way.method.startswith("completions"):
+        return {**common, "prompt": "Who is Ann Lee?", **way.given}
+    return {**common, "messages": messages, **way.given}
+
+
+def call(client: openai.OpenAI, way: Way, model: str = "m") -> Facts:
+    """Make the call; what its caller saw."""
+    given = asked(way, model)
+    if way.taken == "context":
+        with _method(client, way)(**given) as stream:
+            return [facts(event) for event in stream] + [facts(stream.get_final_completion())]
+    if way.taken == "raw":
+        raw = _method(client, way, "with_raw_response")(**given)
+        whole = raw.parse()
+        if not way.stream:
+            return [json.loads(raw.text), len(raw.content) == int(raw.headers["content-length"]), facts(whole)]
+        return [facts(chunk) for chunk in whole]
+    if way.taken in {"lines", "bytes"}:
+        with _method(client, way, "with_streaming_response")(**given) as response:
+            if way.taken == "bytes":
+                return json.loads(b"".join(response.iter_bytes()))
+            return _events(response.iter_lines())
+    answer = _method(client, way)(**given)
+    return [facts(part) for part in answer] if way.stream else facts(answer)
+
+
+async def acall(client: openai.AsyncOpenAI, way: Way, model: str = "m") -> Facts:
+    """As `call`."""
+    given = asked(way, model)
+    if way.taken == "context":
+        async with _method(client, way)(**given) as stream:
+            return [facts(event) async for event in stream] + [facts(await stream.get_final_completion())]
+    if way.taken == "raw":
+        raw = await _method(client, way, "with_raw_response")(**given)
+        whole = raw.parse()
+        if not way.stream:
+            return [json.loads(raw.text), len(raw.content) == int(raw.headers["content-length"]), facts(whole)]
+        return [facts(chunk) async for chunk in whole]
+    if way.taken in {"lines", "bytes"}:
+        async with _method(client, way, "with_streaming_response")(**given) as response:
+            if way.taken == "bytes":
+                return json.loads(b"".join([part async for part in response.iter_bytes()]))
+            return _events([line async for line in response.iter_lines()])
+    answer = await _method(client, way)(**given)
+    return [facts(part) async for part in answer] if way.stream else facts(answer)
+
+
+def _method(client: Any, way: Way, form: str | None = None) -> Any:
+    *path, name = way.method.split(".")
+    for part in path:
+        client = getattr(client, part)
+    return getattr(client if form is None else getattr(client, form), name)
+
+
+def _events(lines: Iterator[str] | list[str]) -> Facts:
+    data = [line.removeprefix("data: ") for line in lines if line]
+    return [json.loads(d) if d != "[DONE]" else d for d in data]
+
+
+def facts(value: Any) -> Facts:
+    """Everything that can be seen of an object of the client: classes, fields, which of them were set, extras."""
+    if isinstance(value, BaseModel):
+        fields = {name: facts(getattr(value, name)) for name in type(value).model_fields}
+        extra = {name: facts(v) for name, v in (value.model_extra or {}).items()}
+        return {"class": type(value).__name__, "set": sorted(value.model_fields_set), **fields, "extra": extra}
+    if isinstance(value, dict):
+        return {name: facts(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [facts(v) for v in value]
+    if hasattr(value, "__dict__") and type(value).__module__.startswith("openai"):
+        return {"class": type(value).__name__, **{k: facts(v) for k, v in vars(value).items()}}
+    return value
+
+
+def lasting(value: Facts) -> Facts:
+    """The facts that are the same on every call."""
+    if isinstance(value, dict):
+        return {k: "…" if k in _VOLATILE and v is not None else lasting(v) for k, v in value.items()}
+    return [lasting(v) for v in value] if isinstance(value, list) else value
+
+
+def same_stream(a: Facts, b: Facts) -> bool:
+    """Whether two streams say the same, however the server cut the text of each into chunks."""
+    one, other = _joined(a), _joined(b)
+    plain_alike = one[0] == other[0] or not one[0] or not other[0]  # all of it may have come in the last chunk
+    return plain_alike and one[1:] == other[1:]
+
+
+def _joined(chunks: Facts) -> tuple[set[str], set[str], dict[str, Any]]:
+    """The kinds of chunks that bring nothing but text, all other kinds, and what the choices add up to."""
+    plain, other = set(), set()
+    sums: dict[str, Any] = {}
+    for chunk in chunks:
+        bare = json.loads(json.dumps(lasting(chunk)))
+        _take_text(bare, sums)
+        choices = bare.get("choices") if isinstance(bare, dict) else None
+        ended = not choices or any(c.get("finish_reason") for c in choices)
+        if ended and not (isinstance(bare, dict) and str(bare.get("type", "")).endswith(".delta")):
+            other.add(json.dumps(bare, sort_keys=True))
+            continue
+        for choice in choices or ():
+            choice["index"] = "…"
+        plain.add(json.dumps(bare, sort_keys=True))
+    return plain, other, sums
+
+
+def _take_text(value: Any, sums: dict[str, Any], place: str = "") -> None:
+    """Move what a stream cuts into pieces out of a chunk, and add it up."""
+    if isinstance(value, list):
+        for item in value:
+            _take_text(item, sums, place)
+        return
+    if not isinstance(value, dict):
+        return
+    place = f"{place}/{value['index']}" if "index" in value else place
+    for name, item in value.items():
+        piece = (name in _PIECES and isinstance(item, str | list)) or (name in _PIECES and place == "")
+        if piece and isinstance(item, str):
+            sums[f"{place}.{name}"] = sums.get(f"{place}.{name}", "") + item
+            value[name] = "…"
+        elif piece and isinstance(item, list):
+            sums[f"{place}.{name}"] = sums.get(f"{place}.{name}", []) + item
+            value[name] = "…" if item else item
+        elif name in _COUNTS and item is not None:
+            value[name] = "…"
+        else:
+            _take_text(item, sums, f"{place}.{name}" if name in {"logprobs", "usage"} else place)
+
+
+async def drained(stream: AsyncIterator[Any]) -> list[Any]:
+    """All parts of a stream."""
+    return [part async for part in stream]

@@ -1,0 +1,128 @@
+"""A small HTTP server that answers as a function says: whole, in pieces, slowly, wrongly, or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Cut(Exception):
+    """Raised while a body is made: the connection is reset there."""
+
+
+@dataclass
+class Reply:
+    """An answer. A body in pieces is sent chunked, each piece at once; a piece may be a time to sleep, in seconds."""
+
+    body: bytes | Iterable[bytes | float] = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: Any, status: int = 200, **headers: str) -> Reply:
+        """A JSON body."""
+        return cls(json.dumps(document).encode(), status, {"content-type": "application/json", **headers})
+
+    @classmethod
+    def events(cls, payloads: Iterable[Any], *, named: bool = False, done: bool = True) -> Reply:
+        """A stream of events; a payload may be raw bytes, or a time to sleep."""
+
+        def pieces() -> Iterable[bytes | float]:
+            for payload in payloads:
+                if isinstance(payload, bytes | float):
+                    yield payload
+                    continue
+                name = f"event: {payload['type']}\n" if named else ""
+                yield f"{name}data: {json.dumps(payload, separators=(',', ':'))}\n\n".encode()
+            if done:
+                yield b"data: [DONE]\n\n"
+
+        return cls(pieces(), headers={"content-type": "text/event-stream; charset=utf-8"})
+
+
+@dataclass
+class Request:
+    """What the server was asked."""
+
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+class Server:
+    """Serves `answer(request)` until closed; keeps every POST in `requests`."""
+
+    def __init__(self, answer: Callable[[Request], Reply], *, owner: str = "someone", compress: bool = False) -> None:
+        self.requests: list[Request] = []
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                found = self.path.endswith("/models")
+                models = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": owner}]}
+                self._send(Reply.of(models) if found else Reply.of({"error": {"message": "not found"}}, 404))
+
+            def do_POST(self) -> None:
+                data = self.rfile.read(int(self.headers["content-length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Request(self.path, headers, json.loads(data))
+                outer.requests.append(request)
+                try:
+                    self._send(answer(request))
+                except Cut:
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    self.close_connection = True
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True  # the caller gave it up
+
+            def _send(self, reply: Reply) -> None:
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                if compress:
+                    self.send_header("content-encoding", "gzip")
+                if isinstance(reply.body, bytes):
+                    body = gzip.compress(reply.body) if compress else reply.body
+                    self.send_header("content-length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                    return
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                whole = b"".join(p for p in reply.body if isinstance(p, bytes)) if compress else b""
+                for piece in [gzip.compress(whole)] if compress else reply.body:
+                    if isinstance(piece, float):
+                        time.sleep(piece)
+                        continue
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    self.wfile.flush()
+                self.wfile.write(b"0\r\n\r\n")
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.root = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{self.root}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
