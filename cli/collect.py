@@ -11,15 +11,19 @@ import typer
 
 from redecode.cli.common import (
     ContentOption,
+    ForwardHeaderOption,
+    ForwardOption,
     JsonOption,
     RedactOption,
     StoreOption,
     errors_in_one_line,
+    forward_headers,
     say,
     store_path,
 )
 from redecode.tracer import asked_privacy
 from redecode.tracer.collector import HTTP_PORT, RPC_PORT, Limits, Listening, Options, serve
+from redecode.tracer.export.send import Target
 
 _MiB = 1 << 20
 _DEFAULT = Limits()
@@ -60,6 +64,8 @@ def collect(
     ] = _DEFAULT.free_bytes // _MiB,
     content: ContentOption = None,
     redact: RedactOption = None,
+    forward: ForwardOption = None,
+    forward_header: ForwardHeaderOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,9 +85,11 @@ def collect(
     )
     with errors_in_one_line():
         privacy = asked_privacy(content=content, redact=redact)
+        headers = forward_headers(forward, forward_header)
+        target = Target.parse(forward, headers) if forward is not None else None
     options = Options(
         store=path, host=host, port=port, rpc_port=grpc_port, token=token, drain_every_s=drain_every, limits=limits,
-        privacy=privacy,
+        privacy=privacy, forward=target,
     )  # fmt: skip
 
     def on_ready(listening: Listening) -> None:

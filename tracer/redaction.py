@@ -20,14 +20,16 @@ from redecode.tracer.blocks import split
 from redecode.tracer.errors import RedecodeError
 from redecode.tracer.events import SpanEvent
 from redecode.tracer.records import Fidelity, JsonObject
-from redecode.tracer.rules import HookFailed, Rule, Rules, unspelled
+from redecode.tracer.rules import Rule, RuleFailed, Rules, unspelled
 
 WITHHELD = "content"
 """Among the names in `redecode.redacted`: nothing of the content was recorded."""
+UNREAD = "unread-tokens"
+"""Likewise: token ids were left out because there was no text of them to look at."""
 CONTENT_ENV, REDACT_ENV, HASH_KEY_ENV = "REDECODE_CONTENT", "REDECODE_REDACT", "REDECODE_HASH_KEY"
 
 # What tells nothing of what was said. An attribute that stands in none of these sets is content.
-_MACHINE = frozenset(
+MACHINE = frozenset(
     {
         c.OPERATION, c.PROVIDER, c.REQUEST_MODEL, c.REQUEST_SEED, c.REQUEST_STREAM, c.RESPONSE_ID, c.FINISH_REASONS,
         c.TIME_TO_FIRST_CHUNK, c.INPUT_TOKENS, c.OUTPUT_TOKENS, c.CACHED_TOKENS, c.FINGERPRINT, c.KIND, c.SOURCE_RUN,
@@ -36,10 +38,12 @@ _MACHINE = frozenset(
         c.CHUNK_TOKENS, c.TOKEN_GAPS, c.BATCH_ROWS, c.TOKEN_TIME_SOURCE, c.QUEUE_NS, c.PREFILL_NS, c.DECODE_NS,
         c.PROMPT_HASHES, c.REDACTED, c.AGENT_VERSION, c.TOOL_CALL_ID, c.SUPERSTEP, c.LEFT_BY, c.INTERRUPTED,
         c.HTTP_STATUS, c.EMBEDDING_DIMENSIONS, c.FIDELITY_LIMIT, c.RETRIES, c.EMBEDDED,
+        c.ATTEMPTS,
     }
 )  # fmt: skip
 # Structure too, but people chose the words: patterns look at them.
-_NAMES = frozenset({c.AGENT_NAME, c.CONVERSATION, c.LABELS, c.TOOL_NAME, c.NODE, c.TRIGGERS, c.STEP_KEY})
+NAMES = frozenset({c.AGENT_NAME, c.CONVERSATION, c.LABELS, c.TOOL_NAME, c.NODE, c.TRIGGERS, c.STEP_KEY})
+_JSON_NAMES = frozenset({c.LABELS, c.TRIGGERS})
 _SPELLING = frozenset({c.PROMPT_IDS, c.SAMPLED_IDS, c.LOGPROBS, c.DIGEST})
 _JSON = frozenset(
     {
@@ -67,6 +71,7 @@ class Privacy:
 
     def __init__(self, *, content: bool = True, rules: Rules | None = None, hash_key: bytes | None = None) -> None:
         self.content, self.rules = content, rules
+        self._plain_rules = None if rules is None else rules.without_functions()
         self._hash_key = hashlib.blake2b(hash_key or os.urandom(32), digest_size=32).digest()
 
     def span(self, event: SpanEvent, lose: Lose) -> SpanEvent:
@@ -75,22 +80,24 @@ class Privacy:
         Args:
             lose: told when a user's rule failed; the span is then written without its content.
         """
-        found: set[str] = set()
         if self.content and self.rules is not None:
             try:
-                return self._redacted(event, self.rules, found)
-            except HookFailed as error:
+                return self._redacted(event, self.rules)
+            except RuleFailed as error:
                 lose(str(error))
-        return self._structure(event, self.rules)
+            except RecursionError:
+                lose("redaction failed: a value is nested too deeply")
+        return self._structure(event, self._plain_rules)
 
-    def _redacted(self, event: SpanEvent, rules: Rules, found: set[str]) -> SpanEvent:
+    def _redacted(self, event: SpanEvent, rules: Rules) -> SpanEvent:
+        found: set[str] = set()
         attributes: JsonObject = {}
         for name, value in event.attributes.items():
             attributes[name] = redacted_attribute(rules, name, value, found)
         error = None if event.error is None else rules.text("error", event.error, found)
         name, step_key = rules.label(event.name, found), rules.label(event.step_key, found)
         if event.kind == "decode" and not found and _is_unread(event.attributes):
-            found.add("unread")
+            found.add(UNREAD)
         if not found:
             return event
         if event.kind == "decode":
@@ -107,7 +114,7 @@ class Privacy:
             error, gone = kind or "error", True
             attributes[c.ERROR_TYPE] = error
         if event.kind == "decode":
-            attributes |= self._lengths(event.attributes)
+            attributes |= self.lengths(event.attributes)
             if gone and c.FIDELITY in attributes:
                 attributes[c.FIDELITY] = Fidelity.STRUCTURE.value
         found = {WITHHELD} if gone else set()
@@ -121,14 +128,20 @@ class Privacy:
 
     def _without_tokens(self, attributes: JsonObject) -> None:
         """Take out of a decode what would spell its text."""
-        lengths = self._lengths(attributes)
-        for name in [n for n in attributes if _spells(n)]:
+        lengths = self.lengths(attributes)
+        for name in [n for n in attributes if self.spells(n)]:
             del attributes[name]
         attributes |= lengths
         if c.FIDELITY in attributes:
             attributes[c.FIDELITY] = Fidelity.STRUCTURE.value
 
-    def _lengths(self, attributes: Mapping[str, Any]) -> JsonObject:
+    @staticmethod
+    def spells(name: str) -> bool:
+        """Whether this attribute names tokens, of any choice."""
+        base, _, choice = name.rpartition(".")
+        return name in _SPELLING or (base in _SPELLING and choice.isdecimal())
+
+    def lengths(self, attributes: Mapping[str, Any]) -> JsonObject:
         """What stays of token ids: how many there were, and the hashes of the prompt's blocks."""
         out: JsonObject = {}
         for ids, count in ((c.PROMPT_IDS, c.INPUT_TOKENS), (c.SAMPLED_IDS, c.OUTPUT_TOKENS)):
@@ -145,12 +158,12 @@ def structure(attributes: Mapping[str, Any]) -> tuple[JsonObject, bool]:
     kept: JsonObject = {}
     gone = False
     for name, value in attributes.items():
-        if name in _MACHINE or name in _NAMES:
+        if name in MACHINE or name in NAMES:
             kept[name] = value
         elif name == c.SAMPLING:
-            kept[name] = c.to_json(plain_sampling(c.from_json(value)))
+            kept[name] = c.to_json(plain_sampling(_parsed(value)))
         elif name == c.USAGE:
-            kept[name] = c.to_json(_numbers(c.from_json(value)))
+            kept[name] = c.to_json(_numbers(_parsed(value), 0))
         elif name != c.ERROR_TYPE:
             gone = True
     return kept, gone
@@ -171,14 +184,17 @@ def redacted_attribute(rules: Rules, name: str, value: Any, found: set[str]) -> 
     """One attribute as the rules leave it.
 
     Raises:
-        HookFailed: a user's function did.
+        RuleFailed: a user's function did.
     """
-    if name in _MACHINE or isinstance(value, bytes):
+    if name in MACHINE or isinstance(value, bytes):
         return value
-    if name in _NAMES:
-        return rules.label(value, found) if isinstance(value, str) else value
-    if name in _JSON:
-        return rules.json(name, value, found)
+    if isinstance(value, str):
+        if name in _JSON_NAMES:
+            return rules.without_functions().json(name, value, found)
+        if name in NAMES:
+            return rules.label(value, found)
+        if name in _JSON:
+            return rules.json(name, value, found)
     return rules.value(name, value, found)
 
 
@@ -186,8 +202,7 @@ def _is_unread(attributes: Mapping[str, Any]) -> bool:
     """Whether a decode has token ids whose text no rule has seen: a prompt given as ids, an answer nobody parsed."""
     if c.PROMPT_IDS not in attributes and c.SAMPLED_IDS not in attributes:
         return False
-    asked = orjson.loads(attributes.get(c.INPUT_MESSAGES) or "null")
-    answered = orjson.loads(attributes.get(c.OUTPUT_MESSAGES) or "null")
+    asked, answered = _parsed(attributes.get(c.INPUT_MESSAGES)), _parsed(attributes.get(c.OUTPUT_MESSAGES))
     return not _has_text(asked) or (bool(attributes.get(c.SAMPLED_IDS)) and not _says(answered))
 
 
@@ -203,14 +218,16 @@ def _says(answered: Any) -> bool:
     )
 
 
-def _spells(name: str) -> bool:
-    base, _, choice = name.rpartition(".")
-    return name in _SPELLING or (base in _SPELLING and choice.isdecimal())
+def _parsed(text: Any) -> Any:
+    try:
+        return orjson.loads(text) if isinstance(text, str) else None
+    except orjson.JSONDecodeError:
+        return None
 
 
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _numbers(v) for k, v in value.items() if isinstance(v, bool | int | float | dict)}
+def _numbers(value: Any, depth: int) -> Any:
+    if isinstance(value, dict) and depth < 5:
+        return {k: _numbers(v, depth + 1) for k, v in value.items() if isinstance(v, bool | int | float | dict)}
     return value if isinstance(value, bool | int | float) else None
 
 

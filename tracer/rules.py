@@ -6,6 +6,7 @@ A rule sees one text at a time, never the JSON around it, so what was JSON stays
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import re
@@ -30,8 +31,8 @@ _SPELLED = frozenset({"logprobs", "top_logprobs", "token_ids", "prompt_token_ids
 _LONG, _REMEMBERED = 512, 65_536
 
 
-class HookFailed(Exception):
-    """A user's function did not give a text; names the function and the kind of error, never the text."""
+class RuleFailed(Exception):
+    """A text could not be treated: names the function at fault and the kind of error, never the text."""
 
 
 class _Called:
@@ -51,9 +52,9 @@ class _Called:
                 self._target = getattr(importlib.import_module(module), function)
             out = self._target(name, text)  # type: ignore[operator]
         except Exception as error:
-            raise HookFailed(f"redaction by {self.name} failed: {type(error).__name__}") from None
+            raise RuleFailed(f"redaction by {self.name} failed: {type(error).__name__}") from None
         if not isinstance(out, str):
-            raise HookFailed(f"redaction by {self.name} gave {type(out).__name__}, not a text")
+            raise RuleFailed(f"redaction by {self.name} gave {type(out).__name__}, not a text")
         return out
 
 
@@ -93,6 +94,12 @@ class Rules:
         self._clean: set[bytes] = set()
         self._lock = threading.Lock()
 
+    def without_functions(self) -> Rules:
+        """The patterns and regexes alone."""
+        plain = copy.copy(self)
+        plain._hooks = []
+        return plain
+
     def label(self, text: str, found: set[str]) -> str:
         """A name given by people (of a step, an agent): by patterns and regexes, so that structure stays structure."""
         out = self._by_patterns(text, found)
@@ -107,7 +114,7 @@ class Rules:
         """A text of the attribute `name`; if it is JSON, the texts in it.
 
         Raises:
-            HookFailed: a user's function did.
+            RuleFailed: a user's function did.
         """
         if text[:1] in {"{", "["}:
             try:
@@ -127,8 +134,12 @@ class Rules:
         return out
 
     def json(self, name: str, text: str, found: set[str]) -> str:
-        """As `text`, of an attribute that is always JSON text."""
-        return self._reopened(name, text, orjson.loads(text), found)
+        """As `text`, of an attribute that is JSON text, be it of a single text."""
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return self.text(name, text, found)
+        return self._reopened(name, text, value, found)
 
     def _reopened(self, name: str, text: str, value: Any, found: set[str]) -> str:
         here: set[str] = set()

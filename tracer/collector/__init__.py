@@ -13,6 +13,7 @@ from pathlib import Path
 
 from redecode.tracer.collector.limits import Limits
 from redecode.tracer.errors import CollectorError
+from redecode.tracer.export.send import Target
 from redecode.tracer.redaction import Privacy
 
 __all__ = ["HTTP_PORT", "RPC_PORT", "Limits", "Listening", "Options", "Summary", "serve"]
@@ -32,6 +33,7 @@ class Options:
         token: what clients must present.
         drain_every_s: move the spool into the database this often; `None` leaves that to whoever reads.
         privacy: what may be written of the spans; `None` for all of it.
+        forward: a backend that also gets what was written.
     """
 
     store: Path
@@ -41,6 +43,7 @@ class Options:
     token: str | None = field(default=None, repr=False)
     drain_every_s: float | None = None
     privacy: Privacy | None = None
+    forward: Target | None = None
     limits: Limits = field(default_factory=Limits)
 
 

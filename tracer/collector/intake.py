@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from redecode.tracer.collector import bodies
 from redecode.tracer.collector.limits import Limits
 from redecode.tracer.collector.refusals import Busy, TooLarge, TooSlow, Unauthorized, Unwritable
 from redecode.tracer.collector.signals import TRACES, Signal
-from redecode.tracer.foreign.otlp import read_request
+from redecode.tracer.export.importing import resource_events
+from redecode.tracer.foreign.otlp import OtlpSpan, read_request
 from redecode.tracer.foreign.privacy import SpanPrivacy
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import SUFFIX, JournalWriter
@@ -33,6 +35,7 @@ _log = logging.getLogger("redecode")
 _LARGE = 4 << 20
 _LOOK_EVERY_S = 0.1
 _REASONS = 5
+_TOLD = 10_000  # engines that are known to be written; beyond that, some are written again
 _FAILED_S = 10.0
 """A failure is shown this long at least: who watches health may send nothing more that could succeed."""
 
@@ -93,6 +96,7 @@ class Intake:
         token: what a client must present; `None` lets everyone in.
         privacy: what may be written of the spans; `None` for all of it.
         on_first: told once of each kind of thing that is worth a line on the terminal.
+        on_written: given the spans that were written, to forward them; must return at once.
 
     Attributes:
         accepted: spans written and answered for, since the start.
@@ -109,12 +113,14 @@ class Intake:
         token: str | None = None,
         privacy: SpanPrivacy | None = None,
         on_first: Callable[[str], None] = _log.warning,
+        on_written: Callable[[list[OtlpSpan]], None] | None = None,
     ) -> None:
         self.limits = limits
         self.accepted = self.rejected = self.refused = 0
         self._journal, self._spool, self._on_first = journal, spool, on_first
         self._token = None if token is None else token.encode()
-        self._privacy = privacy
+        self._privacy, self._on_written = privacy, on_written
+        self._told: set[str] = set()
         self._group = GroupCommit(journal)
         self._readers = ThreadPoolExecutor(2, "redecode-read")
         self._one_large = asyncio.Lock()
@@ -213,7 +219,7 @@ class Intake:
                 read = await loop.run_in_executor(self._readers, reading)
         else:
             read = await loop.run_in_executor(self._readers, reading)
-        payloads, rejected, why = read
+        payloads, spans, rejected, why = read
         if payloads:
             ticket.hold(sum(map(len, payloads)))
             try:
@@ -226,35 +232,42 @@ class Intake:
                     f"the collector cannot write: {why}", retry_after_s=self.limits.retry_after_s
                 ) from error
             self._failed = None
-        self.accepted += len(payloads)
+        self.accepted += len(spans)
         self.rejected += rejected
+        if spans and self._on_written is not None:
+            self._on_written(spans)
         if signal is not TRACES and rejected:
             self._first(f"{signal.name} came and were rejected: only traces are kept here", signal.name)
         return signal.answer(rejected, why)
 
-    def _read(self, signal: Signal, body: bytes, encoding: str, *, is_json: bool) -> tuple[list[bytes], int, str]:
-        """Journal payloads, how many items were rejected, and why."""
+    def _read(
+        self, signal: Signal, body: bytes, encoding: str, *, is_json: bool
+    ) -> tuple[list[bytes], list[OtlpSpan], int, str]:
+        """Journal payloads, the spans in them, how many items were rejected, and why."""
         limits = self.limits
         body = bodies.decompressed(body, encoding, limits.json_bytes if is_json else limits.body_bytes)
         request: Any = (bodies.from_json if is_json else bodies.from_protobuf)(signal, body)
         count = signal.count(request)
         if signal is not TRACES:
             setting = f"OTEL_{signal.name.upper()}_EXPORTER=none"
-            return [], count, f"this collector keeps traces only; switch this exporter off ({setting})"
+            return [], [], count, f"this collector keeps traces only; switch this exporter off ({setting})"
         if count > limits.request_spans:
             raise TooLarge(f"{count} spans in one request, at most {limits.request_spans}; send smaller batches")
         spans, rejected = read_request(request)
         if self._privacy is not None:
             spans = self._privacy.spans(spans)
-        payloads: list[bytes] = []
-        size = 0
+        if len(self._told) > _TOLD:
+            self._told.clear()
+        whole = list(map(copy, spans))
+        payloads = resource_events(spans, self._told)
+        size = sum(map(len, payloads))
         for span in spans:
             payloads.append(span.payload())
             size += len(payloads[-1])
             if size > limits.stored_bytes:  # each span repeats its resource: a short body can be very long
                 raise TooLarge(f"its spans come to more than {limits.stored_bytes} bytes; send smaller batches")
         more = f"; and {len(rejected) - _REASONS} more" if len(rejected) > _REASONS else ""
-        return payloads, len(rejected), "; ".join(rejected[:_REASONS]) + more
+        return payloads, whole, len(rejected), "; ".join(rejected[:_REASONS]) + more
 
     def _first(self, words: str, kind: str) -> None:
         if kind not in self._said:

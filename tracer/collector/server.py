@@ -11,6 +11,7 @@ import platform
 import signal
 import socket
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.collector import Listening, Options, Summary, http, rpc
 from redecode.tracer.collector.intake import Intake
 from redecode.tracer.errors import CollectorError, RedecodeError
+from redecode.tracer.export.forward import Forwarder
 from redecode.tracer.foreign.privacy import SpanPrivacy
 from redecode.tracer.recorder import RECORD_FORMAT
 from redecode.tracer.records import JsonObject
@@ -67,12 +69,20 @@ async def _serve(
     on_ready: Callable[[Listening], None],
     on_note: Callable[[str], None],
 ) -> Summary:
+    port = listener.getsockname()[1]
+    forwarder = _forwarder(options, port)
     clock = Clock.start()
     rotate = min(_JOURNAL_BYTES, options.limits.backlog_bytes // 8)  # a reader deletes none that is still written
     journal = JournalWriter(store.spool, unique_name(clock.wall_ns), lambda: _preamble(clock), rotate)
     privacy = None if options.privacy is None else SpanPrivacy(options.privacy, journal.lose)
     intake = Intake(
-        journal, store.spool, limits=options.limits, token=options.token, privacy=privacy, on_first=on_note
+        journal,
+        store.spool,
+        limits=options.limits,
+        token=options.token,
+        privacy=privacy,
+        on_first=on_note,
+        on_written=None if forwarder is None else forwarder.offer,
     )
     rpc_server = rpc.make_server(intake)
     host = options.host.strip("[]")
@@ -105,7 +115,6 @@ async def _serve(
     serving = asyncio.create_task(http_server.serve(sockets=[listener]))
     while not http_server.started and not serving.done():
         await asyncio.sleep(0.005)
-    port = listener.getsockname()[1]
     on_ready(Listening(f"http://{address}:{port}", f"http://{address}:{rpc_port}"))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -114,7 +123,18 @@ async def _serve(
     await asyncio.gather(rpc_server.stop(_GRACE_S), serving)
     stopping.cancel()
     await intake.close()
+    if forwarder is not None:
+        forwarder.close()
     return Summary(intake.accepted, intake.rejected, intake.refused)
+
+
+def _forwarder(options: Options, port: int) -> Forwarder | None:
+    if options.forward is None:
+        return None
+    url = urllib.parse.urlsplit(options.forward.url)
+    if url.port == port and (is_local(url.hostname or "") or url.hostname == options.host.strip("[]")):
+        raise CollectorError(f"{options.forward.shown} is this collector itself: what it forwards would come for ever")
+    return Forwarder(options.forward, options.store)
 
 
 class _HttpServer(uvicorn.Server):

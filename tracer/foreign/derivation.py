@@ -34,6 +34,7 @@ _LEAVES = {
     Role.PARSE: SpanKind.PARSE,
 }
 _MAX_NAME = 200  # of a name in a step key
+_MAX_KEY = 2000  # beyond, what is deeper is only counted: a trace of any depth must not fill the memory
 
 
 def derive(spans: Iterable[OtlpSpan]) -> list[SpanEvent]:
@@ -171,9 +172,9 @@ class _Derivation:
             return {**own, **self._run_attributes()}
         if id(node) in self._tasks and task is not None:
             return {
-                "langgraph.node": task.node,
-                "langgraph.step": task.step,
-                "langgraph.triggers": c.to_json(task.triggers),
+                c.NODE: task.node,
+                c.SUPERSTEP: task.step,
+                c.TRIGGERS: c.to_json(task.triggers),
             }
         return node.reading.attributes
 
@@ -252,7 +253,7 @@ class _Derivation:
             keys[id(node)] = key
             chain = node.reading.transparent and id(node) not in self._tasks
             transparent = chain and node.own is None and self._kinds[id(node)] is SpanKind.NODE
-            around[id(node)] = above if transparent else key
+            around[id(node)] = above if transparent or len(key) > _MAX_KEY else key
         return keys
 
     def _step(self, node: Node, places: dict[int, int]) -> str:

@@ -16,7 +16,7 @@ from redecode.tracer.foreign.nodes import Node
 from redecode.tracer.records import EdgeKind, Provenance
 
 _CLIENT, _SERVER = 3, 2  # OTLP kinds: a call that leaves the process, and its other side
-_MOST = 1_000_000  # edges among the children of one span …
+_MOST = 200_000  # edges among the children of one span …
 _FEWEST = 8  # … beyond which only so many are kept of those waited for, the latest
 
 
@@ -27,9 +27,9 @@ class _Budget:
         self._left = _MOST
 
     def allow(self, waited: list[Node]) -> list[Node]:
-        """As many of these as may still get an edge, the latest first to stay."""
+        """As many of these, in order of their ends, as may still get an edge: the last ones stay."""
         if len(waited) > max(self._left, _FEWEST):
-            waited = sorted(waited, key=lambda n: (_end(n), n.order))[-_FEWEST:]
+            waited = waited[-_FEWEST:]
         self._left -= len(waited)
         return waited
 
@@ -71,7 +71,7 @@ def _by_superstep(parent: Node, scheduled: list[Node], out: dict[str, list[SpanE
             out[first.span.span] = edges
             for failed, again in pairwise(attempts):
                 out[again.span.span] = [_edge(failed, EdgeKind.RETRY, Provenance.SUPERSTEP)]
-        before = [attempts[-1] for attempts in tasks.values()]
+        before = sorted((attempts[-1] for attempts in tasks.values()), key=_by_end)
         last_step = step
         named: dict[str, list[Node]] = {}
         for node in before:
@@ -98,7 +98,7 @@ def _data(node: Node, before: list[Node], writers: dict[str, list[Node]], *, adj
 
 def _by_time(parent: Node, children: list[Node], out: dict[str, list[SpanEdge]]) -> None:
     """Successors in time. Within `[start, end)`; a span that lasted no time is taken to have lasted 1 ns."""
-    ended = sorted((n for n in children if n.span.end_ns is not None), key=lambda n: (_end(n), n.order))
+    ended = sorted((n for n in children if n.span.end_ns is not None), key=_by_end)
     ends = [_end(n) for n in ended]
     latest_start = list(accumulate((n.span.start_ns for n in ended), max))
     budget = _Budget()
@@ -120,6 +120,10 @@ def _by_time(parent: Node, children: list[Node], out: dict[str, list[SpanEdge]])
     kind = EdgeKind.JOIN if len(rest) > 1 else EdgeKind.RETURN
     if rest:
         out.setdefault(parent.span.span, []).extend(_edge(src, kind, Provenance.TIME) for src in rest)
+
+
+def _by_end(node: Node) -> tuple[int, tuple[int, int, str]]:
+    return _end(node), node.order
 
 
 def _end(node: Node) -> int:

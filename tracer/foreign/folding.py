@@ -13,7 +13,7 @@ from redecode.tracer import conventions as c
 from redecode.tracer.foreign.engine import engine_split
 from redecode.tracer.foreign.nodes import Node
 from redecode.tracer.foreign.reading import Role
-from redecode.tracer.records import JsonObject
+from redecode.tracer.records import JsonObject, SpanKind
 
 _SEED = (c.REQUEST_SEED, c.SEED_SOURCE, c.SAMPLING, c.FIDELITY)
 
@@ -73,12 +73,16 @@ def _inner_decodes(nodes: list[Node]) -> set[int]:
             if node.own is None and node.reading.role in (Role.DECODE, Role.ENGINE):
                 inner.setdefault(id(above), []).append(node)
                 gone.add(id(node))
-        elif node.reading.role is Role.DECODE:
+        elif _is_decode(node):
             outer[id(node)] = node
     for node in nodes:
         if id(node) in inner:
             _fill(node, inner[id(node)])
     return gone
+
+
+def _is_decode(node: Node) -> bool:
+    return node.reading.role is Role.DECODE if node.own is None else node.own.kind == SpanKind.DECODE
 
 
 def _fill(decode: Node, inner: list[Node]) -> None:
@@ -97,7 +101,7 @@ def _fill(decode: Node, inner: list[Node]) -> None:
         _add(known, said)
     attempts = Counter(n.span.scope for n in inner if n.reading.role is Role.DECODE)
     if attempts and max(attempts.values()) > 1:
-        known["redecode.retries"] = max(attempts.values()) - 1
+        known[c.RETRIES] = max(attempts.values()) - 1
 
 
 def _add(known: JsonObject, more: JsonObject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from array import array
 from typing import Any
 
 import orjson
@@ -33,7 +34,7 @@ _MAX_CHOICES = 1000
 def read_own(span: OtlpSpan) -> SpanEvent | None:
     """The span that was exported, `None` if it is none of ours (or was changed beyond reading on its way)."""
     kind, step_key = span.attributes.get(c.KIND), span.attributes.get(c.STEP_KEY)
-    if kind not in _KINDS or not isinstance(step_key, str):
+    if not isinstance(kind, str) or kind not in _KINDS or not isinstance(step_key, str):
         return None
     edges = _edges(span.attributes.get(c.EDGES))
     if edges is None:
@@ -47,7 +48,7 @@ def read_own(span: OtlpSpan) -> SpanEvent | None:
         run=span.run,
         span=span.span,
         parent=span.parent,
-        kind=str(kind),
+        kind=kind,
         name=span.name,
         step_key=step_key,
         start_ns=span.start_ns,
@@ -77,8 +78,9 @@ def _attribute(name: str, value: Any) -> Any:
         TypeError, ValueError: it cannot go into its column.
     """
     base, _, choice = name.rpartition(".")
-    if name in c.ARRAYS or (base in c.ARRAYS and choice.isdecimal()):
-        return _packed(value)
+    typecode = c.ARRAYS.get(name) or (c.ARRAYS.get(base) if choice.isdecimal() else None)
+    if typecode is not None:
+        return _packed(value, typecode)
     if name == c.SLO:
         return _checked(number(value))
     if name in _INTEGERS:
@@ -103,8 +105,8 @@ def _checked(value: Any) -> Any:
     return value
 
 
-def _packed(value: Any) -> bytes:
+def _packed(value: Any, typecode: str) -> bytes:
     data = base64.b64decode(value, validate=True)
-    if len(data) % 4:
-        raise ValueError(f"{len(data)} bytes are no 32-bit items")
+    if len(data) % array(typecode).itemsize:
+        raise ValueError(f"{len(data)} bytes are no items of type {typecode}")
     return data

@@ -17,7 +17,9 @@ import orjson
 from redecode.tracer import conventions as c
 from redecode.tracer.foreign.otlp import OtlpSpan
 from redecode.tracer.records import Fidelity, JsonObject
+from redecode.tracer.task_names import task_step
 
+_DEEPEST = 20
 _INT64 = range(-(1 << 63), 1 << 63)
 _BUBBLES = frozenset({"GraphBubbleUp", "GraphInterrupt", "NodeInterrupt", "ParentCommand"})
 REDACTED = "__REDACTED__"  # what OpenInference puts where content is hidden
@@ -55,7 +57,7 @@ class Task:
     @property
     def step_key(self) -> str:
         """Its part of the step key: the same as of a run we record ourselves."""
-        return f"{self.node}@{self.step}[{_path(self.path)}]"
+        return task_step(self.node, self.step, self.path)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,25 +106,16 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _plain_part(part: Any) -> Any:
-    """OpenLLMetry sends the parts of a path as their Python text."""
+def _plain_part(part: Any, depth: int = 0) -> Any:
+    """A part of a path; OpenLLMetry sends them as their Python text."""
+    if isinstance(part, list | tuple):
+        return [_plain_part(inner, depth + 1) for inner in part] if depth < _DEEPEST else "…"
     if isinstance(part, str) and (part in {"True", "False"} or part.isdigit() or part.startswith("(")):
         try:
-            return ast.literal_eval(part)
+            return _plain_part(ast.literal_eval(part), depth + 1) if depth < _DEEPEST else part
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return part
     return part
-
-
-def _path(path: Any, depth: int = 0) -> str:
-    """A `langgraph_path` as text, as `tracer.langgraph` writes it."""
-    parts = []
-    for part in path:
-        if isinstance(part, tuple | list):
-            parts.append(f"({_path(part, depth + 1)})" if depth < 20 else "…")
-        elif not isinstance(part, bool):
-            parts.append(str(part).removeprefix("__pregel_"))
-    return ":".join(parts)
 
 
 def text(value: Any) -> str | None:
@@ -167,13 +160,24 @@ def as_json(value: Any) -> str | None:
     return None if value is None else c.to_json(value)
 
 
+# What LangChain leaves out of a message it serializes as a constructor call.
+_MESSAGE: JsonObject = {"additional_kwargs": {}, "response_metadata": {}, "name": None, "id": None}
+_MESSAGES: dict[str, JsonObject] = {
+    "human": _MESSAGE,
+    "system": _MESSAGE,
+    "ai": {**_MESSAGE, "tool_calls": [], "invalid_tool_calls": [], "usage_metadata": None},
+    "tool": {**_MESSAGE, "artifact": None, "status": "success"},
+}
+
+
 def unserialized(value: Any, depth: int = 0) -> Any:
-    """LangChain's two forms of a serialized object as the fields it has."""
+    """LangChain's two forms of a serialized object as the fields it has; a message as its `model_dump()`."""
     if depth > 60:
         return value
     if isinstance(value, dict):
         if value.get("lc") == 1 and isinstance(value.get("kwargs"), dict):
-            value = value["kwargs"]
+            kwargs = value["kwargs"]
+            value = {**_MESSAGES.get(str(kwargs.get("type")), {}), **kwargs}
         elif value.keys() == {"type", "data"} and isinstance(value["data"], dict):
             value = value["data"]
         return {k: unserialized(v, depth + 1) for k, v in value.items()}
@@ -256,8 +260,10 @@ def read_error(span: OtlpSpan) -> tuple[str, str | None, JsonObject]:
 
     What leaves a node by raising (an interrupt, a command to the graph above) is no error.
     """
+    if span.end_ns is None:
+        return "open", None, {}
     if span.status != "error":
-        return ("ok" if span.end_ns is not None else "open"), None, {}
+        return "ok", None, {}
     raised = [attributes for name, _, attributes in span.events if name == "exception"]
     kind = text(raised[-1].get("exception.type")) if raised else text(span.attributes.get(c.ERROR_TYPE))
     message = text(raised[-1].get("exception.message")) if raised else None
@@ -265,7 +271,7 @@ def read_error(span: OtlpSpan) -> tuple[str, str | None, JsonObject]:
         message = (span.error or "").split("Traceback (most recent call last)", 1)[0].strip()
     module, _, name = (kind or "").rpartition(".")
     if name in _BUBBLES:
-        return "ok", None, {"redecode.left_by": name}
+        return "ok", None, {c.LEFT_BY: name}
     whole = f"{name}: {message}" if name and message else name or message or "error"
     attributes = {c.ERROR_TYPE: name or "error", c.ERROR_CLASS: f"{module or 'builtins'}:{name}" if name else None}
     return "error", whole[:2000], known(attributes)

@@ -94,7 +94,7 @@ def _root(nodes: dict[str, Node], tops: list[Node]) -> Node:
     """The run: the one span at the top or, where there is not exactly one that can be it, one made for them."""
     runs = [top for top in tops if top.own is not None and top.own.kind == SpanKind.RUN]
     roots = runs or [top for top in tops if top.missing is None]
-    if len(roots) == 1 and (roots[0].own is not None or roots[0].reading.role not in _LEAVES):
+    if len(roots) == 1 and (runs or (roots[0].own is None and roots[0].reading.role not in _LEAVES)):
         return roots[0]
     first = (roots or tops)[0]
     ends = [root.span.end_ns for root in roots]
