@@ -14,7 +14,7 @@ from redecode.tracer import Store
 from redecode.tracer.export.importing import read_requests, write_down
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from redecode.tracer.export.importing import ExportTraceServiceRequest
 
 
 def register(app: typer.Typer) -> None:

@@ -207,9 +207,7 @@ def instrument(
         return current
     privacy = asked_privacy(content=content, redact=redact)
     target = Target.parse(forward, forward_headers) if forward is not None else None
-    recorder = Recorder(
-        path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels, privacy=privacy
-    )
+    recorder = Recorder(path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels, privacy=privacy)
     recording = Recording(recorder, _forwarder(recorder, target) if target is not None else None)
     recording.start()
     _active.append(recording)

@@ -191,7 +191,7 @@ def test_a_database_of_something_else_is_refused_and_left_as_it_was(store: Path)
     record_runs(store, 1)
     with duckdb.connect(str(store / "runs.duckdb")) as db:
         db.execute("CREATE TABLE invoices (amount INTEGER)")
-    with pytest.raises(StoreError, match="something else .it has invoices.; move it aside"):
+    with pytest.raises(StoreError, match=r"something else .it has invoices.; move it aside"):
         Store(store).runs()
     with duckdb.connect(str(store / "runs.duckdb"), read_only=True) as db:
         assert db.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("invoices",)]

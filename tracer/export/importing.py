@@ -23,7 +23,9 @@ from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter, unique_name
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+        ExportTraceServiceRequest as ExportTraceServiceRequest,
+    )
 
 _BATCH = 1000
 
