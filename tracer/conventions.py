@@ -181,10 +181,20 @@ def unpack(data: bytes, typecode: str) -> list[Any]:
 
 
 def gaps_us(times_ns: Iterable[int]) -> bytes:
-    """Times after a start as packed gaps of 1 µs, first the gap from the start; the error does not add up."""
+    """Times after a start as packed gaps of 1 µs, first the gap from the start; the error does not add up.
+
+    A gap above 35 minutes is written as 35 minutes, and the next one makes up for it as far as it can.
+    """
     at = [(time_ns + 500) // 1000 for time_ns in times_ns]
-    gaps = array("i", at[:1])
-    gaps.extend(map(operator.sub, at[1:], at))
+    gaps = array("i")
+    try:
+        gaps.extend(at[:1])
+        gaps.extend(map(operator.sub, at[1:], at))
+    except OverflowError:
+        gaps, told = array("i"), 0
+        for time_us in at:
+            gaps.append(max(-(1 << 31), min((1 << 31) - 1, time_us - told)))
+            told += gaps[-1]
     return gaps.tobytes()
 
 
