@@ -23,7 +23,7 @@ _TELLS = {
     "answers": re.compile(rb" step of, run"),
     "seed": re.compile(rb'(?:seed"\s*value \{\s*(?:int_value: 7|string_value: "7")|\\"seed\\": ?7)'),
     "usage": re.compile(rb"(?:input_tokens|prompt_tokens|token_count\.prompt)"),
-    "token ids": re.compile(rb"70001"),
+    "token ids": re.compile(rb"70001\D{1,80}70002"),
     "logprobs": re.compile(rb"logprob\\?\""),
 }
 
