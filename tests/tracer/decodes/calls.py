@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import openai
 from pydantic import BaseModel
 
+from redecode.tracer import Decode, Span, Store, instrument, run, uninstrument
+
 Facts = Any
+Maker = Callable[..., list[Facts]]
 # Different on every call, whoever makes it: ids, clocks, what the cache held.
 _VOLATILE = frozenset(
     {"id", "created", "created_at", "completed_at", "item_id", "call_id", "metrics", "queue_time_ms", "cached_tokens"}
@@ -74,6 +79,7 @@ CHAT = [
     *_both("a tool", tools=TOOLS, tool_choice="required"),
     *_both("a tool if it likes", tools=TOOLS),
     *_both("a schema", response_format=SCHEMA),
+    *_both("reasoning", extra_body={"include_reasoning": True}),
     Way("raw", taken="raw"),
     Way("raw, streamed", given={"stream": True}, taken="raw"),
     Way("bytes", taken="bytes"),
@@ -240,6 +246,55 @@ def _take_text(value: Any, sums: dict[str, Any], place: str = "") -> None:
             _take_text(item, sums, f"{place}.{name}" if name in {"logprobs", "usage"} else place)
 
 
-async def drained(stream: AsyncIterator[Any]) -> list[Any]:
-    """All parts of a stream."""
-    return [part async for part in stream]
+def sync(url: str, ways: Sequence[Way], model: str = "m") -> list[Facts]:
+    """Make all calls, one after the other."""
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        return [call(client, way, model) for way in ways]
+
+
+def asynchronous(url: str, ways: Sequence[Way], model: str = "m") -> list[Facts]:
+    """As `sync`."""
+
+    async def go() -> list[Facts]:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            return [await acall(client, way, model) for way in ways]
+
+    return asyncio.run(go())
+
+
+MAKERS = (sync, asynchronous)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a caller saw without the tracer and with it, and what was recorded."""
+
+    plain: Facts
+    recorded: Facts
+    decode: Decode
+    span: Span
+
+
+def seen(store: Path, url: str, make: Maker, ways: Sequence[Way], model: str = "m") -> dict[str, Seen]:
+    """Make all calls without the tracer, then all of them again with it; what there is to compare, by name of way."""
+    plain = make(url, ways, model)
+    instrument(store)
+    try:
+        with run("calls"):
+            recorded = make(url, ways, model)
+    finally:
+        uninstrument()
+    kept = decodes_of(store)
+    assert len(kept) == len(ways)
+    parts = zip(ways, plain, recorded, kept, strict=True)
+    return {way.name: Seen(before, after, *of) for way, before, after, of in parts}
+
+
+def decodes_of(store: Path) -> list[tuple[Decode, Span]]:
+    """The decodes of a store, oldest first, each with its span."""
+    opened, found = Store(store), []
+    for summary in opened.runs():
+        loaded = opened.load(summary.run_id)
+        spans = {span.span_id: span for span in loaded.spans}
+        found += [(decode, spans[decode.span_id]) for decode in loaded.decodes]
+    return sorted(found, key=lambda pair: pair[0].sent_ns)

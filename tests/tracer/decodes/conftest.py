@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("openai")
 
-from redecode.tracer import Decode, Span, Store, uninstrument
+from redecode.tracer import Decode, Span, uninstrument
+from tests.tracer.decodes.calls import decodes_of
 from tests.tracer.decodes.server import Reply, Request, Server
 
 Serving = Callable[..., Server]
@@ -36,12 +37,6 @@ def recorded(recording: Path) -> Recorded:
 
     def read() -> list[tuple[Decode, Span]]:
         uninstrument()
-        store = Store(recording)
-        found = []
-        for summary in store.runs():
-            run = store.load(summary.run_id)
-            spans = {span.span_id: span for span in run.spans}
-            found += [(decode, spans[decode.span_id]) for decode in run.decodes]
-        return sorted(found, key=lambda pair: pair[0].sent_ns)
+        return decodes_of(recording)
 
     return read

@@ -125,7 +125,7 @@ def _deltas(body: Json) -> Iterator[tuple[str, Json | None]]:
         yield token, None
     for index, call in enumerate(message["tool_calls"]):
         function, pieces = call["function"], list(call["function"]["arguments"])
-        first = {"name": function["name"], "arguments": ""}
+        first = {"name": function["name"], "arguments": pieces[0]}
         yield pieces[0], {"tool_calls": [{**call, "index": index, "function": first}]}
         for token in pieces[1:]:
             yield token, {"tool_calls": [{"index": index, "function": {"arguments": token}}]}
