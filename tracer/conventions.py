@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -130,16 +131,25 @@ def dumps(value: Any) -> bytes:
 
 
 def _default(value: Any) -> Any:
-    for attempt in ("model_dump", "dict"):
-        method = getattr(value, attempt, None)
-        if callable(method):
-            try:
-                return method()
-            except Exception:
+    try:
+        for attempt in ("model_dump", "dict"):
+            method = getattr(value, attempt, None)
+            if callable(method):
+                with suppress(Exception):
+                    return method()
                 break
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
-    return str(value)
+        if isinstance(value, set | frozenset):
+            return sorted(value, key=str)
+        return str(value)
+    except Exception:  # an object of the host's may do anything when it is looked at
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return str(_default(value))
 
 
 _DEEPEST = 100
@@ -154,7 +164,7 @@ def _sane(value: Any, depth: int) -> Any:
     if depth > _DEEPEST:
         return "…"
     if isinstance(value, dict):
-        return {_sane(str(k), 0): _sane(v, depth + 1) for k, v in value.items()}
+        return {_sane(_text(k), 0): _sane(v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_sane(v, depth + 1) for v in value]
     if value is None or isinstance(value, bool | float):

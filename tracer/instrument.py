@@ -23,10 +23,11 @@ from redecode.tracer.export.send import Target
 from redecode.tracer.import_hooks import AfterImport
 from redecode.tracer.openai_client import ClientSeam
 from redecode.tracer.player import Player
-from redecode.tracer.recorder import LiveSpan, Recorder
+from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
 from redecode.tracer.records import JsonObject, SpanKind
 from redecode.tracer.redaction import asked_privacy
 from redecode.tracer.rules import Rule
+from redecode.tracer.strands import run_here
 
 if TYPE_CHECKING:
     from redecode.tracer.export.forward import Forwarder
@@ -65,11 +66,11 @@ class Recording:
     def start(self) -> None:
         """Install every seam whose library is, or will be, imported."""
         self._undo += [threads.install(), tasks.install()]
-        self._imports.call("uvloop", self._uvloop)
-        self._imports.call("openai._base_client", self._openai)
-        for module in _LANGCHAIN:
-            self._imports.call(module, self._langchain)
-        self._imports.call("langgraph.pregel._runner", self._pregel)
+        seams = [("uvloop", self._uvloop), ("openai._base_client", self._openai)]
+        seams += [(module, self._langchain) for module in _LANGCHAIN]
+        for module, seam in (*seams, ("langgraph.pregel._runner", self._pregel)):
+            with never_raise(f"instrumenting {module}", self.recorder):
+                self._imports.call(module, seam)
         atexit.register(self.stop)
 
     def play(self, player: Player | None) -> None:
@@ -79,13 +80,11 @@ class Recording:
     def stop(self) -> None:
         """Remove every seam, fetch what is outstanding and flush to disk. Safe to call twice."""
         atexit.unregister(self.stop)
-        self._imports.remove()
-        while self._undo:
-            self._undo.pop()()
-        self.engines.drain()
-        self.recorder.close()
-        if self.forwarder is not None:
-            self.forwarder.close()
+        last = [self.forwarder.close] if self.forwarder is not None else []
+        for end in (self._imports.remove, *reversed(self._undo), self.engines.drain, self.recorder.close, *last):
+            with never_raise("ending the recording", self.recorder):
+                end()
+        self._undo.clear()
 
     def flush(self) -> None:
         """Fetch outstanding step clocks and fsync."""
@@ -174,6 +173,8 @@ def instrument(
     """Record every LangGraph run and OpenAI-client FM call of this process from now on.
 
     Call it once, before or after importing LangGraph; a second call (or one under `redecode record`) changes nothing.
+    A store that cannot be made or written is one line in the log, and what is lost for that reason is counted: the
+    program goes on as it would have.
 
     Args:
         store: the store directory, made if missing; default `$REDECODE_STORE`, else `.redecode`.
@@ -194,10 +195,9 @@ def instrument(
         The recording; `stop()` ends it, and the end of the process does too.
 
     Raises:
-        StoreUnwritable: the store cannot be made or written.
         RedecodeError: there is no such redaction, or `forward` is no URL.
     """
-    path = Path(store).absolute() if store is not None else default_store().absolute()
+    path = _absolute(Path(store) if store is not None else default_store())
     current = active()
     if current is not None:
         if store is not None and current.recorder.store != path:
@@ -207,11 +207,20 @@ def instrument(
         return current
     privacy = asked_privacy(content=content, redact=redact)
     target = Target.parse(forward, forward_headers) if forward is not None else None
-    recorder = Recorder(path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels, privacy=privacy)
+    recorder = Recorder(
+        path, agent=agent, agent_version=agent_version, slo_s=slo_s, labels=labels, privacy=privacy, patient=True
+    )
     recording = Recording(recorder, _forwarder(recorder, target) if target is not None else None)
     recording.start()
     _active.append(recording)
     return recording
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError:  # the current directory is gone
+        return path
 
 
 def _forwarder(recorder: Recorder, target: Target) -> Forwarder:
@@ -242,38 +251,43 @@ def play(player: Player | None) -> None:
 @contextmanager
 def run(name: str, *, attributes: JsonObject | None = None) -> Iterator[None]:
     """Everything inside is one run called `name`; without `instrument()` it does nothing."""
-    recording = active()
-    if recording is None:
-        yield
-        return
-    span = recording.recorder.start_run(name, attributes=attributes)
-    with _within(recording.recorder, span):
+    recording, span = active(), None
+    if recording is not None:
+        with never_raise("the start of a run", recording.recorder):
+            span = recording.recorder.start_run(name, attributes=attributes)
+    with _within(recording, span):
         yield
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
     """Everything inside is one step of the run around it."""
-    recording = active()
-    parent = recording.parent() if recording is not None else None
-    if recording is None or parent is None:
-        yield
-        return
-    span = recording.recorder.start(SpanKind.NODE, name, parent, name, attributes={c.OPERATION: "step"})
-    with _within(recording.recorder, span):
+    recording, span = active(), None
+    if recording is not None:
+        with never_raise("the start of a step", recording.recorder, run_here()):
+            parent = recording.parent()
+            if parent is not None:
+                attributes = {c.OPERATION: "step"}
+                span = recording.recorder.start(SpanKind.NODE, name, parent, name, attributes=attributes)
+    with _within(recording, span):
         yield
 
 
 @contextmanager
-def _within(recorder: Recorder, span: LiveSpan) -> Iterator[None]:
+def _within(recording: Recording | None, span: LiveSpan | None) -> Iterator[None]:
+    if recording is None or span is None:
+        yield
+        return
     token = _by_hand.set(span)
-    span.strands.enter_body(span.parent.strands if span.parent is not None else None)
+    failed: BaseException | None = None
     try:
+        with never_raise("the start of a step", recording.recorder, span.run_id):
+            span.strands.enter_body(span.parent.strands if span.parent is not None else None)
         yield
     except BaseException as error:
-        recorder.end(span, error=error)
+        failed = error
         raise
-    else:
-        recorder.end(span)
     finally:
         _by_hand.reset(token)
+        with never_raise("the end of a step", recording.recorder, span.run_id):
+            recording.recorder.end(span, error=failed)

@@ -14,6 +14,7 @@ from redecode.tracer import conventions as c
 from redecode.tracer.callbacks import Entry, guarded
 from redecode.tracer.model_callbacks import ModelCallbacks
 from redecode.tracer.pregel import Graph
+from redecode.tracer.recorder import never_raise
 from redecode.tracer.records import JsonObject, SpanKind
 from redecode.tracer.task_names import caller_path, is_scheduled, task_id, task_step
 from redecode.tracer.tool_callbacks import ToolCallbacks
@@ -136,13 +137,14 @@ class RunHandler(ModelCallbacks, ToolCallbacks):
                 error = None
             elif isinstance(error, GeneratorExit):
                 error = "stream closed before its end"
-        if span.parent is None:
-            attributes[c.RUN_OUTPUT] = c.to_json(outputs)
-        if graph is not None:
-            attributes[c.INTERRUPTED] = graph.interruption()
-        self.recorder.end(
-            span, attributes=attributes, error=error, returns=graph.returns() if graph is not None else None
-        )
+        returns = None
+        with never_raise("the end of a step", self.recorder, span.run_id):  # the span ends whatever is known of its end
+            if span.parent is None:
+                attributes[c.RUN_OUTPUT] = c.to_json(outputs)
+            if graph is not None:
+                attributes[c.INTERRUPTED] = graph.interruption()
+                returns = graph.returns()
+        self.recorder.end(span, attributes=attributes, error=error, returns=returns)
 
 
 def _called(name: str, above: Entry, metadata: JsonObject) -> str | None:

@@ -99,7 +99,7 @@ class ClientSeam:
         if isinstance(key, str) and key:
             self._recorder.keys.add(key)
             headers["authorization"] = f"Bearer {key}"
-        address = Address.of(str(url), headers)
+        address = Address.of(str(url), headers, getattr(client, "_custom_query", None))
         self._addresses[client] = url, key, address
         return address
 
@@ -257,13 +257,13 @@ def _send(original: Any) -> Any:
         call = _current.get()
         if call is None:
             return original(client, request, **kwargs)
-        call.sending(request)
+        _sending(call, request)
         try:
             response = original(client, request, **kwargs)
         except BaseException as error:
-            call.attempted(0, error)
+            _attempted(call, 0, error)
             raise
-        call.attempted(response.status_code, None)
+        _attempted(call, response.status_code, None)
         return response
 
     return send
@@ -274,16 +274,26 @@ def _send_async(original: Any) -> Any:
         call = _current.get()
         if call is None:
             return await original(client, request, **kwargs)
-        call.sending(request)
+        _sending(call, request)
         try:
             response = await original(client, request, **kwargs)
         except BaseException as error:
-            call.attempted(0, error)
+            _attempted(call, 0, error)
             raise
-        call.attempted(response.status_code, None)
+        _attempted(call, response.status_code, None)
         return response
 
     return send
+
+
+def _sending(call: InFlight, request: Any) -> None:
+    with never_raise("sending an FM call", call.recorder, call.span.run_id):
+        call.sending(request)
+
+
+def _attempted(call: InFlight, status: int, error: BaseException | None) -> None:
+    with never_raise("sending an FM call", call.recorder, call.span.run_id):
+        call.attempted(status, error)
 
 
 def _process(original: Any) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -22,15 +23,23 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from redecode.tracer import conventions as c
-from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, count_fault
+from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import EdgeKind, Provenance, SpanKind
-from redecode.tracer.strands import hand_over
+from redecode.tracer.strands import hand_over, run_here
 from redecode.tracer.task_names import PUSH, SENDS, caller_path, failed_path, task_step
 from redecode.tracer.tasks import awaited
 from redecode.tracer.threads import collecting
 
 _log = logging.getLogger("redecode")
 _stepping = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _stepping
+    _stepping = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(eq=False, slots=True)
@@ -211,15 +220,15 @@ class PregelSeam:
         while self._undo:
             self._undo.pop()()
 
-    def _watch(self, what: str, see: Callable[[], None]) -> None:
+    def _watch(self, what: str, see: Callable[[Any], None], loop: Any) -> None:
         if not self._working:
             return
         try:
-            see()
+            see(loop)
         except Exception as error:
             # One of these is there at every superstep: what failed once because LangGraph changed will fail always.
             self._working = not isinstance(error, AttributeError | KeyError | TypeError)
-            count_fault(what, self._graphs.recorder, error)
+            count_fault(what, self._graphs.recorder, error, run_here())
 
     def _graph(self, loop: Any) -> Graph | None:
         if loop.manager is None:
@@ -239,7 +248,7 @@ class PregelSeam:
         def tick(loop: Any) -> Any:
             more = original(loop)
             if more:
-                self._watch("reading a superstep's tasks", lambda: see(loop))
+                self._watch("reading a superstep's tasks", see, loop)
             return more
 
         return tick
@@ -251,7 +260,7 @@ class PregelSeam:
                 graph.wrote()
 
         def after_tick(loop: Any) -> Any:
-            self._watch("reading a superstep's writes", lambda: see(loop))
+            self._watch("reading a superstep's writes", see, loop)
             return original(loop)
 
         return after_tick
@@ -262,7 +271,7 @@ class PregelSeam:
                 return original(loop)
             begun_ns = self._graphs.recorder.clock.now_ns()
             matched = original(loop)
-            self._watch("reading cache hits", lambda: self._hits(loop, matched, begun_ns))
+            self._watch("reading cache hits", lambda loop: self._hits(loop, matched, begun_ns), loop)
             return matched
 
         return match_cached_writes
@@ -273,7 +282,7 @@ class PregelSeam:
                 return await original(loop)
             begun_ns = self._graphs.recorder.clock.now_ns()
             matched = await original(loop)
-            self._watch("reading cache hits", lambda: self._hits(loop, matched, begun_ns))
+            self._watch("reading cache hits", lambda loop: self._hits(loop, matched, begun_ns), loop)
             return matched
 
         return amatch_cached_writes
@@ -306,18 +315,17 @@ class PregelSeam:
         """A task of the functional API is called: a strand of its own, waited for when its future is asked."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            try:
+            work = None
+            with never_raise("following a task", self._graphs.recorder, run_here()):
                 work = hand_over("task", passing=True)
-            except Exception as error:
-                count_fault("following a task", self._graphs.recorder, error)
-                work = None
             if work is None:
                 return original(*args, **kwargs)
             future = work.start(lambda: original(*args, **kwargs))
-            if isinstance(future, Future):
-                future.result = collecting(future.result, work, future.done)  # type: ignore[method-assign]
-            elif future is not None:
-                work.awaited(awaited(future, own=1))  # LangGraph itself is called at its end
+            with never_raise("following a task", self._graphs.recorder, run_here()):
+                if isinstance(future, Future):
+                    future.result = collecting(future.result, work, future.done)  # type: ignore[method-assign]
+                elif future is not None:
+                    work.awaited(awaited(future, own=1))  # LangGraph itself is called at its end
             return future
 
         return call

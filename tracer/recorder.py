@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,7 @@ class Recorder:
         slo_s: the latency each run should meet, in seconds; recorded with every run.
         labels: recorded with every run.
         privacy: what may be written; by default what the environment says (docs/privacy.md).
+        patient: go on without a store that cannot be made or written, as `JournalWriter`.
 
     Raises:
         StoreUnwritable: the directory cannot be made or written.
@@ -112,18 +113,20 @@ class Recorder:
         privacy: Privacy | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        patient: bool = False,
     ) -> None:
         self.clock = clock or Clock.start()
         self.rng = rng or random.Random(int.from_bytes(os.urandom(8)))
         self.agent, self.slo_s, self.labels = agent, slo_s, dict(labels or {})
-        self.agent_version = agent_version or git_commit(Path.cwd())
+        self.agent_version = agent_version or git_commit()
         self.store = store
         self.privacy = privacy if privacy is not None else asked_privacy()
         self.keys = Keyring()
-        self.journal = JournalWriter(store / "spool", unique_name(self.clock.wall_ns), self._preamble)
+        self.journal = JournalWriter(store / "spool", unique_name(self.clock.wall_ns), self._preamble, patient=patient)
         self.listeners: list[Callable[[SpanEvent], None]] = []
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._after_fork)
+        os.register_at_fork(before=self.journal.before_fork, after_in_child=self._after_fork)
+        _open.append(self)
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -203,6 +206,7 @@ class Recorder:
             step_key=step_key,
             start_ns=begin,
             call=call,
+            strands=Strands(run_id),
         )
 
     def end(
@@ -231,7 +235,7 @@ class Recorder:
             live.set(attributes)
         event.status = "ok"
         if error is not None:
-            text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+            text = error if isinstance(error, str) else _said(error)
             text = self.keys.text(text[:2000])
             event.status, event.error = "error", text
             event.attributes[c.ERROR_TYPE] = text.split(":", 1)[0]
@@ -316,7 +320,19 @@ class Recorder:
 
     def close(self) -> None:
         """Flush to disk and release the journal."""
+        if self in _open:
+            _open.remove(self)
         self.journal.close()
+
+
+_open: list[Recorder] = []
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an exception of the host's may do anything when it is looked at
+        return type(error).__name__
 
 
 def _clean(attributes: JsonObject) -> JsonObject:
@@ -324,33 +340,48 @@ def _clean(attributes: JsonObject) -> JsonObject:
 
 
 @contextmanager
-def never_raise(what: str, recorder: Recorder | None = None) -> Iterator[None]:
-    """Around everything that runs inside the host's calls: a fault of ours is logged and counted, never raised."""
+def never_raise(what: str, recorder: Recorder | None = None, run: str | None = None) -> Iterator[None]:
+    """Around everything that runs inside the host's calls: a fault of ours is counted, never raised."""
     try:
         yield
     except Exception as error:
-        count_fault(what, recorder, error)
+        count_fault(what, recorder, error, run)
 
 
 def count_fault(what: str, recorder: Recorder | None, error: Exception, run: str | None = None) -> None:
-    """Log and count a fault of ours, as a loss of that run; for places too hot for `never_raise`."""
-    _log.warning("redecode: %s failed; this run's recording is incomplete", what, exc_info=error)
-    if recorder is not None:
-        recorder.lose(run, f"{what} failed", error)
+    """Count a fault of ours, as a loss of that run; for places too hot for `never_raise`.
+
+    The first is a line in the log (the journal's), and each is there in full for who asks for debug messages.
+
+    Args:
+        recorder: `None`: every one that is open.
+    """
+    with suppress(Exception):
+        _log.debug("redecode: %s failed", what, exc_info=error)
+        for counting in [recorder] if recorder is not None else list(_open):
+            counting.lose(run, f"{what} failed", error)
 
 
-def git_commit(directory: Path) -> str | None:
-    """The commit a checkout is at, read from its files; `None` outside one."""
+def git_commit(directory: Path | None = None) -> str | None:
+    """The commit a checkout is at, read from its files; `None` outside one.
+
+    Args:
+        directory: by default the current one.
+    """
+    try:
+        return _git_commit(directory or Path.cwd())
+    except OSError:  # the current directory may even be gone
+        return None
+
+
+def _git_commit(directory: Path) -> str | None:
     for folder in (directory, *directory.parents):
         head = folder / ".git" / "HEAD"
         if not head.is_file():
             continue
-        try:
-            text = head.read_text().strip()
-            if not text.startswith("ref: "):
-                return text[:12]
-            ref = folder / ".git" / text[5:]
-            return ref.read_text().strip()[:12] if ref.is_file() else None
-        except OSError:
-            return None
+        text = head.read_text().strip()
+        if not text.startswith("ref: "):
+            return text[:12]
+        ref = folder / ".git" / text[5:]
+        return ref.read_text().strip()[:12] if ref.is_file() else None
     return None

@@ -5,12 +5,13 @@ nothing that had finished and shows what was still open, and no recording proces
 Rejected: SQLite per process (a transaction per event), OpenTelemetry's batch processor (drops silently).
 
 A journal belongs to its writer as long as the writer's `flock` on it lasts; when the lock can be taken,
-the writer is gone and the journal is finished.
+the writer is gone and the journal is finished. What a writer could not write is counted beside it (`losses`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -18,6 +19,7 @@ import socket
 import struct
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,12 +28,15 @@ from typing import Any
 
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import CorruptJournal, StoreUnwritable
+from redecode.tracer.losses import Loss, Losses
 
 SUFFIX = ".journal"
 _HEADER = struct.Struct("<II")
 _MAX_RECORD = 1 << 30
 SYNC_S = 1.0
 """A power cut loses at most this much; a killed process loses nothing."""
+_PATIENCE_S = 0.2
+_HIGH_FD = 512
 _log = logging.getLogger("redecode")
 
 
@@ -43,51 +48,87 @@ class JournalWriter:
         name: stem of the journal's files; must be unique among all processes that ever wrote there.
         preamble: called for each new file; its event is written first (who writes here, on what clock).
         rotate_bytes: a journal larger than this is finished and a new one begun.
+        patient: where none can be begun (no permission, no room), do not raise but count what is lost and try again,
+            every `SYNC_S`.
+
+    Raises:
+        StoreUnwritable: none can be begun.
     """
 
     def __init__(
-        self, spool: Path, name: str, preamble: Callable[[], dict[str, Any]], rotate_bytes: int = 64 << 20
+        self,
+        spool: Path,
+        name: str,
+        preamble: Callable[[], dict[str, Any]],
+        rotate_bytes: int = 64 << 20,
+        *,
+        patient: bool = False,
     ) -> None:
         self._spool, self._name, self._preamble, self._rotate = spool, name, preamble, rotate_bytes
         self._lock = threading.Lock()
         self._sequence = 0
+        self._size = 0
         self._dirty = False
         self._fd = -1
-        self.lost = 0
-        self._untold: dict[str | None, tuple[int, str]] = {}
+        self._held: Counter[str | None] = Counter()  # events in this journal, by run
+        self._losses = Losses()
         try:
-            make_private(spool.parent)
-            make_private(spool)
             self._open()
         except OSError as error:
-            raise StoreUnwritable(
-                f"cannot record into {spool}: {error.strerror}; choose another store with --store or $REDECODE_STORE"
-            ) from error
+            if not patient:
+                why = f"{error.strerror}; choose another store with --store or $REDECODE_STORE"
+                raise StoreUnwritable(f"cannot record into {spool}: {why}") from error
+            self._count(None, str(error))
         self._closed = threading.Event()
+        self._syncing: threading.Thread | None = None
         self._start_syncing()
 
-    def _start_syncing(self) -> None:
-        threading.Thread(target=self._sync_on_a_timer, name="redecode-sync", daemon=True).start()
+    @property
+    def lost(self) -> int:
+        """How many events could not be written down."""
+        return self._losses.total
 
-    def _sync_on_a_timer(self) -> None:
-        while not self._closed.wait(SYNC_S):
+    def _start_syncing(self) -> None:
+        self._pause = threading.Event()
+        self._syncing = threading.Thread(
+            target=self._sync_on_a_timer, args=(self._pause,), name="redecode-sync", daemon=True
+        )
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the end of the process syncs
+            self._syncing.start()
+
+    def _sync_on_a_timer(self, pause: threading.Event) -> None:
+        while not pause.wait(SYNC_S):
+            with self._lock:
+                if not pause.is_set():
+                    self._mend()
             self.sync()
 
     def _open(self) -> None:
+        make_private(self._spool.parent)
+        make_private(self._spool)
         path = self._spool / f"{self._name}-{os.getpid()}-{self._sequence:04d}{SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        self._close_fd()
-        self._fd, self._size, self._named = fd, 0, False
         self._sequence += 1
-        self._append(c.dumps(self._preamble()))
+        fd = _out_of_the_way(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            preamble = frame(c.dumps(self._preamble()))
+            if os.write(fd, preamble) != len(preamble):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+            raise
+        self._close_fd()
+        self._fd, self._size, self._named, self._dirty = fd, len(preamble), False, True
+        self._held.clear()
+        self._losses.beside(path)
 
     def _append(self, payload: bytes) -> None:
         record = frame(payload)
         written = os.write(self._fd, record)
         if written != len(record):  # disk full mid-record: take the torn part back so later records stay readable
             os.ftruncate(self._fd, self._size)
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += written
         self._dirty = True
 
@@ -103,10 +144,13 @@ class JournalWriter:
                     with contextlib.suppress(OSError):  # no room for a new one: this one goes on
                         self._open()
                 self._append(payload)
-                if self._untold:  # there is room again: let the store know what is missing
+                self._held[run] += 1
+                if self._losses:  # there is room again: let the store know what is missing
                     self._tell()
             except Exception as error:  # the host's run matters more than its recording
                 self._count(run, str(error))
+            if self._syncing is None and not self._closed.is_set():
+                self._start_syncing()
 
     def commit(self, payloads: Iterable[bytes]) -> None:
         """Append all and fsync; for those who have to answer for it.
@@ -115,9 +159,12 @@ class JournalWriter:
             OSError: not all of it is surely on disk.
         """
         with self._lock:
+            self._mend()
             if self._size > self._rotate:
                 self._open()
-            self._append_all([frame(payload) for payload in payloads])
+            records = [frame(payload) for payload in payloads]
+            self._append_all(records)
+            self._held[None] += len(records)
             try:
                 os.fsync(self._fd)
                 if not self._named:
@@ -149,17 +196,36 @@ class JournalWriter:
             with contextlib.suppress(Exception):
                 self._tell()
 
-    def _count(self, run: str | None, why: str) -> None:
+    def _count(self, run: str | None, why: str, events: int = 1) -> None:
         if not self.lost:
             _log.warning("redecode: cannot record to %s: %s; counting what is lost", self._spool, why)
-        self.lost += 1
-        runs, _ = self._untold.get(run, (0, ""))
-        self._untold[run] = runs + 1, why
+        self._losses.count(run, why, events)
 
     def _tell(self) -> None:
-        for run, (count, why) in list(self._untold.items()):
+        def tell(loss: Loss) -> None:
+            run, count, why = loss
             self._append(c.dumps({"t": "dropped", "run": run, "count": count, "why": why}))
-            del self._untold[run]
+
+        self._losses.tell(tell)
+
+    def _mend(self) -> None:
+        """Begin a journal where there is none, or none any more that anybody can find."""
+        if self._closed.is_set():
+            return
+        if self._fd >= 0:
+            try:
+                deleted = not os.fstat(self._fd).st_nlink
+            except OSError:  # a host that becomes a daemon closes every file: what is in this one stays
+                self._fd, self._dirty = -1, False
+            else:
+                if not deleted:
+                    return
+                for run, events in self._held.items():
+                    self._count(run, "the journal was deleted while it was being written", events)
+            self._held.clear()
+        with contextlib.suppress(Exception):
+            self._open()
+            self._tell()
 
     def sync(self) -> None:
         """Fsync what was written since the last call."""
@@ -174,25 +240,36 @@ class JournalWriter:
         finally:
             os.close(fd)
 
+    def before_fork(self) -> None:
+        """End the thread that syncs, until something is written: from 3.12 on Python warns of forking beside one."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None and syncing.is_alive():
+            self._pause.set()
+            syncing.join(_PATIENCE_S)
+
     def after_fork(self) -> None:
         """In a forked child: leave the parent's journal alone and begin one of our own."""
         self._lock = threading.Lock()
-        if self._closed.is_set():
-            return
-        self._closed = threading.Event()
-        with contextlib.suppress(OSError):
-            self._open()
-        with contextlib.suppress(RuntimeError):  # no thread can be started: the end of the process syncs
-            self._start_syncing()
+        self._syncing = None
+        self._losses.after_fork()
+        self._held.clear()
+        self._close_fd()
+        if not self._closed.is_set():
+            with contextlib.suppress(OSError):
+                self._open()
 
     def close(self) -> None:
         """Fsync and release the journal: readers may now finish it."""
-        self._closed.set()
+        with self._lock:
+            self._mend()
+            self._closed.set()
+            self._pause.set()
+            if self._fd >= 0 and self._losses:
+                with contextlib.suppress(Exception):
+                    self._tell()
         self.sync()
         with self._lock:
-            if self._fd >= 0 and self._untold:
-                with contextlib.suppress(OSError):
-                    self._tell()
+            self._losses.forsake()
             self._close_fd()
 
     def _close_fd(self) -> None:
@@ -204,6 +281,15 @@ class JournalWriter:
 def frame(payload: bytes) -> bytes:
     """A payload as a journal record."""
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _out_of_the_way(fd: int) -> int:
+    """The same file under a number that a host which closes all files does not give to one of its own next."""
+    with contextlib.suppress(OSError):
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
+        os.close(fd)
+        return high
+    return fd
 
 
 def _sync_directory(directory: Path) -> None:

@@ -15,6 +15,7 @@ A call that begins while a streamed one of its own strand is still open was star
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -95,6 +96,14 @@ class _Here:
 _here: ContextVar[_Here | None] = ContextVar("redecode_strand", default=None)
 _in_thread = threading.local()  # `.handed`: what this thread of a pool was given to do, whatever the context says
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 _ANYONE = (-1, -1)  # a runner: whoever comes first in this context is the strand
 _PASSING = (-2, -2)  # likewise, and starting threads and tasks until then is the framework's doing
 
@@ -110,12 +119,14 @@ class Strands:
     """All strands of one parent span.
 
     Attributes:
+        run_id: the run it is part of.
         scheduled: what runs below is scheduled by a framework that knows the order; strands started here mean nothing.
     """
 
-    __slots__ = ("_body", "_by_runner", "_waited", "scheduled")
+    __slots__ = ("_body", "_by_runner", "_waited", "run_id", "scheduled")
 
-    def __init__(self) -> None:
+    def __init__(self, run_id: str | None = None) -> None:
+        self.run_id = run_id
         self.scheduled = False
         self._body: Strand | None = None  # most spans call nothing
         self._by_runner: dict[tuple[int, int], Strand] = {}
@@ -335,6 +346,12 @@ def recording_here() -> bool:
     """Whether work started here could belong to a recorded step."""
     here = _here.get()
     return here is not None and not here.owner.scheduled
+
+
+def run_here() -> str | None:
+    """The run that this is part of, if it is recorded."""
+    here = _here.get()
+    return here.owner.run_id if here is not None else None
 
 
 def go_on() -> HandOver | None:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from redecode.tracer.recorder import count_fault
-from redecode.tracer.strands import go_on, hand_over, move_to, recording_here
+from redecode.tracer.recorder import count_fault, never_raise
+from redecode.tracer.strands import go_on, hand_over, move_to, recording_here, run_here
 from redecode.tracer.threads import plain_name
 
 _WAIT_FOR: CodeType = asyncio.wait_for.__code__
@@ -30,22 +30,21 @@ def install(loop_class: Any = asyncio.BaseEventLoop) -> Callable[[], None]:
 
     @functools.wraps(create)
     def create_task(self: Any, coro: Any, **kwargs: Any) -> Any:
-        if (context := kwargs.get("context")) is not None:
-            move_to(context)
-            return create(self, coro, **kwargs)
-        if not recording_here():
-            return create(self, coro, **kwargs)
+        work, same = None, False
         try:
-            same = _waits()
-            work = go_on() if same else hand_over(_name_of(coro))
+            if (context := kwargs.get("context")) is not None:
+                move_to(context)
+            elif recording_here():
+                same = _waits()
+                work = go_on() if same else hand_over(_name_of(coro))
         except Exception as error:
             count_fault("following a task", None, error)
-            work = None
         if work is None:
             return create(self, coro, **kwargs)
         task = work.start(lambda: create(self, coro, **kwargs))
         if not same:
-            work.awaited(awaited(task))
+            with never_raise("following a task", None, run_here()):
+                work.awaited(awaited(task))
         return task
 
     loop_class.create_task = create_task

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from redecode.tracer.recorder import count_fault
-from redecode.tracer.strands import HandOver, end_in_thread, hand_over, move_to, recording_here
+from redecode.tracer.recorder import count_fault, never_raise
+from redecode.tracer.strands import HandOver, end_in_thread, hand_over, move_to, recording_here, run_here
 
 
 def install() -> Callable[[], None]:
@@ -28,19 +28,21 @@ def install() -> Callable[[], None]:
 
     @functools.wraps(submit)
     def submit_in_context(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        work = _to_hand_over(self, fn) if recording_here() else None
+        work = _to_hand_over(self, fn)
         if work is None:
             return submit(self, fn, *args, **kwargs)
         future = submit(self, functools.partial(_run, contextvars.copy_context(), work, fn), *args, **kwargs)
-        future.result = collecting(future.result, work, future.done)
+        with never_raise("following a thread", None, run_here()):
+            future.result = collecting(future.result, work, future.done)
         return future
 
     @functools.wraps(start)
     def start_in_context(self: Any) -> None:
-        work = _to_hand_over(None, self) if recording_here() and not _is_worker(self) else None
+        work = _to_hand_over(None, self)
         if work is not None:
-            self.run = functools.partial(_run, contextvars.copy_context(), work, self.run)
-            self.join = collecting(self.join, work, lambda: not self.is_alive())
+            with never_raise("following a thread", None, run_here()):
+                self.join = collecting(self.join, work, lambda: not self.is_alive())
+                self.run = functools.partial(_run, contextvars.copy_context(), work, self.run)
         start(self)
 
     ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign]
@@ -56,8 +58,10 @@ def install() -> Callable[[], None]:
 def _to_hand_over(pool: Any, work: Any) -> HandOver | None:
     """The hand-over of a function to a pool, or of a thread to itself; `None` if there is none."""
     try:
+        if not recording_here():
+            return None
         if pool is None:
-            return hand_over(_name_of(getattr(work, "_target", None) or work))
+            return None if _is_worker(work) else hand_over(_name_of(getattr(work, "_target", None) or work))
         context = _own_context(work)
         if context is not None and type(pool) is ThreadPoolExecutor and asyncio._get_running_loop() is not None:
             move_to(context)
@@ -89,12 +93,14 @@ def _own_context(fn: Any) -> contextvars.Context | None:
 
 
 def _run(context: contextvars.Context, work: HandOver, fn: Any, *args: Any, **kwargs: Any) -> Any:
-    context.run(work.begin)
-    work.in_thread()  # LangChain's executors bring a context of their own, made before anybody knew of the hand-over
+    with never_raise("following a thread"):
+        context.run(work.begin)
+        work.in_thread()  # LangChain's executors bring a context of their own, made before anybody knew of this one
     try:
         return context.run(fn, *args, **kwargs)
     finally:
-        end_in_thread()
+        with never_raise("following a thread"):
+            end_in_thread()
 
 
 def collecting(method: Any, work: HandOver, done: Callable[[], bool]) -> Any:
@@ -105,8 +111,9 @@ def collecting(method: Any, work: HandOver, done: Callable[[], bool]) -> Any:
         try:
             return method(*args, **kwargs)
         finally:
-            if done():
-                work.collect()
+            with never_raise("following a thread"):
+                if done():
+                    work.collect()
 
     return collecting
 
