@@ -20,7 +20,7 @@ from redecode.tracer.blocks import split
 from redecode.tracer.errors import RedecodeError
 from redecode.tracer.events import SpanEvent
 from redecode.tracer.records import Fidelity, JsonObject
-from redecode.tracer.rules import Rule, RuleFailed, Rules, unspelled
+from redecode.tracer.rules import Rule, Rules, failure, unspelled
 
 WITHHELD = "content"
 """Among the names in `redecode.redacted`: nothing of the content was recorded."""
@@ -83,10 +83,8 @@ class Privacy:
         if self.content and self.rules is not None:
             try:
                 return self._redacted(event, self.rules)
-            except RuleFailed as error:
-                lose(str(error))
-            except RecursionError:
-                lose("redaction failed: a value is nested too deeply")
+            except Exception as error:
+                lose(failure(error))
         return self._structure(event, self._plain_rules)
 
     def _redacted(self, event: SpanEvent, rules: Rules) -> SpanEvent:

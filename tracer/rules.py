@@ -28,11 +28,19 @@ Rule = str | tuple[str, str | re.Pattern[str], str] | Hook
 
 _PICTURE = re.compile(r"data:[\w/+.-]{1,60}(?:;[\w=-]{1,60}){0,3};base64,")
 _SPELLED = frozenset({"logprobs", "top_logprobs", "token_ids", "prompt_token_ids", "sampled_ids", "prompt_ids"})
+_PLAIN = (bool, int, float, bytes)
 _LONG, _REMEMBERED = 512, 65_536
 
 
 class RuleFailed(Exception):
     """A text could not be treated: names the function at fault and the kind of error, never the text."""
+
+
+def failure(error: Exception) -> str:
+    """Why a span was not redacted, in words that quote nothing of it."""
+    if isinstance(error, RecursionError):
+        return "redaction failed: a value is nested too deeply"
+    return str(error) if isinstance(error, RuleFailed) else f"redaction failed: {type(error).__name__}"
 
 
 class _Called:
@@ -51,7 +59,7 @@ class _Called:
                 module, _, function = self._target.partition(":")
                 self._target = getattr(importlib.import_module(module), function)
             out = self._target(name, text)  # type: ignore[operator]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RuleFailed(f"redaction by {self.name} failed: {type(error).__name__}") from None
         if not isinstance(out, str):
             raise RuleFailed(f"redaction by {self.name} gave {type(out).__name__}, not a text")
@@ -164,7 +172,9 @@ class Rules:
         if isinstance(value, int) and value > 9_999_999:
             text = self.label(str(value), found)
             return value if text == str(value) else text
-        return value
+        if value is None or isinstance(value, _PLAIN):
+            return value
+        return self.value(name, orjson.loads(c.to_json(value)), found)  # as it would be written down
 
     def _field(self, name: str, key: Any, item: Any, found: set[str]) -> Any:
         if self._secret_fields and isinstance(item, str) and item and isinstance(key, str) and is_secret(key):

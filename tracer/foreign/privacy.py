@@ -26,7 +26,7 @@ from redecode.tracer.redaction import (
     redacted_attribute,
     structure,
 )
-from redecode.tracer.rules import RuleFailed, Rules, unspelled
+from redecode.tracer.rules import Rules, failure, unspelled
 
 _TEXTS = frozenset(
     {
@@ -80,10 +80,8 @@ class SpanPrivacy:
         if self._privacy.content and rules is not None:
             try:
                 return self._redacted(span, rules, resources)
-            except RuleFailed as error:
-                self._lose(span.run, str(error))
-            except RecursionError:
-                self._lose(span.run, "redaction failed: a value is nested too deeply")
+            except Exception as error:
+                self._lose(span.run, failure(error))
         return self._structure(span, None if rules is None else rules.without_functions())
 
     def _redacted(self, span: OtlpSpan, rules: Rules, resources: _Resources) -> OtlpSpan:

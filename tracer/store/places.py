@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from redecode.tracer.errors import RedecodeError, StoreError, StoreUnwritable
 from redecode.tracer.spool import make_private
+from redecode.tracer.store.modes import private_files
 
 if TYPE_CHECKING:
     import duckdb
@@ -116,7 +117,8 @@ class LocalPlace:
     def write(self, name: str, data: bytes) -> None:
         """Put a small file."""
         coming = self.path / f".{Path(name).name}.{os.getpid()}"
-        coming.write_bytes(data)
+        with private_files():
+            coming.write_bytes(data)
         self.put(coming, name)
 
     def remove(self, name: str) -> None:

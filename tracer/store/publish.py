@@ -26,6 +26,7 @@ from redecode.tracer.store import layout, queries
 from redecode.tracer.store.ingest import FOREIGN
 from redecode.tracer.store.layout import Place
 from redecode.tracer.store.manifest import Manifest, Part, read_manifests
+from redecode.tracer.store.modes import private_files
 from redecode.tracer.store.places import MARKER
 from redecode.tracer.store.places import place as place_at
 from redecode.tracer.store.store import Store
@@ -94,7 +95,9 @@ def publish_runs(
 
 @contextmanager
 def _one_at_a_time(store: Store, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    with (store.path / "PUBLISH").open("a") as lock:
+    with private_files():
+        lock = (store.path / "PUBLISH").open("a")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,7 +124,8 @@ def _identity(store: Store) -> str:
     if "id" not in document:
         document["id"] = os.urandom(6).hex()
         coming = meta.with_suffix(f".{os.getpid()}")
-        coming.write_bytes(orjson.dumps(document) + b"\n")
+        with private_files():
+            coming.write_bytes(orjson.dumps(document) + b"\n")
         coming.rename(meta)
     return str(document["id"])
 
