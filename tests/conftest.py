@@ -41,7 +41,7 @@ class OpenAIServer:
 
             def do_GET(self) -> None:
                 owner = "vllm" if outer.vllm else "someone"
-                if self.path == "/v1/models":
+                if self.path.partition("?")[0] == "/v1/models":
                     outer._json(self, 200, {"data": [{"id": "m", "owned_by": owner}]})
                 else:
                     outer._json(self, 404, {"error": {"message": "not found"}})

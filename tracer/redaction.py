@@ -53,7 +53,7 @@ _JSON = frozenset(
 )  # fmt: skip
 # Sampling parameters whose texts are choices from a list.
 _ENUMERATED = frozenset({"reasoning_effort", "service_tier", "verbosity"})
-_OWN_ERRORS = frozenset({"stream closed before its end"})
+_OWN_ERRORS = frozenset({"stream closed before its end", "stream dropped before its end"})
 
 Lose = Callable[[str], None]
 """Counts a loss, with the reason."""
