@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -80,6 +81,8 @@ def _vllm() -> Check:
 
 def _store(path: Path) -> list[Check]:
     if not (path / "spool").is_dir():
+        if (why := _refused(path)) is not None:
+            return [Check("store", ok=False, detail=f"{why}: nothing can be recorded at {path}; name another store")]
         return [Check("store", ok=None, detail=f"none at {path} yet")]
     try:
         health = Store(path, create=False).health()
@@ -95,6 +98,20 @@ def _store(path: Path) -> list[Check]:
         Check("disk", ok=free > 1e9, detail=f"{free / 1e9:.1f} GB free"),
         *(Check("journal", ok=False, detail=text) for text in [*damaged, *lost]),
     ]
+
+
+def _refused(path: Path) -> str | None:
+    """Why no store can be made there; `None` if one can."""
+    there = path if path.exists() else next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        return f"{there} is a file"
+    probe = there / f".redecode-doctor-{os.getpid()}"
+    try:  # what its mode says is not all: a read-only disk, another owner's, a quota
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return f"{there} cannot be written ({error.strerror})"
+    return None
 
 
 def _dataset(location: str) -> Check:

@@ -23,7 +23,7 @@ from redecode.cli.common import (
     say,
     store_path,
 )
-from redecode.tracer import Store, asked_privacy, environment
+from redecode.tracer import RedecodeError, Store, asked_privacy, environment
 
 
 def register(app: typer.Typer) -> None:
@@ -60,8 +60,11 @@ def record(
     settings: dict[str, Any] = {"store": str(path), "agent": agent, "slo_s": slo, "labels": labels or None}
     settings |= {"content": content, "redact": redact, "forward": forward, "forward_headers": headers}
     code = run_program(command, environment(os.environ, settings))
-    with errors_in_one_line():
+    try:
         new = [r for r in opened.runs() if r.run_id not in before]
+    except RedecodeError as error:  # the program has run, and its exit code is its own
+        say(f"redecode: what was recorded cannot be read: {error}")
+        end_like(code)
     if new:
         say(f"redecode: recorded {len(new)} run{'s' * (len(new) != 1)} into {path}; see: redecode runs")
     else:

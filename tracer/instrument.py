@@ -27,7 +27,6 @@ from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
 from redecode.tracer.records import JsonObject, SpanKind
 from redecode.tracer.redaction import asked_privacy
 from redecode.tracer.rules import Rule
-from redecode.tracer.strands import run_here
 
 if TYPE_CHECKING:
     from redecode.tracer.export.forward import Forwarder
@@ -264,7 +263,7 @@ def step(name: str) -> Iterator[None]:
     """Everything inside is one step of the run around it."""
     recording, span = active(), None
     if recording is not None:
-        with never_raise("the start of a step", recording.recorder, run_here()):
+        with never_raise("the start of a step", recording.recorder):
             parent = recording.parent()
             if parent is not None:
                 attributes = {c.OPERATION: "step"}

@@ -91,6 +91,7 @@ class ModelCallbacks(Callbacks):
             entry.chat = Chat(entry.span, messages)
             _open_chat.set(entry.chat)
 
+    @guarded("a part of an answer")
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A part of the answer is about to reach the caller."""
         entry = self._entries.get(run_id)

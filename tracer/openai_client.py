@@ -149,17 +149,16 @@ class ClientSeam:
 
     def _request(self, original: Any) -> Any:
         def request(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
-            path = recorded_path(options)
-            if path is None:
-                return original(client, cast_to, options, **kwargs)
-            call, sent = None, options
+            path, call, sent = None, None, options
             try:
-                address = self._address(client)
-                engine = UNKNOWN if self.player else self._engines.ask(address)
-                call, sent = self._begin(path, options, address, engine)
+                path = recorded_path(options)
+                if path is not None:
+                    address = self._address(client)
+                    engine = UNKNOWN if self.player else self._engines.ask(address)
+                    call, sent = self._begin(path, options, address, engine)
             except Exception as fault:
                 count_fault("preparing an FM call", self._recorder, fault)
-            if call is None:
+            if path is None or call is None:
                 return original(client, cast_to, options, **kwargs)
             token = _current.set(call)
             try:
@@ -186,19 +185,18 @@ class ClientSeam:
 
     def _request_async(self, original: Any) -> Any:
         async def request(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
-            path = recorded_path(options)
-            if path is None:
-                return await original(client, cast_to, options, **kwargs)
-            call, sent = None, options
+            path, call, sent = None, None, options
             try:
-                address = self._address(client)
-                engine = UNKNOWN if self.player else self._engines.known(address.root)
-                if engine is None:
-                    engine = await asyncio.to_thread(self._engines.ask, address)
-                call, sent = self._begin(path, options, address, engine)
+                path = recorded_path(options)
+                if path is not None:
+                    address = self._address(client)
+                    engine = UNKNOWN if self.player else self._engines.known(address.root)
+                    if engine is None:
+                        engine = await asyncio.to_thread(self._engines.ask, address)
+                    call, sent = self._begin(path, options, address, engine)
             except Exception as fault:
                 count_fault("preparing an FM call", self._recorder, fault)
-            if call is None:
+            if path is None or call is None:
                 return await original(client, cast_to, options, **kwargs)
             token = _current.set(call)
             try:

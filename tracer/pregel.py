@@ -16,6 +16,7 @@ import importlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from uuid import UUID
 from redecode.tracer import conventions as c
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import EdgeKind, Provenance, SpanKind
-from redecode.tracer.strands import hand_over, run_here
+from redecode.tracer.strands import hand_over
 from redecode.tracer.task_names import PUSH, SENDS, caller_path, failed_path, task_step
 from redecode.tracer.tasks import awaited
 from redecode.tracer.threads import collecting
@@ -228,7 +229,7 @@ class PregelSeam:
         except Exception as error:
             # One of these is there at every superstep: what failed once because LangGraph changed will fail always.
             self._working = not isinstance(error, AttributeError | KeyError | TypeError)
-            count_fault(what, self._graphs.recorder, error, run_here())
+            count_fault(what, self._graphs.recorder, error)
 
     def _graph(self, loop: Any) -> Graph | None:
         if loop.manager is None:
@@ -269,9 +270,9 @@ class PregelSeam:
         def match_cached_writes(loop: Any) -> Any:
             if loop.cache is None:
                 return original(loop)
-            begun_ns = self._graphs.recorder.clock.now_ns()
+            begun = time.monotonic_ns()
             matched = original(loop)
-            self._watch("reading cache hits", lambda loop: self._hits(loop, matched, begun_ns), loop)
+            self._watch("reading cache hits", lambda loop: self._hits(loop, matched, begun), loop)
             return matched
 
         return match_cached_writes
@@ -280,20 +281,21 @@ class PregelSeam:
         async def amatch_cached_writes(loop: Any) -> Any:
             if loop.cache is None:
                 return await original(loop)
-            begun_ns = self._graphs.recorder.clock.now_ns()
+            begun = time.monotonic_ns()
             matched = await original(loop)
-            self._watch("reading cache hits", lambda loop: self._hits(loop, matched, begun_ns), loop)
+            self._watch("reading cache hits", lambda loop: self._hits(loop, matched, begun), loop)
             return matched
 
         return amatch_cached_writes
 
-    def _hits(self, loop: Any, matched: Iterable[Any], begun_ns: int) -> None:
+    def _hits(self, loop: Any, matched: Iterable[Any], begun: int) -> None:
         """Tasks answered from the node cache: the step that each would have been, without its body."""
         graph = self._graph(loop)
         if graph is None:
             return
         graph.enter_step(loop.step)
         recorder = self._graphs.recorder
+        begun_ns = recorder.clock.utc_ns(begun)
         for task in matched:
             if task.id in graph.tasks or task.id in graph.called:
                 continue  # it is running: another one with the same input has ended meanwhile
@@ -316,12 +318,12 @@ class PregelSeam:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             work = None
-            with never_raise("following a task", self._graphs.recorder, run_here()):
+            with never_raise("following a task", self._graphs.recorder):
                 work = hand_over("task", passing=True)
             if work is None:
                 return original(*args, **kwargs)
             future = work.start(lambda: original(*args, **kwargs))
-            with never_raise("following a task", self._graphs.recorder, run_here()):
+            with never_raise("following a task", self._graphs.recorder):
                 if isinstance(future, Future):
                     future.result = collecting(future.result, work, future.done)  # type: ignore[method-assign]
                 elif future is not None:

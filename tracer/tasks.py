@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any
 
 from redecode.tracer.recorder import count_fault, never_raise
-from redecode.tracer.strands import go_on, hand_over, move_to, recording_here, run_here
+from redecode.tracer.strands import go_on, hand_over, move_to, recording_here
 from redecode.tracer.threads import plain_name
 
 _WAIT_FOR: CodeType = asyncio.wait_for.__code__
@@ -43,7 +43,7 @@ def install(loop_class: Any = asyncio.BaseEventLoop) -> Callable[[], None]:
             return create(self, coro, **kwargs)
         task = work.start(lambda: create(self, coro, **kwargs))
         if not same:
-            with never_raise("following a task", None, run_here()):
+            with never_raise("following a task"):
                 work.awaited(awaited(task))
         return task
 

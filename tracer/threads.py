@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redecode.tracer.recorder import count_fault, never_raise
-from redecode.tracer.strands import HandOver, end_in_thread, hand_over, move_to, recording_here, run_here
+from redecode.tracer.strands import HandOver, end_in_thread, hand_over, move_to, recording_here
 
 
 def install() -> Callable[[], None]:
@@ -32,7 +32,7 @@ def install() -> Callable[[], None]:
         if work is None:
             return submit(self, fn, *args, **kwargs)
         future = submit(self, functools.partial(_run, contextvars.copy_context(), work, fn), *args, **kwargs)
-        with never_raise("following a thread", None, run_here()):
+        with never_raise("following a thread"):
             future.result = collecting(future.result, work, future.done)
         return future
 
@@ -40,7 +40,7 @@ def install() -> Callable[[], None]:
     def start_in_context(self: Any) -> None:
         work = _to_hand_over(None, self)
         if work is not None:
-            with never_raise("following a thread", None, run_here()):
+            with never_raise("following a thread"):
                 self.join = collecting(self.join, work, lambda: not self.is_alive())
                 self.run = functools.partial(_run, contextvars.copy_context(), work, self.run)
         start(self)
