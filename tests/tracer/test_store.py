@@ -208,10 +208,10 @@ def test_the_schema_is_what_it_was(store: Path) -> None:
             "FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY table_name"
         ).fetchall()
     schema = dict(rows)
-    assert [name for name, _ in MIGRATIONS] == ["001_first_record"]
+    assert [name for name, _ in MIGRATIONS] == ["001_first_record", "002_decode_splits"]
     assert set(schema) == {
-        "decode_choices", "decode_steps", "decodes", "edges", "engines", "journals", "losses", "migrations",
-        "otlp_spans", "processes", "prompt_blocks", "runs", "span_starts", "spans", "tool_steps",
+        "decode_choices", "decode_splits", "decode_steps", "decodes", "edges", "engines", "journals", "losses",
+        "migrations", "otlp_spans", "processes", "prompt_blocks", "runs", "span_starts", "spans", "tool_steps",
     }  # fmt: skip
     assert schema["edges"] == "run_id VARCHAR, src VARCHAR, dst VARCHAR, kind VARCHAR, provenance VARCHAR"
     assert schema["spans"].startswith("run_id VARCHAR, span_id VARCHAR, parent_span_id VARCHAR, kind VARCHAR")

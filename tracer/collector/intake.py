@@ -219,7 +219,7 @@ class Intake:
                 read = await loop.run_in_executor(self._readers, reading)
         else:
             read = await loop.run_in_executor(self._readers, reading)
-        payloads, spans, rejected, why = read
+        payloads, names, spans, rejected, why = read
         if payloads:
             ticket.hold(sum(map(len, payloads)))
             try:
@@ -232,6 +232,9 @@ class Intake:
                     f"the collector cannot write: {why}", retry_after_s=self.limits.retry_after_s
                 ) from error
             self._failed = None
+            self._told |= names
+            if len(self._told) > _TOLD:
+                self._told.clear()
         self.accepted += len(spans)
         self.rejected += rejected
         if spans and self._on_written is not None:
@@ -242,24 +245,22 @@ class Intake:
 
     def _read(
         self, signal: Signal, body: bytes, encoding: str, *, is_json: bool
-    ) -> tuple[list[bytes], list[OtlpSpan], int, str]:
-        """Journal payloads, the spans in them, how many items were rejected, and why."""
+    ) -> tuple[list[bytes], set[str], list[OtlpSpan], int, str]:
+        """Journal payloads, what they tell besides spans, the spans, how many items were rejected, and why."""
         limits = self.limits
         body = bodies.decompressed(body, encoding, limits.json_bytes if is_json else limits.body_bytes)
         request: Any = (bodies.from_json if is_json else bodies.from_protobuf)(signal, body)
         count = signal.count(request)
         if signal is not TRACES:
             setting = f"OTEL_{signal.name.upper()}_EXPORTER=none"
-            return [], [], count, f"this collector keeps traces only; switch this exporter off ({setting})"
+            return [], set(), [], count, f"this collector keeps traces only; switch this exporter off ({setting})"
         if count > limits.request_spans:
             raise TooLarge(f"{count} spans in one request, at most {limits.request_spans}; send smaller batches")
         spans, rejected = read_request(request)
         if self._privacy is not None:
             spans = self._privacy.spans(spans)
-        if len(self._told) > _TOLD:
-            self._told.clear()
         whole = list(map(copy, spans))
-        payloads = resource_events(spans, self._told)
+        payloads, names = resource_events(spans, self._told)
         size = sum(map(len, payloads))
         for span in spans:
             payloads.append(span.payload())
@@ -267,7 +268,7 @@ class Intake:
             if size > limits.stored_bytes:  # each span repeats its resource: a short body can be very long
                 raise TooLarge(f"its spans come to more than {limits.stored_bytes} bytes; send smaller batches")
         more = f"; and {len(rejected) - _REASONS} more" if len(rejected) > _REASONS else ""
-        return payloads, whole, len(rejected), "; ".join(rejected[:_REASONS]) + more
+        return payloads, names, whole, len(rejected), "; ".join(rejected[:_REASONS]) + more
 
     def _first(self, words: str, kind: str) -> None:
         if kind not in self._said:

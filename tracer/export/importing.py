@@ -18,6 +18,8 @@ from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.errors import ImportRefused
 from redecode.tracer.export import otlp
 from redecode.tracer.foreign.otlp import OtlpSpan, read_request
+from redecode.tracer.foreign.own import LOST_BEFORE
+from redecode.tracer.foreign.reading import integer
 from redecode.tracer.recorder import RECORD_FORMAT
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter, unique_name
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     )
 
 _BATCH = 1000
+_UNBELIEVABLE = 1 << 40  # events lost; sums of less fit their column
 
 
 @dataclass(slots=True)
@@ -119,7 +122,9 @@ def write_down(
                     seen[span.run] = span.run not in present
                     (out.runs if seen[span.run] else out.present).append(span.run)
             taken = [span for span in spans if seen[span.run]]
-            payloads = [*resource_events(taken, told), *(span.payload() for span in taken)]
+            events, names = resource_events(taken, told)
+            told |= names
+            payloads = [*events, *(span.payload() for span in taken)]
             for at in range(0, len(payloads), _BATCH):
                 journal.commit(payloads[at : at + _BATCH])
             out.spans += len(taken)
@@ -128,40 +133,44 @@ def write_down(
     return out
 
 
-def resource_events(spans: Iterable[OtlpSpan], told: set[str]) -> list[bytes]:
+def resource_events(spans: Iterable[OtlpSpan], told: Collection[str]) -> tuple[list[bytes], set[str]]:
     """Journal events for what exported runs carry with their resource, which is taken off the spans.
 
     Args:
-        told: what was written before; added to.
+        told: names of what was written before.
+
+    Returns:
+        The events, and the names of what they tell.
     """
     events: list[JsonObject] = []
+    names: set[str] = set()
     bare: dict[int, JsonObject] = {}
     for span in spans:
         if c.ENGINES not in span.resource and c.LOST not in span.resource:
             continue
-        events += _lost(span, told) + _engines(span, told)
+        events += _lost(span, told, names) + _engines(span, told, names)
         if id(span.resource) not in bare:
             kept = {name: value for name, value in span.resource.items() if name not in {c.ENGINES, c.LOST}}
             bare[id(span.resource)] = kept
         span.resource = bare[id(span.resource)]
-    return [c.dumps(event) for event in events]
+    return [c.dumps(event) for event in events], names
 
 
-def _lost(span: OtlpSpan, told: set[str]) -> list[JsonObject]:
-    count = span.resource.get(c.LOST)
-    if not isinstance(count, int) or count < 1 or span.run in told:
+def _lost(span: OtlpSpan, told: Collection[str], names: set[str]) -> list[JsonObject]:
+    count = integer(span.resource.get(c.LOST)) or 0
+    if not 0 < count < _UNBELIEVABLE or span.run in told or span.run in names:
         return []
-    told.add(span.run)
-    return [{"t": "dropped", "run": span.run, "count": count, "why": "lost before it was exported"}]
+    names.add(span.run)
+    return [{"t": "dropped", "run": span.run, "count": count, "why": LOST_BEFORE}]
 
 
-def _engines(span: OtlpSpan, told: set[str]) -> list[JsonObject]:
+def _engines(span: OtlpSpan, told: Collection[str], names: set[str]) -> list[JsonObject]:
     try:
         engines = orjson.loads(span.resource.get(c.ENGINES, "{}"))
-        new = {name: info for name, info in engines.items() if isinstance(info, dict) and name not in told}
+        new = {n: info for n, info in engines.items() if isinstance(info, dict) and n not in told and n not in names}
     except (ValueError, TypeError, AttributeError):
         return []
-    told.update(new)
+    names |= new.keys()
     return [{"t": "engine", "id": name, "info": info} for name, info in new.items()]
 
 

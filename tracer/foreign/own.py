@@ -14,6 +14,8 @@ from redecode.tracer.foreign.otlp import OtlpSpan
 from redecode.tracer.foreign.reading import boolean, integer, number
 from redecode.tracer.records import EdgeKind, Fidelity, Provenance, SpanKind, TimeSource
 
+LOST_BEFORE = "lost before it was exported"
+"""Why events of an exported run are missing: whoever sent it had lost them already."""
 _OVER_OTLP = frozenset({c.KIND, c.STEP_KEY, c.EDGES, c.OPEN})
 _INTEGERS = frozenset(
     {

@@ -51,8 +51,7 @@ def drain_spool(
     for transaction in _ahead(_transactions(journals, offsets, now_ns)):
         connection.execute("BEGIN")
         ingest.insert(connection, transaction.rows, schemas)
-        if transaction.rows.foreign:
-            foreign.refresh(connection, transaction.rows.foreign, schemas)
+        foreign.refresh(connection, transaction.rows, schemas)
         connection.execute("COMMIT")
         for path in transaction.finished:
             _finish(connection, path)

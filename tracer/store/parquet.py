@@ -40,7 +40,10 @@ TABLES: dict[str, str] = {
         ) {_PICKED} ORDER BY run_id, start_ns, span_id
     """,
     "decodes": f"""
-        SELECT d.* EXCLUDE (prompt_tail, token_gaps_us, token_time_source, batch_rows),
+        SELECT d.* EXCLUDE (prompt_tail, token_gaps_us, token_time_source, batch_rows) REPLACE (
+                   coalesce(d.queue_ns, e.queue_ns) AS queue_ns, coalesce(d.prefill_ns, e.prefill_ns) AS prefill_ns,
+                   coalesce(d.decode_ns, e.decode_ns) AS decode_ns
+               ),
                CASE WHEN d.prompt_tail IS NOT NULL THEN list_concat(coalesce((
                    SELECT flatten(list(b.tokens ORDER BY u.at))
                    FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
@@ -50,6 +53,7 @@ TABLES: dict[str, str] = {
                CASE WHEN s.token_gaps_us IS NULL THEN d.token_time_source ELSE 'engine' END AS token_time_source,
                CASE WHEN s.token_gaps_us IS NULL THEN d.batch_rows ELSE s.batch_rows END AS batch_rows
         FROM (SELECT * FROM decodes {_PICKED}) d LEFT JOIN decode_steps s USING (run_id, span_id)
+        LEFT JOIN decode_splits e USING (run_id, span_id)
         ORDER BY run_id, sent_ns, span_id
     """,
     "decode_choices": f"SELECT * FROM decode_choices {_PICKED} ORDER BY run_id, span_id, index",

@@ -114,11 +114,15 @@ def load(read: Read, run_id: str) -> RecordedRun:
     edges = read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ?", [run_id])
     decodes = read(
         """
-        SELECT d.*, s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows,
+        SELECT d.* REPLACE (
+                   coalesce(d.queue_ns, e.queue_ns) AS queue_ns, coalesce(d.prefill_ns, e.prefill_ns) AS prefill_ns,
+                   coalesce(d.decode_ns, e.decode_ns) AS decode_ns
+               ), s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows,
                (SELECT flatten(list(b.tokens ORDER BY u.at))
                 FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
                 JOIN prompt_blocks b USING (hash)) AS prompt_body
         FROM decodes d LEFT JOIN decode_steps s USING (run_id, span_id)
+        LEFT JOIN decode_splits e USING (run_id, span_id)
         WHERE d.run_id = ? ORDER BY sent_ns, span_id
         """,
         [run_id],

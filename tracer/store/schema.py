@@ -60,6 +60,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE TABLE otlp_spans (run_id VARCHAR, span_id VARCHAR, journal VARCHAR, document VARCHAR);
         """,
     ),
+    (
+        "002_decode_splits",
+        # What an engine's own spans say of decodes, by the decode's span; it may come before the decode does.
+        """
+        CREATE TABLE decode_splits (
+            run_id VARCHAR, span_id VARCHAR, queue_ns BIGINT, prefill_ns BIGINT, decode_ns BIGINT
+        );
+        """,
+    ),
 )
 
 CREATE_MIGRATIONS = "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR, applied_ns BIGINT)"
