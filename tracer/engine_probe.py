@@ -15,9 +15,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import orjson
 
@@ -31,6 +32,8 @@ from redecode.tracer.spool import JournalWriter
 _log = logging.getLogger("redecode")
 _TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 10.0  # an engine that did not answer, or whose weights were still being read
+_REFUSED_S = 600.0  # one that took the call, but not what was added to it
+_CHANGED_S = 60.0  # at most so often: behind a balancer each answer may come from another one
 _MOST_RIDS = 1000  # in one request
 _GATHER_S = 0.2  # step clocks of the calls of this long are fetched together: a request costs more than an answer
 # Settings that change from one asking to the next and say nothing about the engine.
@@ -38,6 +41,8 @@ _VOLATILE = frozenset({"monotonic_ns", "time_ns", "instance_id", "digests_pendin
 # Not vLLM, and far away: asking would only delay the first call.
 _FOREIGN_HOSTS = ("api.openai.com", ".openai.azure.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 NOT_VLLM = "the server is not vLLM, and gets nothing that it might reject"
+_UNTOLD = "the server does not say what it is, and gets nothing that it might reject"
+_NOT_TOLD = (401, 403, 429)  # not to us, or not now
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +52,40 @@ class Address:
     Attributes:
         root: URL without `/v1`, and without whatever lets one in.
         api: URL of its OpenAI-compatible API, likewise.
-        headers: what lets one in; never written anywhere.
+        headers, query: what lets one in; never written anywhere.
     """
 
     root: str
     api: str
     headers: dict[str, str] = field(repr=False)
+    query: str = field(default="", repr=False)
 
     @classmethod
-    def of(cls, base_url: str, headers: dict[str, str]) -> Address:
-        """The address of an OpenAI client's base URL: user, password and query are taken out of it."""
+    def of(cls, base_url: str, headers: dict[str, str], query: Mapping[str, Any] | None = None) -> Address:
+        """The address of an OpenAI client's base URL: user, password and query are taken out of it.
+
+        Args:
+            query: what the client adds to every URL.
+        """
         parts = urlsplit(base_url)
         if parts.username is not None:
-            both = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers = {**headers, "authorization": "Basic " + base64.b64encode(both.encode()).decode()}
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = {**headers, "authorization": "Basic " + base64.b64encode(user.encode()).decode()}
         api = public_url(base_url).rstrip("/")
-        return cls(root=api.removesuffix("/v1"), api=api, headers=headers)
+        given = "&".join(filter(None, (parts.query, urlencode(query or {}))))
+        return cls(root=api.removesuffix("/v1"), api=api, headers=headers, query=given)
+
+    def get(self, url: str, body: bytes | None = None) -> Any:
+        """The JSON that a URL below this one answers.
+
+        Raises:
+            OSError: it does not answer, or with an error (`urllib.error.HTTPError`).
+            ValueError: it answers something else.
+        """
+        headers = {**self.headers, "content-type": "application/json"}
+        request = urllib.request.Request(f"{url}?{self.query}" if self.query else url, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            return orjson.loads(response.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +97,7 @@ class Engine:
         info: what `/redecode/info` said; empty without the plug-in.
         engine_id: content hash of `info`; `None` without.
         limit: why its decodes are recorded at less than `tokens`; `None` if they need not be.
+        instance: of the process that serves it; another one may be another engine.
     """
 
     root: str
@@ -81,6 +105,7 @@ class Engine:
     info: JsonObject
     engine_id: str | None
     limit: str | None = None
+    instance: str | None = None
 
     @property
     def step_clock(self) -> bool:
@@ -104,12 +129,6 @@ class Engine:
 UNKNOWN = Engine(root="", vllm=False, info={}, engine_id=None)
 
 
-def _get(url: str, headers: dict[str, str], body: bytes | None = None) -> Any:
-    request = urllib.request.Request(url, data=body, headers={**headers, "content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-        return orjson.loads(response.read())
-
-
 def describe(info: JsonObject) -> tuple[str, JsonObject]:
     """An engine's id and its lasting description."""
     lasting = {k: v for k, v in info.items() if k not in _VOLATILE}
@@ -122,25 +141,28 @@ def probe(address: Address) -> tuple[Engine, bool]:
 
     Never raises: an engine that does not say gets nothing extra.
     """
-    root, headers = address.root, address.headers
+    root = address.root
     other = Engine(root, vllm=False, info={}, engine_id=None, limit=NOT_VLLM)
     if (urlsplit(root).hostname or "").endswith(_FOREIGN_HOSTS):
         return other, True
     try:
-        info = _get(f"{root}/redecode/info", headers)
+        info = address.get(f"{root}/redecode/info")
         if isinstance(info, dict) and info.get("protocol"):
             engine_id, lasting = describe(info)
-            engine = Engine(root, vllm=info.get("engine") == "vllm", info=lasting, engine_id=engine_id)
+            vllm, instance = info.get("engine") == "vllm", info.get("instance_id")
+            engine = Engine(root, vllm=vllm, info=lasting, engine_id=engine_id, instance=instance)
             return engine, not info.get("digests_pending")
     except (OSError, ValueError):
         pass
     try:
-        models = _get(f"{address.api}/models", headers)
+        models = address.get(f"{address.api}/models")
         owners = {m.get("owned_by") for m in models.get("data", ())}
     except urllib.error.HTTPError as error:
-        return other, error.code < 500  # it has none, or will not tell us
-    except (OSError, ValueError, AttributeError, TypeError):
-        return other, False
+        if error.code < 500 and error.code not in _NOT_TOLD:
+            return other, True  # it has none
+        return replace(other, limit=f"{_UNTOLD} (HTTP {error.code})"), False
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return replace(other, limit=f"{_UNTOLD} ({type(error).__name__})"), False
     return (Engine(root, vllm=True, info={}, engine_id=None) if "vllm" in owners else other), True
 
 
@@ -155,11 +177,12 @@ class Engines:
     def __init__(self, journal: JournalWriter, clock: Clock) -> None:
         self._journal, self._clock = journal, clock
         self._engines: dict[str, tuple[Engine, float]] = {}
+        self._fingerprints: dict[str, tuple[str, float]] = {}  # what its last answer had, and when it was forgotten
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._asking = threading.Lock()
         self._pending: list[tuple[Address, JsonObject]] = []
         self._wake = threading.Condition(self._lock)
@@ -190,17 +213,26 @@ class Engines:
         """Ask again next time: the engine there may be another one now."""
         self._engines.pop(root, None)
 
+    def answered(self, engine: Engine, fingerprint: str) -> None:
+        """An answer has this fingerprint: with another one than before, the engine is another one, too."""
+        before, at = self._fingerprints.get(engine.root, (engine.fingerprint or fingerprint, -math.inf))
+        if before != fingerprint and time.monotonic() - at > _CHANGED_S:
+            at = time.monotonic()
+            self.forget(engine.root)
+        self._fingerprints[engine.root] = fingerprint, at
+
     def refused(self, engine: Engine, why: str) -> None:
-        """The engine rejected what was added for it: add nothing from now on."""
+        """The engine rejected what was added for it: add nothing for a while."""
         _log.warning("redecode: %s %s; its FM calls are recorded without token ids", engine.root, why)
-        self._engines[engine.root] = replace(engine, vllm=False, limit=f"the server {why}"), math.inf
+        refused = replace(engine, vllm=False, limit=f"the server {why}")
+        self._engines[engine.root] = refused, time.monotonic() + _REFUSED_S
 
     def fetch_steps(self, address: Address, rid: str, span: JsonObject) -> None:
         """Fetch the step clock of a finished decode, soon, in the background.
 
         Args:
             rid: the id it was sent with.
-            span: `{"run", "span", "sent_ns"}` of the decode.
+            span: `{"run", "span", "sent_ns", "tokens"}` of the decode.
         """
         with self._lock:
             self._pending.append((address, {"rid": rid, **span}))
@@ -245,10 +277,13 @@ class Engines:
     def _fetch_some(self, root: str, items: list[tuple[Address, JsonObject]]) -> None:
         rids = [span["rid"] for _, span in items]
         try:
-            answer = _get(f"{root}/redecode/steps", items[0][0].headers, orjson.dumps({"rids": rids}))
+            answer = items[0][0].get(f"{root}/redecode/steps", orjson.dumps({"rids": rids}))
         except (OSError, ValueError) as error:
             _log.warning("redecode: no step clock from %s: %s", root, error)
             return
+        engine, _ = self._engines.get(root, (None, 0.0))
+        if engine is not None and engine.instance != answer.get("instance_id"):
+            self.forget(root)  # started again since
         same_host = answer.get("boot_id") is not None and answer.get("boot_id") == boot_id()
         # On another host only the two wall clocks tie the times together.
         base = self._clock.wall_ns - self._clock.monotonic_ns
@@ -260,10 +295,11 @@ class Engines:
 
 
 def _timing(span: JsonObject, steps: JsonObject, offset: int, *, same_host: bool) -> bytes:
-    times, rows = steps["t_ns"], steps["rows"]
-    if len(set(steps["k"])) != len(steps["k"]):
-        # A step may be computed again (a chunk of a prefill, a preempted sequence): the last time counts.
-        last = {k: (t, n) for k, t, n in zip(steps["k"], times, rows, strict=True)}
+    times, rows, tokens = steps["t_ns"], steps["rows"], span["tokens"]
+    if len(set(steps["k"])) != len(steps["k"]) or len(times) > tokens:
+        # A step may be computed again (a chunk of a prefill, a preempted sequence): the last time counts. Of a stream
+        # that was given up, the engine had made more tokens than the caller got.
+        last = {k: (t, n) for k, t, n in zip(steps["k"], times, rows, strict=True) if k < tokens}
         times, rows = [last[k][0] for k in sorted(last)], [last[k][1] for k in sorted(last)]
     document = {"t": "timing", "span": span["span"], "run": span["run"], "same_host": same_host}
     offset -= span["sent_ns"]

@@ -104,6 +104,10 @@ class InFlight:
             return
         self.finished = True
         done = self.arrived or time.monotonic_ns()
+        end_ns = None
+        if isinstance(error, GeneratorExit):  # found out by the garbage collector, some time later
+            done = (self.tap.last_ns if self.tap is not None else None) or done
+            end_ns = self.recorder.clock.utc_ns(done)
         self._waiting.discard(self)
         try:
             error = self.record(done, error)
@@ -111,7 +115,11 @@ class InFlight:
             count_fault(f"recording {self.what}", self.recorder, fault, self.span.run_id)
         with never_raise(f"closing {self.what}", self.recorder):
             for span in self.owns:
-                self.recorder.end(span, error=error)
+                self.recorder.end(span, error=error, end_ns=end_ns)
+
+    def dropped(self) -> None:
+        """Nobody holds the answer any more."""
+        self.finish(GeneratorExit())
 
     def record(self, done: int, error: BaseException | str | None) -> BaseException | str | None:
         """Put what is known into the span; returns what the call failed with, if it did."""
@@ -151,6 +159,7 @@ class Call(InFlight):
         asked = wire.prompt_of(body)
         self._asked = None if asked is None else orjson.Fragment(c.dumps(asked))
         self.captured = wire.Captured()
+        self._cut = False
 
     @property
     def streams(self) -> bool:
@@ -189,11 +198,16 @@ class Call(InFlight):
                 done, error = tap.last_ns, None  # the end had come, whatever the caller did then
             elif error is None or isinstance(error, GeneratorExit):
                 error = CUT_SHORT
-        error = captured.error or error
+            self._cut = error is not None
+        if captured.error is not None:
+            error = captured.error
+            self.span.set({c.ERROR_CLASS: "openai:APIError"})  # what the client makes of it
         for place, call in enumerate(captured.first.tool_calls):
             if call.get("id"):
                 self.span.root.tool_order[call["id"]] = place
         sent_ns = self.recorder.clock.utc_ns(self.attempts.sent)
+        if captured.fingerprint is not None:
+            self.engines.answered(self.engine, captured.fingerprint)
         fidelity, limit = self._fidelity(failed=error is not None)
         attributes = decode_attributes(
             self._decode(sent_ns, done, fidelity),
@@ -209,7 +223,8 @@ class Call(InFlight):
         if error is not None:
             self._doubt_engine(error)
         if self._clocked and captured.first.token_ids:
-            span = {"run": self.span.run_id, "span": self.span.span_id, "sent_ns": sent_ns}
+            tokens = len(captured.first.token_ids)
+            span = {"run": self.span.run_id, "span": self.span.span_id, "sent_ns": sent_ns, "tokens": tokens}
             self.engines.fetch_steps(self.address, self.rid, span)
         return error
 
@@ -244,7 +259,7 @@ class Call(InFlight):
             base_url=self.address.root,
             request_id=self.rid,
             fingerprint=captured.fingerprint or (self.engine.fingerprint if prepared.extended else None),
-            engine_id=self.engine.engine_id,
+            engine_id=self.engine.engine_id if captured.fingerprint in (None, self.engine.fingerprint) else None,
             seed=prepared.seed,
             seed_source=prepared.seed_source,
             sampling=wire.sampling(body),
@@ -278,7 +293,14 @@ class Call(InFlight):
         return isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
 
     def _fidelity(self, *, failed: bool) -> tuple[Fidelity, str | None]:
-        """The fidelity, and why it is no higher."""
+        """The fidelity, and why it is no higher, or what it is the fidelity of."""
+        fidelity, limit = self._fidelity_of_what_came(failed=failed)
+        if self._cut and self.captured.choices:
+            part = "it was cut short: only the part received is recorded"
+            limit = part if limit is None else f"{part}; {limit}"
+        return fidelity, limit
+
+    def _fidelity_of_what_came(self, *, failed: bool) -> tuple[Fidelity, str | None]:
         captured, prepared, engine = self.captured, self.prepared, self.engine
         choices = captured.choices.values()
         if captured.prompt_ids is None or not choices or any(choice.token_ids is None for choice in choices):

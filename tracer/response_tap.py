@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -27,6 +28,8 @@ def answered(response: Any, call: InFlight, *, asynchronous: bool) -> None:
             response.headers.pop("content-length", None)
         call.wait(tap)
         _Tapped(response, call, tap).install(asynchronous=asynchronous)
+        # Streams that nobody began to read say nothing when they are dropped; the others do.
+        weakref.finalize(response, call.dropped).atexit = False
         return
     data = response.content
     if events:  # made whole, by a test or a playback
@@ -113,20 +116,19 @@ class _Tapped:
             self._call.finish()
 
     async def _aiterate(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        clock = time.monotonic_ns
+        parts, clock = self._read(chunk_size), time.monotonic_ns
         try:
-            async with contextlib.aclosing(self._read(chunk_size)) as parts:
-                self._reading = True
-                async for data in parts:
-                    self._reading = False
-                    try:
-                        out = self._feed(data, clock())
-                    except Exception as error:
-                        out = self._without(error, data)
-                    if out:
-                        yield out
-                    self._reading = True
+            self._reading = True
+            async for data in parts:
                 self._reading = False
+                try:
+                    out = self._feed(data, clock())
+                except Exception as error:
+                    out = self._without(error, data)
+                if out:
+                    yield out
+                self._reading = True
+            self._reading = False
             if out := self._rest():
                 yield out
         except BaseException as error:
@@ -134,12 +136,21 @@ class _Tapped:
             raise
         finally:
             self._reading = False
+            await _ended(parts)
         self._call.finish()
 
     async def _aclose(self) -> None:
         await self._close()
         if not self._reading:
             self._call.finish()
+
+
+async def _ended(parts: Any) -> None:
+    try:
+        await parts.aclose()
+    except RuntimeError as error:
+        if "already running" not in str(error):  # the event loop closes all that hang on a dropped stream, in any order
+            raise
 
 
 def _pass_on(data: bytes, now_ns: int) -> bytes:

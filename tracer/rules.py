@@ -100,7 +100,7 @@ class Rules:
             raise RedecodeError(f"no redaction pattern {error}; there are {known}, or module:function") from None
         self._secret_fields = any(p.name == "password" for p in self._patterns)
         self._clean: set[bytes] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in the recorder
 
     def without_functions(self) -> Rules:
         """The patterns and regexes alone."""

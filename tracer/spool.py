@@ -28,7 +28,7 @@ from typing import Any
 
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import CorruptJournal, StoreUnwritable
-from redecode.tracer.losses import Loss, Losses
+from redecode.tracer.losses import Loss, Losses, out_of_the_way
 
 SUFFIX = ".journal"
 _HEADER = struct.Struct("<II")
@@ -36,7 +36,6 @@ _MAX_RECORD = 1 << 30
 SYNC_S = 1.0
 """A power cut loses at most this much; a killed process loses nothing."""
 _PATIENCE_S = 0.2
-_HIGH_FD = 512
 _log = logging.getLogger("redecode")
 
 
@@ -65,7 +64,7 @@ class JournalWriter:
         patient: bool = False,
     ) -> None:
         self._spool, self._name, self._preamble, self._rotate = spool, name, preamble, rotate_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in the recorder
         self._sequence = 0
         self._size = 0
         self._dirty = False
@@ -108,7 +107,7 @@ class JournalWriter:
         make_private(self._spool)
         path = self._spool / f"{self._name}-{os.getpid()}-{self._sequence:04d}{SUFFIX}"
         self._sequence += 1
-        fd = _out_of_the_way(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600))
+        fd = out_of_the_way(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             preamble = frame(c.dumps(self._preamble()))
@@ -249,7 +248,7 @@ class JournalWriter:
 
     def after_fork(self) -> None:
         """In a forked child: leave the parent's journal alone and begin one of our own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in the recorder
         self._syncing = None
         self._losses.after_fork()
         self._held.clear()
@@ -274,22 +273,14 @@ class JournalWriter:
 
     def _close_fd(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
             self._fd = -1
 
 
 def frame(payload: bytes) -> bytes:
     """A payload as a journal record."""
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def _out_of_the_way(fd: int) -> int:
-    """The same file under a number that a host which closes all files does not give to one of its own next."""
-    with contextlib.suppress(OSError):
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-        os.close(fd)
-        return high
-    return fd
 
 
 def _sync_directory(directory: Path) -> None:

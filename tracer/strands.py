@@ -6,6 +6,8 @@ them. Timestamps alone cannot tell the two apart, so the strand is followed by a
 starts work (a task, a thread) hands a strand of its own down, made where the work is started, so that its
 label does not depend on who happens to run first.
 
+A process forked inside a step goes on with a strand of its own, too.
+
 Each strand has a frontier: the ended calls its next call depends on. A call replaces what it depended on; a strand
 that ends is added to the frontier of the strand that started it when that one next calls anything.
 
@@ -95,15 +97,9 @@ class _Here:
 
 _here: ContextVar[_Here | None] = ContextVar("redecode_strand", default=None)
 _in_thread = threading.local()  # `.handed`: what this thread of a pool was given to do, whatever the context says
-_lock = threading.Lock()
+_lock = threading.RLock()  # as in the recorder
 
 
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()  # another thread of the parent may have held it
-
-
-os.register_at_fork(after_in_child=_after_fork)
 _ANYONE = (-1, -1)  # a runner: whoever comes first in this context is the strand
 _PASSING = (-2, -2)  # likewise, and starting threads and tasks until then is the framework's doing
 
@@ -367,3 +363,20 @@ def move_to(context: Context) -> None:
         return
     with suppress(RuntimeError):  # the context is in use
         context.run(_here.set, _Here(here.owner, here.strand, _ANYONE, here.outer))
+
+
+def _before_fork() -> None:
+    _in_thread.forking = None
+    with suppress(Exception):
+        _in_thread.forking = hand_over("fork")
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread of the parent may have held it
+    work: HandOver | None = getattr(_in_thread, "forking", None)
+    if work is not None:
+        work.begin()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -71,7 +71,7 @@ class Forwarder:
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in the recorder
         self._waiting: deque[tuple[int, SpanEvent | OtlpSpan]] = deque()
         self._bytes = self._offered = 0
         self._wake, self._closing = threading.Event(), threading.Event()
