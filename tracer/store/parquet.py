@@ -50,7 +50,8 @@ TABLES: dict[str, str] = {
                    JOIN prompt_blocks b USING (hash)
                ), []), d.prompt_tail) END AS prompt_ids,
                coalesce(s.token_gaps_us, d.token_gaps_us) AS token_gaps_us,
-               CASE WHEN s.token_gaps_us IS NULL THEN d.token_time_source ELSE 'engine' END AS token_time_source,
+               CASE WHEN s.token_gaps_us IS NOT NULL THEN 'engine' WHEN e.run_id IS NULL THEN d.token_time_source
+                    ELSE coalesce(d.token_time_source, 'request') END AS token_time_source,
                CASE WHEN s.token_gaps_us IS NULL THEN d.batch_rows ELSE s.batch_rows END AS batch_rows
         FROM (SELECT * FROM decodes {_PICKED}) d LEFT JOIN decode_steps s USING (run_id, span_id)
         LEFT JOIN decode_splits e USING (run_id, span_id)

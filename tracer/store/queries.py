@@ -116,7 +116,8 @@ def load(read: Read, run_id: str) -> RecordedRun:
         """
         SELECT d.* REPLACE (
                    coalesce(d.queue_ns, e.queue_ns) AS queue_ns, coalesce(d.prefill_ns, e.prefill_ns) AS prefill_ns,
-                   coalesce(d.decode_ns, e.decode_ns) AS decode_ns
+                   coalesce(d.decode_ns, e.decode_ns) AS decode_ns,
+                   coalesce(d.token_time_source, if(e.run_id IS NULL, NULL, 'request')) AS token_time_source
                ), s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows,
                (SELECT flatten(list(b.tokens ORDER BY u.at))
                 FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u

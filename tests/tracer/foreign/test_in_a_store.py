@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from redecode.tracer import Decode, Fidelity, RecordedRun, Recorder, SpanKind, Store, decode_attributes
+from redecode.tracer import Decode, Fidelity, RecordedRun, Recorder, SpanKind, Store, TimeSource, decode_attributes
 from redecode.tracer import conventions as c
 from redecode.tracer.export.importing import write_down
 from redecode.tracer.export.otlp import otlp_spans, requests
@@ -32,9 +32,13 @@ class Agent:
         self.call = self.recorder.start(SpanKind.DECODE, "chat m", self.run, "chat")
 
     def answered(self, **known: Any) -> None:
-        ids = {"run_id": self.run.run_id, "span_id": self.call.span_id, "step_key": self.call.step_key}
-        times = {"sent_ns": self.call.start_ns, "first_chunk_ns": None, "done_ns": None}
-        decode = Decode(**ids, **times, model="m", fidelity=Fidelity.TEXT, **known)
+        given: dict[str, Any] = {
+            "run_id": self.run.run_id,
+            "span_id": self.call.span_id,
+            "step_key": self.call.step_key,
+        }
+        given |= {"sent_ns": self.call.start_ns, "first_chunk_ns": None, "done_ns": None, "model": "m"}
+        decode = Decode(**given, fidelity=Fidelity.TEXT, **known)
         self.recorder.end(self.call, attributes=decode_attributes(decode))
 
     def end(self) -> None:
@@ -103,6 +107,7 @@ def test_the_engine_s_split_joins_our_decode_whichever_is_read_first(
     agent.end()
     run = opened.load(agent.run.run_id)
     assert split(run) == (250_000_000, 500_000_000, 2_000_000_000)
+    assert run.decodes[0].token_time_source is TimeSource.REQUEST
     assert len(opened.runs()) == 1
     assert [span.span_id for span in run.spans] == [agent.run.span_id, agent.call.span_id]
 
@@ -116,6 +121,7 @@ def test_it_is_in_parquet_too(store: Path, agent: Agent, tmp_path: Path, known: 
     [row] = pq.read_table(tmp_path / "out" / "decodes.parquet").to_pylist()
     split = {"queue_ns": 250_000_000, "prefill_ns": 500_000_000, "decode_ns": 2_000_000_000, **known}
     assert {name: row[name] for name in split} == split
+    assert row["token_time_source"] == "request"
 
 
 def test_what_the_answer_itself_said_counts_more(store: Path, agent: Agent) -> None:
