@@ -7,6 +7,7 @@ written over them, which takes no more room.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ import orjson
 SUFFIX = ".lost"
 _BYTES = 4096
 _LONGEST_WHY = 500
+_HIGH_FD = 512
 
 Loss = tuple[str | None, int, str]
 """A run (`None`: it is not known which), how many of its events, and why."""
@@ -37,12 +39,15 @@ class Losses:
 
     def beside(self, journal: Path) -> None:
         """From now on keep them beside this journal; without room for that, in memory alone."""
-        self.forsake()
-        path = losses_path(journal)
+        before, self._path = self._path, None
+        self._close()
         with suppress(OSError):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            path = losses_path(journal)
+            self._fd = out_of_the_way(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self._path = path
             self._keep()
+        if before is not None:
+            before.unlink(missing_ok=True)
 
     def count(self, run: str | None, why: str, events: int = 1) -> None:
         """Some more."""
@@ -62,18 +67,20 @@ class Losses:
 
     def forsake(self) -> None:
         """Leave the file: for good if the store knows all, else for its reader."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            if self._path is not None and not self._untold:
-                self._path.unlink(missing_ok=True)
+        self._close()
+        if self._path is not None and not self._untold:
+            self._path.unlink(missing_ok=True)
 
     def after_fork(self) -> None:
         """In a forked child: they are the parent's."""
+        self._close()
+        self._path, self._untold, self.total = None, {}, 0
+
+    def _close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            with suppress(OSError):  # a host that becomes a daemon closes every file
+                os.close(self._fd)
             self._fd = -1
-        self._untold, self.total = {}, 0
 
     def _keep(self) -> None:
         if self._fd < 0:
@@ -84,6 +91,15 @@ class Losses:
             document = _document([(None, sum(events for events, _ in self._untold.values()), why)])
         with suppress(OSError):
             os.pwrite(self._fd, document.ljust(_BYTES), 0)
+
+
+def out_of_the_way(fd: int) -> int:
+    """The same file under a number that a host which closes all files does not give to one of its own next."""
+    with suppress(OSError):
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
+        os.close(fd)
+        return high
+    return fd
 
 
 def _document(losses: list[Loss]) -> bytes:

@@ -27,7 +27,7 @@ from redecode.tracer.keys import Keyring
 from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
 from redecode.tracer.redaction import Privacy, asked_privacy
 from redecode.tracer.spool import JournalWriter, unique_name
-from redecode.tracer.strands import Call, Strands
+from redecode.tracer.strands import Call, Strands, run_here
 
 _log = logging.getLogger("redecode")
 RECORD_FORMAT = 2
@@ -124,12 +124,13 @@ class Recorder:
         self.keys = Keyring()
         self.journal = JournalWriter(store / "spool", unique_name(self.clock.wall_ns), self._preamble, patient=patient)
         self.listeners: list[Callable[[SpanEvent], None]] = []
-        self._lock = threading.Lock()
+        # Of this lock and all like it: a stream that is dropped ends in the garbage collector, wherever that runs.
+        self._lock = threading.RLock()
         os.register_at_fork(before=self.journal.before_fork, after_in_child=self._after_fork)
         _open.append(self)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.rng.seed(int.from_bytes(os.urandom(8)))  # the parent goes on with the ids this one would have made
         self.journal.after_fork()
 
@@ -262,8 +263,11 @@ class Recorder:
 
     def lose(self, run_id: str | None, what: str, error: Exception) -> None:
         """Count an event that could not be recorded, and say why: in an error's own words only where content may be."""
-        why = repr(error) if self.privacy is None else type(error).__name__
-        self.journal.lose(run_id, self.keys.text(f"{what}: {why}"))
+        why = f"{what}: {type(error).__name__}"
+        if self.privacy is None:
+            with suppress(Exception):
+                why = self.keys.text(f"{what}: {error!r}")
+        self.journal.lose(run_id, why)
 
     def edge(self, run_id: str, src: str, dst: str, kind: EdgeKind, provenance: Provenance) -> None:
         """Record a dependency."""
@@ -355,11 +359,12 @@ def count_fault(what: str, recorder: Recorder | None, error: Exception, run: str
 
     Args:
         recorder: `None`: every one that is open.
+        run: by default the one that is going on here.
     """
     with suppress(Exception):
         _log.debug("redecode: %s failed", what, exc_info=error)
         for counting in [recorder] if recorder is not None else list(_open):
-            counting.lose(run, f"{what} failed", error)
+            counting.lose(run or run_here(), f"{what} failed", error)
 
 
 def git_commit(directory: Path | None = None) -> str | None:

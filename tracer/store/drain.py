@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from redecode.tracer.losses import losses_path, read_losses
 from redecode.tracer.spool import SUFFIX, read_journal, writer_is_gone
 from redecode.tracer.store import foreign, ingest
 
@@ -81,9 +82,19 @@ def _transactions(journals: list[Path], offsets: dict[str, int], now_ns: Callabl
                 yield current
                 current = _Transaction(ingest.Rows())
         if gone:
+            _take_losses(path, current.rows, offsets, now_ns)
             current.finished.append(path)
     if current.events or current.bytes or current.finished:
         yield current
+
+
+def _take_losses(path: Path, rows: ingest.Rows, offsets: dict[str, int], now_ns: Callable[[], int]) -> None:
+    """What the writer of a finished journal could not tell in it, once."""
+    name = losses_path(path).name
+    if name not in offsets and (losses := read_losses(path)):
+        for run, events, why in losses:
+            rows.add("losses", {"run_id": run, "events": events, "why": why, "journal": path.name})
+        rows.add("journals", {"journal": name, "read_bytes": 0, "at_ns": now_ns(), "state": "read"})
 
 
 def _ahead(transactions: Iterator[_Transaction]) -> Iterator[_Transaction]:
@@ -96,6 +107,7 @@ def _ahead(transactions: Iterator[_Transaction]) -> Iterator[_Transaction]:
 
 def _finish(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Delete a journal that has been read and will not grow; a damaged one is kept, set aside."""
+    losses_path(path).unlink(missing_ok=True)
     query = "SELECT count(*) FROM journals WHERE journal = ? AND state = 'corrupt'"
     damaged = connection.execute(query, [path.name]).fetchone()
     if damaged is not None and damaged[0]:
