@@ -196,9 +196,9 @@ class ChatTap:
         if head is not None and data.startswith(head) and not self._buffer and not self._held:
             # Cheap on purpose: this runs between the client's parsing of chunks, when no cache is warm for it.
             cut = data.find(_LOGPROBS, len(head))
-            ids = data.rfind(_IDS, cut) + len(_IDS)
+            ids = data.find(_IDS, cut) + len(_IDS)
             end = data.find(b"]", ids)
-            if cut > 0 and ids > cut and data.endswith(_END, end):
+            if cut > 0 and ids > cut and end + len(_END) == len(data) and data.endswith(_END):
                 self._chunks.append(data)
                 self._times.append(now_ns)
                 return b"" if cut == len(head) + 2 else data[:cut] + _NULLED  # a delta of 2 bytes is an empty one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from redecode.tracer import wire
 from redecode.tracer.wire_stream import ChatTap, PassTap
+from tests.tracer.decodes import vllm_like
+from tests.tracer.decodes.server import Request
 
 PATH = "/chat/completions"
 
@@ -103,6 +106,52 @@ def test_a_stream_is_rewritten_the_same_however_its_bytes_arrive(cuts: list[int]
     assert captured.first.message()["content"] == "ä"
     assert captured.chunk_tokens == [2, 1]
     assert captured.done
+
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "usage": {"stream_options": {"include_usage": True}},
+    "tools": {"tools": [{}], "tool_choice": "required"},
+    "reasoning": {"include_reasoning": True},
+    "choices": {"n": 3},
+    "logprobs": {"logprobs": True},
+}
+
+
+def events_of(body: dict[str, Any]) -> list[bytes]:
+    """What a vLLM streams for a body: one event in each."""
+    return [p for p in vllm_like.answer(Request(PATH, {}, body)).body if isinstance(p, bytes)]
+
+
+@given(data=st.data(), name=st.sampled_from(sorted(STREAMS)))
+def test_a_stream_of_vllm_is_what_it_would_have_been_however_it_arrives(data: st.DataObject, name: str) -> None:
+    body = {"model": "m", "messages": [], "stream": True, **STREAMS[name]}
+    prepared = wire.prepare(body, PATH, vllm=True, rid=None, seed=None)
+    events = events_of(prepared.body)
+    ends = list(accumulate(map(len, events)))
+    # Reads end where events do, mostly: but several may be in one, and one in several.
+    together_with_next = data.draw(st.sets(st.sampled_from(ends[:-1]), max_size=8))
+    inside = data.draw(st.sets(st.integers(0, ends[-1]), max_size=4))
+    together = b"".join(events)
+    captured = wire.Captured()
+    tap = ChatTap(prepared, captured)
+    out, at = b"", 0
+    cuts = sorted({*ends} - together_with_next | inside)
+    for cut in cuts:
+        out += tap.feed(together[at:cut], now_ns=cut)
+        at = cut
+    out += tap.rest()
+    tap.settle()
+    assert read_back(out) == read_back(b"".join(events_of(body)))
+    alone = wire.Captured()
+    for event, end in zip(events[:-1], ends, strict=False):
+        alone.chunk(json.loads(event[6:]), min(cut for cut in cuts if cut >= end))  # when its last byte came
+    assert captured.done
+    assert [c.message() for c in captured.choices.values()] == [c.message() for c in alone.choices.values()]
+    assert [c.token_ids for c in captured.choices.values()] == [c.token_ids for c in alone.choices.values()]
+    assert [c.logprobs for c in captured.choices.values()] == [c.logprobs for c in alone.choices.values()]
+    assert captured.chunk_tokens == alone.chunk_tokens
+    assert captured.chunk_times == alone.chunk_times
 
 
 def test_a_stream_is_passed_on_untouched_when_nothing_was_asked() -> None:

@@ -67,11 +67,16 @@ class _Listener(ThreadingHTTPServer):
 
 
 class Server:
-    """Serves `answer(request)` until closed; keeps every POST in `requests`."""
+    """Serves `answer(request)` until closed; keeps every call in `requests` and every other question in `asked`.
+
+    What it is may change while it serves: `owner` of its model, and what it answers itself before all (`plugin`).
+    """
 
     def __init__(self, answer: Callable[[Request], Reply], *, owner: str = "someone", compress: bool = False) -> None:
         self.requests: list[Request] = []
-        self.asked: list[str] = []
+        self.asked: list[Request] = []
+        self.answer, self.owner = answer, owner
+        self.plugin: Callable[[Request], Reply | None] = lambda _: None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -82,18 +87,24 @@ class Server:
                 pass
 
             def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                found = self.path.endswith("/models")
-                models = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": owner}]}
-                self._send(Reply.of(models) if found else Reply.of({"error": {"message": "not found"}}, 404))
+                outer.asked.append(request := self._request(None))
+                found = self.path.partition("?")[0].endswith("/models")
+                models = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": outer.owner}]}
+                plain = Reply.of(models) if found else Reply.of({"error": {"message": "not found"}}, 404)
+                self._send(outer.plugin(request) or plain)
+
+            def _request(self, body: Any) -> Request:
+                return Request(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
 
             def do_POST(self) -> None:
-                data = self.rfile.read(int(self.headers["content-length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Request(self.path, headers, json.loads(data))
+                request = self._request(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                if (reply := outer.plugin(request)) is not None:
+                    outer.asked.append(request)
+                    self._send(reply)
+                    return
                 outer.requests.append(request)
                 try:
-                    self._send(answer(request))
+                    self._send(outer.answer(request))
                 except Cut:
                     linger = struct.pack("ii", 1, 0)
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
