@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("langchain.agents")
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
@@ -89,3 +90,47 @@ def test_an_agent_with_tools(record: Record, serve: Serve, structured: bool) -> 
     assert one.recorded.run.fidelity is Fidelity.TOKENS
     names = [t["function"]["name"] for t in one.recorded.decodes[0].tool_definitions]
     assert names == (["add", "Sum"] if structured else ["add"])
+
+
+class Watches(AgentMiddleware):
+    """Runs a node before and after the model, and stands around the model and the tools."""
+
+    def before_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        return None
+
+    def after_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        return None
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        return handler(request)
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        return await handler(request)
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return handler(request)
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return await handler(request)
+
+
+def test_middleware_is_nodes_and_what_stands_around_a_call_leaves_it_where_it_is(record: Record, serve: Serve) -> None:
+    llm = ChatOpenAI(base_url=serve(adds_twice, vllm=True).base_url, api_key=SecretStr("none"), model="m")
+    agent: Any = create_agent(llm, [add], middleware=[Watches()])
+
+    async def ask() -> None:
+        await agent.ainvoke(ASKED)
+        await llm.root_async_client.close()
+
+    one, two = record(lambda: (agent.invoke(ASKED), asyncio.run(ask()), llm.root_client.close()))
+    same(one, two)
+    before, model, after = (
+        f"run/{name}@{step}[pull:{name}]"
+        for step, name in enumerate(("Watches.before_model", "model", "Watches.after_model"), start=1)
+    )
+    tools = [f"run/tools@4[push:{n}]" for n in range(2)]
+    assert one.into(model) == {(before, "data"), (before, "barrier"), (f"{model}/chat", "return")}
+    assert one.into(after) == {(model, "data"), (model, "barrier")}
+    for key in tools:
+        assert one.into(key) >= {(after, "data"), (after, "barrier")}
+    assert {f"{model}/chat", f"{tools[0]}/tool:0:add", f"{tools[1]}/tool:1:add"} <= set(one.keys)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -13,8 +14,9 @@ pytest.importorskip("langgraph")
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
 from langgraph.errors import GraphRecursionError, NodeTimeoutError
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import RetryPolicy
 
 from redecode.tracer import SpanKind
@@ -131,6 +133,40 @@ def test_a_node_that_takes_too_long(record: Record) -> None:
     assert found.span(NODE).status == "error"
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_superstep_that_takes_too_long(record: Record, asynchronous: bool) -> None:
+    go_on = threading.Event()
+
+    def slow(state: State) -> dict[str, list[str]]:
+        go_on.wait(5)
+        return {"out": []}
+
+    async def slow_async(state: State) -> dict[str, list[str]]:
+        await asyncio.sleep(5)
+        return {"out": []}
+
+    graph = StateGraph(State)
+    graph.add_node("quick", says("quick"))
+    graph.add_node("slow", slow_async if asynchronous else slow)
+    graph.add_edge(START, "quick")
+    graph.add_edge(START, "slow")
+    compiled: Any = graph.compile()
+    compiled.step_timeout = 0.1
+
+    def program() -> None:
+        with pytest.raises(TimeoutError):
+            if asynchronous:
+                asyncio.run(compiled.ainvoke({"out": []}))
+            else:
+                threading.Timer(0.3, go_on.set).start()  # a thread cannot be stopped: LangGraph waits for it
+                compiled.invoke({"out": []})
+
+    (found,) = record(program)
+    assert (found.recorded.run.status, str(found.recorded.run.error).split(":")[0]) == ("error", "TimeoutError")
+    statuses = {s.name: s.status for s in found.recorded.spans if s.kind is SpanKind.NODE}
+    assert statuses == {"quick": "ok", "slow": "error" if asynchronous else "ok"}
+
+
 def test_a_graph_cut_off_from_outside(record: Record) -> None:
     async def slow(state: State) -> dict[str, list[str]]:
         await asyncio.sleep(5)
@@ -210,3 +246,58 @@ def test_a_chain_that_fails_inside_a_node_that_goes_on(record: Record) -> None:
     (found,) = record(lambda: one_node(lambda state: {"out": [str(chain.invoke(0))]}).invoke({"out": []}))
     assert found.keys == ["run", NODE]
     assert found.recorded.run.output == {"out": ["0.0"]}
+
+
+class Shy:
+    """An object of the user's that raises at whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("do not look")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("do not look")
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("do not look")
+
+
+def test_objects_that_cannot_be_looked_at_cost_themselves_and_no_more(record: Record) -> None:
+    @tool
+    def give(thing: int) -> Any:
+        """Give something."""
+        return {"shy": Shy(), "open": thing}
+
+    def node(state: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(give.invoke({"thing": 1})["shy"], Shy)
+        with pytest.raises(Unspeakable):
+            RunnableLambda(fails).invoke(1)
+        return {"thing": Shy()}
+
+    def fails(value: Any) -> Any:
+        raise Unspeakable
+
+    class Kept(TypedDict):
+        thing: Any
+
+    graph = StateGraph(Kept)
+    graph.add_node("n", node)
+    graph.add_node("bad", fails)
+    graph.add_edge(START, "n")
+    graph.add_conditional_edges("n", lambda state: "bad" if state.get("bad") else END, ["bad", END])
+    compiled: Any = graph.compile()
+
+    def program() -> None:
+        assert isinstance(compiled.invoke({"thing": Shy()})["thing"], Shy)
+        assert isinstance(asyncio.run(compiled.ainvoke({"thing": Shy()}))["thing"], Shy)
+        with pytest.raises(Unspeakable):
+            one_node(fails).invoke({"out": []})
+
+    one, two, failed = record(program)
+    same(one, two)
+    hidden = "<Shy that cannot be shown>"
+    assert (one.recorded.run.input, one.recorded.run.output) == ({"thing": hidden}, {"thing": hidden})
+    (given,) = one.recorded.tools
+    assert given.result == {"shy": hidden, "open": 1}
+    assert (failed.recorded.run.status, failed.recorded.run.error) == ("error", "Unspeakable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 pytest.importorskip("langgraph")
 
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
 from redecode.tracer import SpanKind
@@ -178,6 +181,57 @@ def test_two_graphs_at_once_keep_apart(record: Record) -> None:
     assert sorted(k for r in runs for k in r.keys[1:]) == sorted(
         f"run/{n}@1[pull:{n}]" for n in names for _ in range(5)
     )
+
+
+def test_one_graph_in_many_threads_and_event_loops_at_once(record: Record) -> None:
+    together = threading.Barrier(4)
+
+    def first(state: State) -> dict[str, list[str]]:
+        together.wait(10)
+        return {"out": ["first"]}
+
+    graph = around(first).compile()
+
+    def program() -> None:
+        calls = [lambda: graph.invoke({"out": []}), lambda: asyncio.run(graph.ainvoke({"out": []}))]
+        threads = [threading.Thread(target=calls[n % 2]) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    one, *others = record(program)
+    assert len(others) == 3
+    for other in others:
+        same(one, other)
+    assert one.keys == ["run", "run/before@1[pull:before]", "run/sub@2[pull:sub]"]
+
+
+def test_a_tool_that_hands_over_to_the_graph_above(record: Record) -> None:
+    @tool
+    def hand_over(why: str) -> Command[Any]:
+        """Let another agent do it."""
+        return Command(goto="other", graph=Command.PARENT, update={"messages": [ToolMessage(why, tool_call_id="c0")]})
+
+    call = {"name": "hand_over", "args": {"why": "tired"}, "id": "c0", "type": "tool_call"}
+    agent = StateGraph(MessagesState)
+    agent.add_node("ask", lambda s: {"messages": [AIMessage("", tool_calls=[call])]})
+    agent.add_node("tools", ToolNode([hand_over]))
+    agent.add_edge(START, "ask")
+    agent.add_edge("ask", "tools")
+    team = StateGraph(MessagesState)
+    team.add_node("agent", agent.compile(), destinations=("other",))
+    team.add_node("other", lambda s: {"messages": [AIMessage("done")]})
+    team.add_edge(START, "agent")
+    one, two = record(both_ways(team.compile(), {"messages": [HumanMessage("x")]}))
+    same(one, two)
+    agent_key = "run/agent@1[pull:agent]"
+    tools = f"{agent_key}/graph:LangGraph/tools@2[pull:tools]"
+    assert one.span(tools).attributes["redecode.left_by"] == "ParentCommand"
+    assert one.into("run/other@2[pull:other]") == {(agent_key, "data"), (agent_key, "barrier")}
+    (call_made,) = one.recorded.tools
+    assert (call_made.tool, call_made.step_key) == ("hand_over", f"{tools}/~0/tool:hand_over")
+    assert one.recorded.run.output["messages"][-1]["content"] == "done"
 
 
 def test_a_graph_in_a_run_opened_by_hand(record: Record) -> None:

@@ -155,6 +155,35 @@ def test_going_to_a_thread_or_to_a_task_and_waiting_for_it_is_no_fork(record: Re
         assert found.into(f"{NODE}/~to_thread.{n}/tool:look") == {(second, "return")}
 
 
+def test_an_executor_of_the_loop_and_a_callback(record: Record) -> None:
+    async def node(state: State) -> dict[str, list[str]]:
+        loop, called = asyncio.get_running_loop(), asyncio.Event()
+
+        def call_back() -> None:
+            look.invoke({"name": "called back"})
+            called.set()
+
+        await look.ainvoke({"name": "before"})
+        pool = ThreadPoolExecutor(2)
+        asked = [loop.run_in_executor(pool, look.invoke, {"name": str(n)}) for n in range(2)]
+        await asyncio.gather(*asked)
+        pool.shutdown()
+        loop.call_soon(call_back)
+        await called.wait()
+        await loop.run_in_executor(None, look.invoke, {"name": "default"})
+        return {"out": []}
+
+    found = all_same(record(several_times(node, asynchronous=True)))
+    assert len(found.of(SpanKind.TOOL)) == 5
+    first = f"{NODE}/tool:look"
+    beside = [f"{NODE}/~{n}/tool:look" for n in range(2)]
+    for key in beside:
+        assert found.into(key) == {(first, "return")}
+    assert found.into(f"{NODE}/tool:look#1") == {(key, "join") for key in beside}  # the callback
+    assert found.into(f"{NODE}/~2/tool:look") == {(f"{NODE}/tool:look#1", "return")}
+    assert found.into(NODE) == {("run", "call"), (f"{NODE}/~2/tool:look", "return")}
+
+
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_chains_that_langchain_runs_beside_each_other(record: Record, asynchronous: bool) -> None:
     def ask(value: Any) -> str:

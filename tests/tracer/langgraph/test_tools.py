@@ -16,7 +16,8 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool, tool
 from langgraph.graph import END, START, StateGraph, add_messages
-from langgraph.prebuilt import InjectedState, ToolNode
+from langgraph.prebuilt import InjectedState, InjectedStore, ToolNode, ToolRuntime
+from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
 from redecode.tracer import Fidelity, SpanKind
@@ -71,7 +72,7 @@ def asks(*calls: tuple[str, dict[str, Any]]) -> AIMessage:
     return AIMessage("", tool_calls=made)
 
 
-def agent(message: AIMessage, tools: list[BaseTool], **options: Any) -> Any:
+def agent(message: AIMessage, tools: list[BaseTool], *, store: Any = None, **options: Any) -> Any:
     """A model that asks for tools once and is content with what comes."""
 
     def ask(state: Messages) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def agent(message: AIMessage, tools: list[BaseTool], **options: Any) -> Any:
     graph.add_conditional_edges("agent", lambda s: "tools" if s["messages"][-1].tool_calls else END, ["tools", END])
     if leave not in tools:
         graph.add_edge("tools", "agent")
-    return graph.compile()
+    return graph.compile(store=store)
 
 
 ASKED: dict[str, Any] = {"messages": [HumanMessage("x")]}
@@ -150,6 +151,28 @@ def test_what_langgraph_injects_is_no_argument(record: Record) -> None:
     (found,) = record(lambda: agent(asks(("knows_state", {"a": 1})), [knows_state]).invoke(ASKED))
     (call,) = found.recorded.tools
     assert (call.arguments, call.result) == ({"a": 1}, "3")
+
+
+def test_a_store_and_a_runtime_are_no_arguments_either(record: Record) -> None:
+    @tool
+    def remembers(a: int, store: Annotated[Any, InjectedStore()]) -> str:
+        """Look something up."""
+        return str(store.get(("notes",), "k").value["note"])
+
+    @tool
+    def sees_all(a: int, runtime: ToolRuntime) -> str:
+        """Look around."""
+        return f"{len(runtime.state['messages'])} {runtime.tool_call_id}"
+
+    notes = InMemoryStore()
+    notes.put(("notes",), "k", {"note": "kept"})
+    graph = agent(asks(("remembers", {"a": 1}), ("sees_all", {"a": 2})), [remembers, sees_all], store=notes)
+    one, two = record(both_ways(graph, ASKED))
+    same(one, two)
+    assert sorted((t.tool, str(t.arguments), t.result) for t in one.recorded.tools) == [
+        ("remembers", "{'a': 1}", "kept"),
+        ("sees_all", "{'a': 2}", "2 c1"),
+    ]
 
 
 def test_a_tool_that_returns_a_command(record: Record) -> None:
