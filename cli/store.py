@@ -90,7 +90,7 @@ def _say(done: Forgotten, *, corrupt: bool) -> None:
     sys.stdout.write(f"{would} {_what(done, corrupt=corrupt)}\n")
     if not done.dry and done.runs:
         sys.stdout.write(
-            f"{done.blocks} prompt blocks that nothing else used; the database had {done.bytes_before} bytes and has "
+            f"{done.blocks} prompt blocks that nothing else used; the store had {done.bytes_before} bytes and has "
             f"{done.bytes_after} ({done.freed_bytes} freed)\n"
         )
     if done.scrubbed:

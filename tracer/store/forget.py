@@ -19,10 +19,12 @@ from typing import Any
 import duckdb
 
 from redecode.tracer import conventions as c
+from redecode.tracer.blocks import BLOCK_TOKENS
 from redecode.tracer.errors import StoreError
 from redecode.tracer.events import parse
 from redecode.tracer.spool import SUFFIX, frame, writer_is_gone
 from redecode.tracer.store import queries
+from redecode.tracer.store.publish import remove_staged
 from redecode.tracer.store.store import Store, reader
 
 CORRUPT_SUFFIX = ".corrupt"
@@ -43,7 +45,7 @@ class Forgotten:
         tokens: sampled tokens; `prompt_tokens` likewise.
         blocks: prompt blocks that no other run used.
         scrubbed: records overwritten in journals that are still being written, or are damaged.
-        bytes_before, bytes_after: of the database file.
+        bytes_before, bytes_after: of the database and the spool.
         corrupt: damaged journals in the spool, which may hold parts of any run; `corrupt_deleted` of them are gone.
     """
 
@@ -65,7 +67,7 @@ class Forgotten:
 
     @property
     def freed_bytes(self) -> int:
-        """By how much the database is smaller now; not below 0, a small one may have become larger."""
+        """By how much the store is smaller now; not below 0, others may have recorded meanwhile."""
         return max(0, self.bytes_before - self.bytes_after)
 
 
@@ -107,7 +109,7 @@ def forget(
     say = on_progress or (lambda _: None)
     with store.held(exclusively=True):
         _clean_up(store)
-        before = _size(store.database)
+        before = _size_of(store)
         with store.opened(write=True) as connection:
             say("reading the spool")
             store.drain_into(connection)
@@ -140,7 +142,7 @@ def forget(
             still_open=tuple(sorted(chosen & open_now)),
             scrubbed=scrubbed,
             bytes_before=before,
-            bytes_after=_size(store.database),
+            bytes_after=_size_of(store),
             corrupt=tuple(p.name for p in damaged),
             corrupt_deleted=deleted,
             **counts,
@@ -148,13 +150,14 @@ def forget(
 
 
 def _clean_up(store: Store) -> None:
-    """Remove what a killed process left: an unfinished copy, DuckDB's temporary files."""
+    """Remove what a killed process left: an unfinished copy, DuckDB's temporary files, those of a publishing."""
     for path in (*store.path.glob(f"{_FRESH}*"), *store.path.glob(f"{store.database.name}.tmp/*")):
         with suppress(OSError):
             path.unlink() if not path.is_dir() else path.rmdir()
     for path in store.path.glob("*.tmp"):
         with suppress(OSError):
             path.rmdir()
+    remove_staged(store.path)
 
 
 def _known(connection: duckdb.DuckDBPyConnection) -> dict[str, _Known]:
@@ -208,7 +211,8 @@ def _counts(connection: duckdb.DuckDBPyConnection, gone: set[str]) -> dict[str, 
     counts = {name: _one(connection, f"SELECT count(*) FROM {table} SEMI JOIN gone USING (run_id)")
               for name, table in _COUNTED.items()}  # fmt: skip
     sampled = "coalesce(output_tokens, len(sampled_ids))"
-    for name, column in (("tokens", sampled), ("prompt_tokens", "input_tokens")):
+    asked = f"coalesce(input_tokens, {BLOCK_TOKENS} * len(prompt_blocks) + coalesce(len(prompt_tail), 0))"
+    for name, column in (("tokens", sampled), ("prompt_tokens", asked)):
         counts[name] = _one(connection, f"SELECT sum({column}) FROM decodes SEMI JOIN gone USING (run_id)")
     counts["blocks"] = _one(
         connection,
@@ -359,6 +363,11 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _size_of(store: Store) -> int:
+    files = (store.database, store.database.with_name(store.database.name + ".wal"), *store.spool.iterdir())
+    return sum(map(_size, files))
 
 
 def _size(path: Path) -> int:

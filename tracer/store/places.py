@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MARKER = "_redecode.json"
 """The file that says that a folder is a published dataset."""
+STAGED = "publishing"
+"""The folder of a store where files wait for their upload."""
 _PUT_IS_ATOMIC = {"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"}
 
 
@@ -212,7 +214,7 @@ class RemotePlace:
     @contextmanager
     def staging(self, _name: str, store: Path) -> Iterator[Path]:
         """A private folder in the store for files on their way; what a killed one left there goes."""
-        folder = store / "publishing"
+        folder = store / STAGED
         shutil.rmtree(folder, ignore_errors=True)
         make_private(folder)
         try:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from redecode.tracer.store.ingest import FOREIGN
 from redecode.tracer.store.layout import Place
 from redecode.tracer.store.manifest import Manifest, Part, read_manifests
 from redecode.tracer.store.modes import private_files
-from redecode.tracer.store.places import MARKER
+from redecode.tracer.store.places import MARKER, STAGED
 from redecode.tracer.store.places import place as place_at
 from redecode.tracer.store.store import Store
 
@@ -105,6 +106,15 @@ def _one_at_a_time(store: Store, on_wait: Callable[[], None] | None) -> Iterator
                 on_wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def remove_staged(store: Path) -> None:
+    """Remove what a killed publishing left in a store; nothing if one goes on."""
+    folder = store / STAGED
+    if folder.exists():
+        with (store / "PUBLISH").open("a") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(place: Place) -> None:
