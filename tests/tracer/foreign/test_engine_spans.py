@@ -19,7 +19,7 @@ from langgraph.graph import END, START, StateGraph
 from redecode import tracer
 from redecode.agents import model_dir
 from redecode.replay.engine import EngineOptions, start, stop
-from redecode.tracer import RecordedRun, SpanKind, Store, TimeSource
+from redecode.tracer import Fidelity, RecordedRun, SpanKind, Store, TimeSource
 from tests.tracer.collector.support import CollectorProcess
 
 pytestmark = pytest.mark.vllm
@@ -102,17 +102,23 @@ def run_of(store: Path, agent: str) -> RecordedRun:
     return opened.load(run.run_id)
 
 
-def test_the_engine_says_the_same_of_a_recorded_decode_in_its_spans_as_in_its_answer(
-    collector: CollectorProcess, traced_engine: str
-) -> None:
+@pytest.fixture(scope="module")
+def own(collector: CollectorProcess, traced_engine: str) -> RecordedRun:
+    """A run recorded into the collector's own store."""
     before = len(splits(collector.store, 0))
     tracer.instrument(collector.store)
     try:
         ask_twice(f"{traced_engine}/v1")
     finally:
         tracer.uninstrument()
-    told = splits(collector.store, before + 2)
-    run = run_of(collector.store, "own")
+    splits(collector.store, before + 2)
+    return run_of(collector.store, "own")
+
+
+def test_the_engine_says_the_same_of_a_recorded_decode_in_its_spans_as_in_its_answer(
+    collector: CollectorProcess, own: RecordedRun
+) -> None:
+    told, run = splits(collector.store, 2), own
     assert [d.stream for d in run.decodes] == [False, True]
     for decode in run.decodes:
         answered = (decode.queue_ns, decode.prefill_ns, decode.decode_ns)
@@ -122,6 +128,24 @@ def test_the_engine_says_the_same_of_a_recorded_decode_in_its_spans_as_in_its_an
         assert decode.e2e_ns is not None
         assert 0 < sum(told[decode.span_id]) <= decode.e2e_ns
     assert {span.kind for span in run.spans} == {SpanKind.RUN, SpanKind.NODE, SpanKind.DECODE}
+
+
+def test_sent_elsewhere_it_is_the_same_run_of_the_same_engine(
+    collector: CollectorProcess, own: RecordedRun, tmp_path: Path
+) -> None:
+    there = CollectorProcess(tmp_path / "there")
+    try:
+        command = ["export", own.run.run_id, "--to", there.where["http"], "--store", str(collector.store)]
+        subprocess.run([sys.executable, "-m", "redecode.cli", *command], check=True, timeout=60)
+    finally:
+        there.close()
+    arrived = Store(there.store).load(own.run.run_id)
+    assert (arrived.run, arrived.spans, arrived.decodes) == (own.run, own.spans, own.decodes)
+    assert arrived.run.fidelity is Fidelity.ENGINE
+    [engine] = {decode.engine_id for decode in arrived.decodes}
+    told = Store(there.store).engine(engine)
+    assert told is not None
+    assert told == Store(collector.store).engine(engine)
 
 
 def test_a_foreign_client_s_decode_gets_the_split_where_its_trace_context_reached_the_engine(
