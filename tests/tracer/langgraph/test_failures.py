@@ -281,7 +281,7 @@ def test_objects_that_cannot_be_looked_at_cost_themselves_and_no_more(record: Re
     class Kept(TypedDict):
         thing: Any
 
-    graph = StateGraph(Kept)
+    graph: Any = StateGraph(Kept)
     graph.add_node("n", node)
     graph.add_node("bad", fails)
     graph.add_edge(START, "n")
