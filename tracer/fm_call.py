@@ -198,10 +198,10 @@ class Call(InFlight):
                 done, error = tap.last_ns, None  # the end had come, whatever the caller did then
             elif error is None or isinstance(error, GeneratorExit):
                 error = CUT_SHORT
-            self._cut = error is not None
         if captured.error is not None:
             error = captured.error
             self.span.set({c.ERROR_CLASS: "openai:APIError"})  # what the client makes of it
+        self._cut = tap is not None and error is not None
         for place, call in enumerate(captured.first.tool_calls):
             if call.get("id"):
                 self.span.root.tool_order[call["id"]] = place

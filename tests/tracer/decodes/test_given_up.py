@@ -283,18 +283,22 @@ def test_a_stream_that_the_server_cuts(server: Serving, recorded: Recorded, *, a
 
         return Reply(pieces(), headers={"content-type": "text/event-stream"})
 
-    url, got = server(cut, owner="vllm").url, []
+    url = server(cut, owner="vllm").url
+    got: list[str] = []
 
-    async def go() -> None:
+    async def await_it() -> None:
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             async for chunk in await client.chat.completions.create(model="m", messages=QUESTION, stream=True):
+                got.append(chunk.choices[0].delta.content or "")
+
+    def call_it() -> None:
+        client, stream = ask(url)
+        with client:
+            for chunk in stream:
                 got.append(chunk.choices[0].delta.content)
 
-    client, stream = ask(url) if not awaits else (None, ())
     with pytest.raises(openai.APIConnectionError):
-        asyncio.run(go()) if awaits else [got.append(chunk.choices[0].delta.content) for chunk in stream]
-    if client is not None:
-        client.close()
+        asyncio.run(await_it()) if awaits else call_it()
     ((decode, span),) = recorded()
     check_part(decode, span, "".join(got), vllm=True)
     assert "Error" in str(decode.error)

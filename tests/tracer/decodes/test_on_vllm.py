@@ -69,6 +69,7 @@ def test_everything_of_the_decode_is_recorded(both: dict[str, Seen], way: Way) -
     assert decode.error is None
     if way.name in WITHOUT_IDS:
         assert decode.fidelity is Fidelity.SEEDED
+        assert limit is not None
         assert WITHOUT_IDS[way.name] in limit
         return
     assert decode.prompt_ids
@@ -172,12 +173,12 @@ def test_step_clock_and_client_agree_as_far_as_is_physically_possible(together: 
         assert engine[0] > 0  # not before it was asked
         assert all(a < b for a, b in pairwise(engine))
         assert engine[-1] <= decode.e2e_ns + ROUNDING
-        arrivals = (decode.e2e_ns,) * 100
+        arrivals = [decode.e2e_ns] * 100
         if decode.stream:
             assert decode.chunk_times_ns is not None
             assert list(decode.chunk_times_ns) == sorted(decode.chunk_times_ns)
             pairs = zip(decode.chunk_times_ns, decode.chunk_tokens or (), strict=True)
-            arrivals = tuple(at for at, tokens in pairs for _ in range(tokens))
+            arrivals = [at for at, tokens in pairs for _ in range(tokens)]
             assert all(made <= came + ROUNDING for made, came in zip(engine, arrivals, strict=True))
         queued, prefill, decoding = decode.queue_ns, decode.prefill_ns, decode.decode_ns
         assert queued is not None
