@@ -49,7 +49,7 @@ def test_on_every_run(shape: Shape, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_in_every_process(tmp_path: Path) -> None:
     programs = []
-    for seed in ("0", "1", "2"):
+    for seed in ("0", "1"):
         command = [sys.executable, random_graphs.__file__, str(tmp_path / seed)]
         env = {**os.environ, "PYTHONHASHSEED": seed}
         programs.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
@@ -58,6 +58,6 @@ def test_in_every_process(tmp_path: Path) -> None:
         out, _ = program.communicate(json.dumps(MUCH))
         assert program.returncode == 0
         runs += json.loads(out)
-    assert len(runs) == 18
+    assert len(runs) == 12
     hold(runs)
     assert len(runs[0][0]) > 50

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,14 +45,14 @@ def graph() -> Any:
 
 
 @pytest.mark.parametrize("subgraphs", [False, True], ids=["alone", "with subgraphs"])
-def test_every_mode_records_the_same_run(record: Record, store: Path, subgraphs: bool) -> None:
+def test_every_mode_records_the_same_run(record: Record, subgraphs: bool) -> None:
     compiled = graph()
 
     async def collect(mode: Any) -> list[Any]:
         return [c async for c in compiled.astream({"out": []}, stream_mode=mode, subgraphs=subgraphs)]
 
     def stable(chunks: list[Any]) -> str:
-        return str([(type(c), len(c) if isinstance(c, tuple | dict) else 0) for c in chunks])
+        return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[\d:T.+-]{32}", "…", str(chunks))
 
     def program() -> list[str]:
         out = []
