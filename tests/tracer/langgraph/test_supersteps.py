@@ -77,6 +77,24 @@ def test_a_join_of_branches_of_unequal_length(record: Record) -> None:
     assert (a, b2) in one.reads  # it gets what a wrote, though a did not trigger it
 
 
+def test_a_join_that_is_not_complete_triggers_nothing(record: Record) -> None:
+    graph = StateGraph(State)
+    for name in ("a", "b1", "b2", "c", "end"):
+        graph.add_node(name, says(name))
+    graph.add_edge(START, "a")
+    graph.add_edge(START, "b1")
+    graph.add_edge("b1", "b2")
+    graph.add_edge(START, "c")
+    graph.add_edge("c", "end")  # by itself
+    graph.add_edge(["a", "b2"], "end")  # and once both are there
+    one, two = record(both_ways(graph.compile(), {"out": []}))
+    same(one, two)
+    a, b1, b2, c = "run/a@1[pull:a]", "run/b1@1[pull:b1]", "run/b2@2[pull:b2]", "run/c@1[pull:c]"
+    first, second = "run/end@2[pull:end]", "run/end@3[pull:end]"
+    assert one.into(first) == {(c, "data"), (a, "barrier"), (b1, "barrier"), (c, "barrier")}
+    assert one.into(second) == {(a, "data"), (b2, "data"), (b2, "barrier"), (first, "barrier")}
+
+
 @pytest.mark.parametrize("width", [8])
 def test_a_fan_out_of_equal_sends(record: Record, width: int) -> None:
     graph = StateGraph(State)
