@@ -120,7 +120,8 @@ class Dataset:
             if not files:
                 return []
             rows = (
-                f"SELECT *, [fidelity] AS fidelities FROM {_parquet(files)} SEMI JOIN ({picked}) USING (run_id, part)"
+                f"SELECT *, agent_name AS agent, [fidelity] AS fidelities FROM {_parquet(files)} "
+                f"SEMI JOIN ({picked}) USING (run_id, part)"
             )
             return [queries.run_of(row) for row in read(f"{rows} ORDER BY started_ns DESC", parameters)]
 
@@ -217,7 +218,8 @@ _RANKS = str([fidelity.value for fidelity in Fidelity])
 _TAIL = f"prompt_ids[{BLOCK_TOKENS} * len(prompt_blocks) + 1:] AS prompt_tail"
 _BLOCK = f"prompt_ids[{BLOCK_TOKENS} * (n - 1) + 1 : {BLOCK_TOKENS} * n]"
 _VIEWS = {
-    "runs": {"runs": "SELECT * FROM {file} WHERE ended_ns IS NOT NULL"},  # an open one is known by its span
+    # An open one is known by its span.
+    "runs": {"runs": "SELECT *, agent_name AS agent FROM {file} WHERE ended_ns IS NOT NULL"},
     "spans": {
         "spans": "SELECT * FROM {file} WHERE end_ns IS NOT NULL",
         "span_starts": "SELECT * FROM {file} WHERE end_ns IS NULL",
@@ -239,7 +241,4 @@ _VIEWS = {
 def _parquet(files: list[str]) -> str:
     """What a query takes rows of these files from."""
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    return (
-        f"read_parquet([{listed}], hive_partitioning = true, union_by_name = true, filename = 'file', "
-        "hive_types = {'day': DATE, 'agent': VARCHAR})"
-    )
+    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = 'file')"

@@ -23,7 +23,7 @@ VERSION = 1
 Place = LocalPlace | RemotePlace
 
 _RUNS = f"""
-    SELECT r.* EXCLUDE (agent), h.host, n.spans FROM ({parquet.TABLES["runs"]}) r
+    SELECT r.* RENAME (agent AS agent_name), h.host, n.spans FROM ({parquet.TABLES["runs"]}) r
     LEFT JOIN (SELECT run_id, count(*) AS spans FROM ({parquet.TABLES["spans"]}) GROUP BY run_id) n USING (run_id)
     LEFT JOIN (
         SELECT run_id, any_value(host) AS host FROM ({queries.RUNS}) JOIN processes USING (journal) GROUP BY run_id
@@ -41,18 +41,12 @@ TABLES = {
 }
 """What is published, in this order, and how it is sorted: what an export has of the runs in `picked_runs`, losses too.
 
-`runs` is last: what is in it is there whole. A run's agent is in the name of its partition; it has the host that
-recorded it, and the number of its spans. Prompts go out whole, for readers who have no blocks to join: beside each
-other, prompts that begin alike take no more room compressed than their blocks do.
+`runs` is last: what is in it is there whole. A run has its agent's name (as a partition's it may be cut, or missing),
+the host that recorded it, and the number of its spans. Prompts go out whole, for readers who have no blocks to join:
+beside each other, prompts that begin alike take no more room compressed than their blocks do.
 """
 SHARED = {"engines"}
 """Tables whose rows belong to no single run: once in every part that needs them."""
-COUNTED = (
-    "decode_choices", "decode_steps", "decodes", "edges", "losses", "otlp_spans", "runs", "span_starts", "spans",
-    "tool_steps",
-)  # fmt: skip
-"""Tables of the store whose rows are of a run: if it has more of any, it is published again."""
-
 # What Hive escapes in the name of a partition, as DuckDB, Arrow and Spark undo it.
 _ESCAPED = set("\"#%'*/:=?\\{}[]^\x7f") | {chr(code) for code in range(32)}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"

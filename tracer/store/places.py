@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -163,10 +164,11 @@ class RemotePlace:
             raise StoreError(f"{url}: {error}") from error
         except ValueError as error:
             raise StoreError(f"{url}: {error}; it must be a folder, or a URL that fsspec knows") from error
-        return cls(files, root, url)
+        # fsspec gives the folder of `dir::…` twice: as the file system's own, and as a path below that.
+        return cls(files, "" if files.protocol == "dir" else root, url)
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        return "/".join(filter(None, (self._root, name)))
 
     def _name(self, path: str) -> str:
         return path.removeprefix("/").removeprefix(self._root.removeprefix("/")).removeprefix("/")
@@ -261,10 +263,18 @@ class RemotePlace:
 
     def uri(self, name: str) -> str:
         """What DuckDB opens."""
-        return f"{self._protocol}://{self._path(name)}"
+        path = self._path(name)
+        return path if "://" in path else f"{self._protocol}://{path}"
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection read from here."""
+        try:
+            self._files.modified("")
+        except NotImplementedError:  # DuckDB asks, to know whether what it has of a file is still in it
+            self._files.modified = lambda _path: datetime.fromtimestamp(0, UTC)
+            connection.execute("SET enable_external_file_cache = false")
+        except Exception:  # it knows, though not of this
+            pass
         connection.register_filesystem(self._files)
 
     @contextmanager

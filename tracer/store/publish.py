@@ -253,7 +253,8 @@ class _Publishing:
             read("CREATE TEMP TABLE asked AS SELECT unnest(?::VARCHAR[]) AS run_id", [sorted(wanted)])
             found = f"SELECT DISTINCT run_id FROM ({queries.RUNS}) SEMI JOIN asked USING (run_id)"
             read(f"CREATE TEMP TABLE picked_runs AS {found}", [])
-            rows = {row["run_id"]: row["rows"] for row in read(_digests("SEMI JOIN picked_runs USING (run_id)"), [])}
+            digests = _digests(read, "SEMI JOIN picked_runs USING (run_id)")
+            rows = {row["run_id"]: row["rows"] for row in read(digests, [])}
             gone = [*rows, *(wanted - rows.keys() - part.runs.keys())]
             read("CREATE TEMP TABLE gone AS SELECT unnest(?::VARCHAR[]) AS run_id", [gone])
             try:
@@ -310,19 +311,25 @@ def _candidates(read: queries.Read, since_ns: int | None, agent: str | None) -> 
     found = read(
         "SELECT run_id, agent, started_ns, ended_ns IS NOT NULL AS ended, journal, "
         "coalesce(tokens, 0) + coalesce(prompt_tokens, 0) AS tokens, spans, rows "
-        f"FROM ({queries.summaries(picked)}) JOIN ({_digests()}) USING (run_id) ORDER BY started_ns, run_id",
+        f"FROM ({queries.summaries(picked)}) JOIN ({_digests(read)}) USING (run_id) ORDER BY started_ns, run_id",
         parameters,
     )
     return [_Candidate(**row) for row in found]
 
 
-def _digests(of: str = "") -> str:
+def _digests(read: queries.Read, of: str = "") -> str:
     """How many rows there are of each run, table by table, as a digest; and its spans.
 
     Nothing updates a row of a run: with as many rows as before, it is as it was.
     """
+    tables = read(
+        "SELECT table_name FROM duckdb_columns() WHERE column_name = 'run_id' AND NOT internal "
+        "AND database_name = current_database() ORDER BY table_name",
+        [],
+    )
     counts = " UNION ALL ".join(
-        f"SELECT run_id, '{table}' AS what, count(*) AS n FROM {table} {of} GROUP BY run_id" for table in layout.COUNTED
+        f"SELECT run_id, '{name}' AS what, count(*) AS n FROM {name} {of} GROUP BY run_id"
+        for name in (row["table_name"] for row in tables)
     )
     return (
         "SELECT run_id, left(md5(string_agg(what || n, ' ' ORDER BY what)), 12) AS rows, "

@@ -1,0 +1,90 @@
+"""What the publishing tests share: runs of any shape in a store, and equality of what is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from redecode.tracer import Dataset, RecordedRun, Recorder, Store
+from redecode.tracer import conventions as c
+from redecode.tracer.export.spans import span_events
+from redecode.tracer.foreign.otlp import OtlpSpan
+from redecode.tracer.spool import JournalWriter
+from redecode.tracer.store.publish import Published, publish_runs
+from tests.tracer.export.recorded_runs import Builder
+
+DAY_NS = 86_400_000_000_000
+
+
+def keep(path: Path, runs: Iterable[RecordedRun]) -> Store:
+    """A store with these runs, whose process has ended."""
+    recorder = Recorder(path)
+    for run in runs:
+        for event in span_events(run):
+            recorder.journal.append(event.payload())
+        for number in range(run.run.lost):
+            recorder.journal.lose(run.run.run_id, f"test {number}")
+    recorder.close()
+    return Store(path)
+
+
+def keep_foreign(path: Path, spans: Iterable[OtlpSpan]) -> None:
+    """Spans of another tracer, as the collector writes them."""
+    number = len(list(path.rglob("*")))
+    journal = JournalWriter(path / "spool", f"collector-{number}", lambda: {"t": "process", "argv": []})
+    for span in spans:
+        journal.append(span.payload(), span.run)
+    journal.close()
+
+
+def some_run(number: int, agent: str = "agent", *, days: int = 0, tokens: int = 3) -> RecordedRun:
+    """A run with a decode and a tool."""
+    from redecode.tracer import EdgeKind, SpanKind
+
+    run = Builder(agent, f"{number:032x}")
+    root = run.span(SpanKind.RUN, "invoke_agent", 0, 100)
+    call = run.decode(
+        "chat", 1, 50, root, list(range(40)), tokens, messages=[{"content": f"said {number}"}], engine_id="e1"
+    )
+    tool = run.tool("search", 51, 60, root)
+    run.edge(root, call, EdgeKind.CALL)
+    run.edge(call, tool)
+    built = run.build()
+    return replace(
+        built,
+        run=replace(built.run, started_ns=built.run.started_ns + days * DAY_NS),
+        spans=[
+            replace(s, start_ns=s.start_ns + days * DAY_NS, end_ns=(s.end_ns or 0) + days * DAY_NS) for s in built.spans
+        ],
+        decodes=[replace(d, sent_ns=d.sent_ns + days * DAY_NS, done_ns=d.sent_ns + 1) for d in built.decodes],
+    )
+
+
+def same(run: RecordedRun) -> RecordedRun:
+    """Edges have no order."""
+    return replace(run, edges=sorted(run.edges, key=str))
+
+
+def equal(store: Store, dataset: Dataset) -> bool:
+    """Whether the dataset has the runs of the store, field by field."""
+    runs = {run.run_id: run for run in store.runs()}
+    assert {run.run_id: run for run in dataset.runs()} == runs
+    for run in runs.values():
+        assert same(dataset.load(run.run_id)) == same(store.load(run.run_id))
+    return True
+
+
+def files(dest: Path) -> dict[str, bytes]:
+    """What lies in a folder."""
+    return {str(p.relative_to(dest)): p.read_bytes() for p in sorted(dest.rglob("*")) if p.is_file()}
+
+
+def publish(store: Store, dest: str | Path) -> tuple[int, int, int, int]:
+    """Publish; returns the numbers of runs that are new, updated, there already, and waiting."""
+    done: Published = publish_runs(store, dest)
+    assert bool(done.files) == bool(done.runs or done.updated)
+    return done.runs, done.updated, done.present, done.waiting
+
+
+__all__ = ["DAY_NS", "c", "equal", "files", "keep", "keep_foreign", "publish", "same", "some_run"]
