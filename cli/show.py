@@ -15,6 +15,7 @@ from redecode.replay.withheld import said_of
 from redecode.tracer import Decode, RecordedRun, Span, SpanKind
 
 _BAR = 40
+_LABEL = 52
 
 
 def register(app: typer.Typer) -> None:
@@ -133,11 +134,12 @@ def _tree(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[Text]:
     begin = recorded.run.started_ns
     end = max((s.end_ns or s.start_ns for s in recorded.spans), default=begin)
     lines: list[Text] = []
-
-    def add(span: Span, prefix: str, branch: str, below: str) -> None:
+    waiting = [(root, "", "") for root in reversed(children.get(None, []))]
+    while waiting:  # runs of others may be of any depth
+        span, prefix, branch = waiting.pop()
         label = Text(prefix + branch)
         label.append(_title(span), style="bold" if span.span_id in critical else "")
-        label.truncate(52, overflow="ellipsis", pad=True)
+        label.truncate(_LABEL, overflow="ellipsis", pad=True)
         mark = "●" if span.span_id in critical else " "
         label.append(f" {mark} {seconds((span.start_ns - begin) / 1e9):>10} ", style="dim")
         duration = "open" if span.duration_ns is None else seconds(span.duration_ns / 1e9)
@@ -145,13 +147,10 @@ def _tree(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[Text]:
         label.append(_bar(span, begin, end), style="red" if span.span_id in critical else "cyan")
         label.append(" " + _detail(span, decodes.get(span.span_id)), style="dim")
         lines.append(label)
-        under = children.get(span.span_id, [])
-        for place, child in enumerate(under):
-            last = place == len(under) - 1
-            add(child, prefix + below, "└─ " if last else "├─ ", "   " if last else "│  ")
-
-    for root in children.get(None, []):
-        add(root, "", "", "")
+        below = (prefix + {"": "", "└─ ": "   ", "├─ ": "│  "}[branch])[:_LABEL]
+        branches = ["├─ "] * (len(children.get(span.span_id, [])) - 1) + ["└─ "]
+        under = zip(children.get(span.span_id, []), branches, strict=False)
+        waiting += reversed([(child, below, mark) for child, mark in under])
     return lines
 
 
@@ -163,8 +162,9 @@ def _title(span: Span) -> str:
 
 def _bar(span: Span, begin: int, end: int) -> str:
     width = max(end - begin, 1)
-    left = min(_BAR - 1, (span.start_ns - begin) * _BAR // width)
-    right = max(left + 1, ((span.end_ns or end) - begin) * _BAR // width)
+    # Clocks of other machines differ: a span may lie outside its run.
+    left = max(0, min(_BAR - 1, (span.start_ns - begin) * _BAR // width))
+    right = min(_BAR, max(left + 1, ((span.end_ns or end) - begin) * _BAR // width))
     return " " * left + ("━" if span.end_ns is not None else "╍") * (right - left) + " " * (_BAR - right)
 
 

@@ -19,7 +19,7 @@ from redecode.tracer.errors import ImportRefused
 from redecode.tracer.export import otlp
 from redecode.tracer.foreign.otlp import OtlpSpan, read_request
 from redecode.tracer.foreign.own import LOST_BEFORE
-from redecode.tracer.foreign.reading import integer
+from redecode.tracer.foreign.reading import believable
 from redecode.tracer.recorder import RECORD_FORMAT
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter, unique_name
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     )
 
 _BATCH = 1000
-_UNBELIEVABLE = 1 << 40  # events lost; sums of less fit their column
 
 
 @dataclass(slots=True)
@@ -157,8 +156,8 @@ def resource_events(spans: Iterable[OtlpSpan], told: Collection[str]) -> tuple[l
 
 
 def _lost(span: OtlpSpan, told: Collection[str], names: set[str]) -> list[JsonObject]:
-    count = integer(span.resource.get(c.LOST)) or 0
-    if not 0 < count < _UNBELIEVABLE or span.run in told or span.run in names:
+    count = believable(span.resource.get(c.LOST))
+    if not count or span.run in told or span.run in names:
         return []
     names.add(span.run)
     return [{"t": "dropped", "run": span.run, "count": count, "why": LOST_BEFORE}]

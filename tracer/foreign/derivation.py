@@ -20,7 +20,7 @@ from redecode.tracer.foreign import messages as m
 from redecode.tracer.foreign.edges import edges_below
 from redecode.tracer.foreign.nodes import Node
 from redecode.tracer.foreign.otlp import OtlpSpan
-from redecode.tracer.foreign.reading import Role, as_json, known, read_error, text
+from redecode.tracer.foreign.reading import Role, as_json, known, read_error, text, words
 from redecode.tracer.foreign.tree import build
 from redecode.tracer.records import JsonObject, SpanKind
 
@@ -92,6 +92,8 @@ class _Derivation:
         if node.reading.failed is not None and status == "ok":
             status, error = "error", node.reading.failed[:2000]
         attributes |= self._attributes(node, kind)
+        if c.REDACTED in attributes:
+            attributes[c.REDACTED] = words(attributes[c.REDACTED])
         if not node.made:
             attributes[SCOPE] = f"{span.scope} {span.scope_version}".strip()
         if node.missing is not None:

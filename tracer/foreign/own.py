@@ -11,7 +11,7 @@ import orjson
 from redecode.tracer import conventions as c
 from redecode.tracer.events import SpanEdge, SpanEvent
 from redecode.tracer.foreign.otlp import OtlpSpan
-from redecode.tracer.foreign.reading import boolean, integer, number
+from redecode.tracer.foreign.reading import COUNTS, believable, boolean, integer, number, words
 from redecode.tracer.records import EdgeKind, Fidelity, Provenance, SpanKind, TimeSource
 
 LOST_BEFORE = "lost before it was exported"
@@ -19,8 +19,7 @@ LOST_BEFORE = "lost before it was exported"
 _OVER_OTLP = frozenset({c.KIND, c.STEP_KEY, c.EDGES, c.OPEN})
 _INTEGERS = frozenset(
     {
-        c.REQUEST_SEED, c.INPUT_TOKENS, c.OUTPUT_TOKENS, c.CACHED_TOKENS, c.SENT_NS, c.FIRST_CHUNK_NS, c.DONE_NS,
-        c.QUEUE_NS, c.PREFILL_NS, c.DECODE_NS, c.CHOICES,
+        c.REQUEST_SEED, c.SENT_NS, c.FIRST_CHUNK_NS, c.DONE_NS, c.QUEUE_NS, c.PREFILL_NS, c.DECODE_NS, c.CHOICES,
     }
 )  # fmt: skip
 _BOOLEANS = frozenset({c.REQUEST_STREAM, c.SIDE_EFFECT})
@@ -85,6 +84,10 @@ def _attribute(name: str, value: Any) -> Any:
         return _packed(value, typecode)
     if name == c.SLO:
         return _checked(number(value))
+    if name in COUNTS:
+        return _checked(believable(value))
+    if name == c.REDACTED:
+        return _checked(words(value))
     if name in _INTEGERS:
         count: int = _checked(integer(value))
         if name == c.CHOICES and not 0 < count < _MAX_CHOICES:

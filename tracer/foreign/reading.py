@@ -21,6 +21,7 @@ from redecode.tracer.task_names import task_step
 
 _DEEPEST = 20
 _INT64 = range(-(1 << 63), 1 << 63)
+COUNTS = (c.INPUT_TOKENS, c.OUTPUT_TOKENS, c.CACHED_TOKENS)
 _BUBBLES = frozenset({"GraphBubbleUp", "GraphInterrupt", "NodeInterrupt", "ParentCommand"})
 REDACTED = "__REDACTED__"  # what OpenInference puts where content is hidden
 
@@ -132,6 +133,17 @@ def integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value in _INT64 else None
 
 
+def believable(value: Any) -> int | None:
+    """A number of tokens or events that somebody can have counted, else `None`: sums of them fit their columns."""
+    count = integer(value)
+    return count if count is not None and 0 <= count < 1 << 40 else None
+
+
+def words(value: Any) -> list[str] | None:
+    """A list of texts, else `None`."""
+    return value if isinstance(value, list) and all(isinstance(word, str) for word in value) else None
+
+
 def number(value: Any) -> float | None:
     """A finite number, else `None`."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
@@ -238,6 +250,7 @@ def decode_reading(
         c.DONE_NS: span.end_ns,
         **(attributes or {}),
     }
+    values |= {name: believable(values.get(name)) for name in COUNTS}
     return Reading(
         role=Role.DECODE,
         name=f"{operation} {model}",

@@ -74,7 +74,7 @@ def ask_twice(url: str) -> None:
     def ask(state: State) -> State:
         for streaming in (False, True):
             answer = ChatOpenAI(model=MODEL, base_url=url, api_key="x", max_tokens=8, streaming=streaming).invoke("hi")
-        return {"said": answer.content}
+        return {"said": str(answer.content)}
 
     graph = StateGraph(State)
     graph.add_node("ask", ask)
