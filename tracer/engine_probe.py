@@ -223,8 +223,8 @@ class Engines:
 
     def refused(self, engine: Engine, why: str) -> None:
         """The engine rejected what was added for it: add nothing for a while."""
-        _log.warning("redecode: %s %s; its FM calls are recorded without token ids", engine.root, why)
-        refused = replace(engine, vllm=False, limit=f"the server {why}")
+        _log.warning("redecode: %s: %s; its FM calls are recorded without token ids", engine.root, why)
+        refused = replace(engine, vllm=False, limit=why)
         self._engines[engine.root] = refused, time.monotonic() + _REFUSED_S
 
     def fetch_steps(self, address: Address, rid: str, span: JsonObject) -> None:

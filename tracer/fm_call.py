@@ -160,14 +160,16 @@ class Call(InFlight):
         self._asked = None if asked is None else orjson.Fragment(c.dumps(asked))
         self.captured = wire.Captured()
         self._cut = False
+        self._refused: str | None = None
 
     @property
     def streams(self) -> bool:
         """Whether the caller asked for a stream."""
         return self.prepared.asked.stream
 
-    def without_extras(self) -> None:
+    def without_extras(self, why: str) -> None:
         """The server refused what we asked for more: send what the caller asked, and no more."""
+        self._refused = why
         self.prepared = wire.prepare(self.body, self.path, vllm=False, rid=None, seed=None)
 
     def open_tap(self, *, events: bool) -> Tap:
@@ -304,7 +306,8 @@ class Call(InFlight):
         captured, prepared, engine = self.captured, self.prepared, self.engine
         choices = captured.choices.values()
         if captured.prompt_ids is None or not choices or any(choice.token_ids is None for choice in choices):
-            limit = prepared.limit or engine.limit or ("it failed" if failed else "no token ids came back")
+            refused = None if failed else self._refused
+            limit = prepared.limit or engine.limit or refused or ("it failed" if failed else "no token ids came back")
         elif self._many_prompts:
             limit = "several prompts in one request"
         else:

@@ -229,7 +229,7 @@ class ClientSeam:
         """The recorded response to this call, as the HTTP response the client would have got."""
         kwargs.setdefault("stream", False)
         kwargs.setdefault("stream_cls", None)
-        played = player.decode(call.span, path, call.body)
+        played = player.decode(call.span, wire.request(path, call.body))
         if played.error is not None:
             raise played.error
         return replace(played, value=played_response(client, options, path, played.value, stream=kwargs["stream"]))
@@ -246,8 +246,9 @@ def _refusal(call: InFlight, error: Exception) -> str | None:
     status = getattr(error, "status_code", None)
     if status not in (400, 422) or not isinstance(call, Call) or not call.prepared.extended:
         return None
-    call.without_extras()
-    return f"answered {status} to the fields that vLLM takes, and took the call without them"
+    why = f"the server answered {status} to the fields that vLLM takes, and took the call without them"
+    call.without_extras(why)
+    return why
 
 
 def _send(original: Any) -> Any:

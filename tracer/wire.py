@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from redecode.tracer.keys import is_secret
+from redecode.tracer.player import FmRequest
 from redecode.tracer.records import JsonObject
 
 CHAT, TEXT, RESPONSES, EMBEDDINGS = "/chat/completions", "/completions", "/responses", "/embeddings"
@@ -144,9 +145,28 @@ def tools_of(body: JsonObject) -> list[JsonObject] | None:
     return [{k: v for k, v in t.items() if not is_secret(k)} if t.get("type") == "mcp" else t for t in tools]
 
 
+def request(path: str, body: JsonObject) -> FmRequest:
+    """A request as a playback is asked it."""
+    return FmRequest(
+        path=path,
+        model=str(body.get("model")),
+        messages=prompt_of(body),
+        tools=tools_of(body),
+        sampling=sampling(body),
+        stream=bool(body.get("stream")),
+    )
+
+
 def sampling(body: JsonObject) -> JsonObject:
     """Every sampling parameter of a request body, as sent; never a key."""
-    return {k: v for k, v in body.items() if k not in _CONTENT and not is_secret(k)}
+    return {k: _without_keys(v) for k, v in body.items() if k not in _CONTENT and not is_secret(k)}
+
+
+def _without_keys(value: Any) -> Any:
+    """Without texts whose names say that they let one in; a schema may well have a field of that name."""
+    if isinstance(value, dict):
+        return {k: _without_keys(v) for k, v in value.items() if not (isinstance(v, str) and is_secret(str(k)))}
+    return [_without_keys(v) for v in value] if isinstance(value, list) else value
 
 
 # Fields of a message that come whole, however often they come; other text comes in pieces.

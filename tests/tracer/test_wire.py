@@ -173,3 +173,14 @@ def test_tool_calls_in_pieces_are_put_together() -> None:
     (whole,) = captured.first.tool_calls
     assert whole["function"] == {"name": "look", "arguments": '{"a": 1}'}
     assert whole["id"] == "c1"
+
+
+def test_a_key_in_a_request_is_left_out_and_a_schema_with_such_a_field_is_kept() -> None:
+    schema = {"properties": {"password": {"type": "string"}, "token": {"type": "string", "enum": ["a"]}}}
+    body = {"stop": ["x"], "api_key": "k", "own": {"access_token": "k", "deep": [{"password": "k", "n": 1}]}}
+    kept = wire.sampling({**body, "messages": [], "response_format": {"json_schema": {"schema": schema}}})
+    assert kept == {
+        "stop": ["x"],
+        "own": {"deep": [{"n": 1}]},
+        "response_format": {"json_schema": {"schema": schema}},
+    }

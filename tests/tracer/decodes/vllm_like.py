@@ -5,6 +5,8 @@ Held to the real one by `test_on_vllm.py`, which makes the same calls there.
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +27,25 @@ def logprob(token: str) -> float:
 def answer(request: Request) -> Reply:
     """The answer to any of vLLM's calls."""
     body = request.body
-    if request.path.endswith("/responses"):
+    if "/embeddings" in request.path:
+        return _embeddings(body)
+    if request.path.partition("?")[0].endswith("/responses"):
         return _response(body)
     if body.get("stream"):
-        return Reply.events(_chunks(body, chat=request.path.endswith("/chat/completions")))
-    return Reply.of(_whole(body, chat=request.path.endswith("/chat/completions")))
+        return Reply.events(_chunks(body, chat="/chat/completions" in request.path))
+    return Reply.of(_whole(body, chat="/chat/completions" in request.path))
+
+
+def _embeddings(body: Json) -> Reply:
+    texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    data = []
+    for index, text in enumerate(texts):
+        vector: Any = [float(len(text)), 0.5, -0.25]
+        if body.get("encoding_format") == "base64":
+            vector = base64.b64encode(struct.pack("<3f", *vector)).decode()
+        data.append({"index": index, "object": "embedding", "embedding": vector})
+    usage = {"prompt_tokens": 4 * len(texts), "total_tokens": 4 * len(texts), "completion_tokens": 0}
+    return Reply.of({"id": "embd-1", "object": "list", "created": 1, "model": "m", "data": data, "usage": usage})
 
 
 def _message(body: Json) -> Json:
