@@ -107,10 +107,10 @@ class JournalWriter:
         make_private(self._spool)
         path = self._spool / f"{self._name}-{os.getpid()}-{self._sequence:04d}{SUFFIX}"
         self._sequence += 1
+        preamble = frame(c.dumps(self._preamble()))
         fd = out_of_the_way(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            preamble = frame(c.dumps(self._preamble()))
             if os.write(fd, preamble) != len(preamble):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BaseException:
@@ -388,9 +388,11 @@ def _next_record(data: bytes, at: int) -> int | None:
 
 
 def writer_is_gone(path: Path) -> bool:
-    """Whether the journal's writer has released it (closed, died, or rotated on)."""
+    """Whether the journal's writer has released it (closed, died, or rotated on); not if it has only just made it."""
     fd = os.open(path, os.O_RDONLY)
     try:
+        if not os.fstat(fd).st_size:  # the lock comes before the first byte
+            return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
