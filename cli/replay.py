@@ -121,7 +121,7 @@ def _play(path: Path, source: str, runs: list[RecordedRun], command: list[str], 
     """Run a program with its FM calls and tools answered from recorded runs, and end as it ends."""
     Playback(runs)  # what cannot be played back is refused here: the program must not run without it
     settings = {"store": str(path), "source": source, "runs": [r.run.run_id for r in runs], "pace": pace}
-    env = environment(os.environ, settings, start="redecode.replay.playback:start_from_settings")
+    env = environment(os.environ, settings, start="redecode.replay.player:start_from_settings")
     opened = Store(path)
     before = {r.run_id for r in opened.runs()}
     code = run_program(command, env)

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from redecode.replay.critical_path import Segment, critical_spans, find_critical_path
     from redecode.replay.engine_replay import ReplayMode, replay_on_engine
     from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
-    from redecode.replay.playback import Playback, play_runs
+    from redecode.replay.player import Changed, Playback, playback
     from redecode.replay.run_graph import RunGraph, build_run_graph
 
 _MODULES = {
+    "Changed": "player",
     "DecodeComparison": "compare",
     "ReplayDivergence": "errors",
     "ReplayError": "errors",
     "ReplayMode": "engine_replay",
-    "Playback": "playback",
+    "Playback": "player",
     "ReplayReport": "compare",
     "RunGraph": "run_graph",
     "Segment": "critical_path",
@@ -32,11 +33,12 @@ _MODULES = {
     "build_run_graph": "run_graph",
     "critical_spans": "critical_path",
     "find_critical_path": "critical_path",
-    "play_runs": "playback",
+    "playback": "player",
     "replay_on_engine": "engine_replay",
 }
 
 __all__ = [
+    "Changed",
     "DecodeComparison",
     "Playback",
     "ReplayDivergence",
@@ -50,7 +52,7 @@ __all__ = [
     "build_run_graph",
     "critical_spans",
     "find_critical_path",
-    "play_runs",
+    "playback",
     "replay_on_engine",
 ]
 

@@ -8,7 +8,12 @@ RedecodeError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from redecode.tracer import RedecodeError
+
+if TYPE_CHECKING:
+    from redecode.replay.divergence import FieldDifference
 
 
 class ReplayError(RedecodeError):
@@ -20,4 +25,26 @@ class TooLittleRecorded(ReplayError):
 
 
 class ReplayDivergence(ReplayError):
-    """A playback asked for something the recording does not have."""
+    """A playback asked for something the recording does not have; nothing went live.
+
+    Attributes:
+        run_id: the recorded run.
+        step_key: the step that asked.
+        differences: the fields that differ, recorded and asked; empty if the recording has no such call at all.
+        nearest: recorded steps that may be the one that was meant, the likeliest first.
+        location: file, line and function of the user's code that asked.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        run_id: str = "",
+        step_key: str = "",
+        differences: tuple[FieldDifference, ...] = (),
+        nearest: tuple[str, ...] = (),
+        location: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.run_id, self.step_key, self.differences = run_id, step_key, differences
+        self.nearest, self.location = nearest, location

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
-from redecode.tracer.conventions import ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE
+from redecode.tracer.conventions import CHANGED, ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE
 from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
-from redecode.tracer.instrument import default_store, instrument, play, run, step, uninstrument
-from redecode.tracer.player import Played, Player
+from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
+from redecode.tracer.player import FmRequest, Played, Player
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder
 from redecode.tracer.records import (
     Decode,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from redecode.tracer.store import Dataset, ReadableStore, RecordedRun, Store, open_store, publish_runs
 
 __all__ = [
+    "CHANGED",
     "ERROR_CLASS",
     "REDACTED",
     "RESPONSE_ID",
@@ -45,6 +46,7 @@ __all__ = [
     "Edge",
     "EdgeKind",
     "Fidelity",
+    "FmRequest",
     "LiveSpan",
     "Played",
     "Player",
@@ -63,6 +65,7 @@ __all__ = [
     "ToolStep",
     "UnknownRun",
     "asked_privacy",
+    "current_step",
     "decode_attributes",
     "default_store",
     "environment",

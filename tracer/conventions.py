@@ -94,6 +94,7 @@ PREFILL_NS = "redecode.engine.prefill_ns"
 DECODE_NS = "redecode.engine.decode_ns"
 OPEN = "redecode.open"  # over OTLP, which has no open spans
 ENGINES = "redecode.engines"  # over OTLP, of the resource: what its engines said of themselves, JSON by id
+CHANGED = "redecode.changed"  # of a playback: what was asked otherwise than recorded, and answered nevertheless
 LOST = "redecode.lost"  # over OTLP, of the resource: events of the run that could not be written down
 
 # Packed arrays: the type of their items, as `array` and `struct` know it, little-endian.
@@ -112,7 +113,7 @@ ARRAYS = {
 COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isinstance(v, str)) - {
     OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
     REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
-    HTTP_STATUS, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
+    CHANGED, HTTP_STATUS, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
 }  # fmt: skip
 
 

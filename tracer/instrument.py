@@ -247,6 +247,13 @@ def play(player: Player | None) -> None:
     current.play(player)
 
 
+def current_step() -> str | None:
+    """The step key of the code that is running here; `None` outside any recorded step."""
+    recording = active()
+    span = recording.parent() if recording is not None else None
+    return span.step_key if span is not None else None
+
+
 @contextmanager
 def run(name: str, *, attributes: JsonObject | None = None) -> Iterator[None]:
     """Everything inside is one run called `name`; without `instrument()` it does nothing."""

@@ -13,6 +13,24 @@ from redecode.tracer.recorder import LiveSpan
 from redecode.tracer.records import JsonObject
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FmRequest:
+    """What an FM is asked.
+
+    Attributes:
+        path: of the endpoint, as in `/chat/completions`.
+        messages: as sent: messages, a prompt, or the input of a response.
+        sampling: every other parameter of the request.
+    """
+
+    path: str
+    model: str
+    messages: Any
+    tools: list[JsonObject] | None
+    sampling: JsonObject
+    stream: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """An answer from a recording.
@@ -21,17 +39,19 @@ class Played:
         value: a whole chat or completion response body, or a tool's result.
         error: to be raised instead.
         wait_s: how long the answer takes.
+        chunks_s: of a stream, when each of its parts comes, in seconds after the call; empty: all at once at the end.
     """
 
     value: Any
     error: BaseException | None = None
     wait_s: float = 0.0
+    chunks_s: tuple[float, ...] = ()
 
 
 class Player(Protocol):
     """Answers in place of engine and tools. Raises when it has no answer: nothing ever goes live."""
 
-    def decode(self, span: LiveSpan, path: str, body: JsonObject) -> Played:
+    def decode(self, span: LiveSpan, request: FmRequest) -> Played:
         """The answer to an FM call."""
         ...
 

@@ -21,7 +21,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 from pydantic import SecretStr
 
-from redecode.replay import ReplayDivergence, play_runs
+from redecode.replay import ReplayDivergence, playback
 from redecode.tracer import RecordedRun, Store, instrument, uninstrument
 
 Serve = Callable[..., Any]
@@ -98,7 +98,7 @@ def test_every_branch_gets_its_own_answer_without_engine_or_tools(
     server.close()
     for n in range(5):
         again = Fixture(server.base_url, asynchronous=asynchronous)
-        with play_runs([recorded], store=tmp_path / f"p{n}", pace=0.0) as player:
+        with playback(recorded, into=tmp_path / f"p{n}", pace=0.0) as player:
             assert again.run("x") == out
         assert again.tool_runs == 0
         assert player.unasked() == []
@@ -113,19 +113,26 @@ def test_a_changed_prompt_is_named_and_nothing_goes_live(tmp_path: Path, serve: 
     _, recorded = record(tmp_path / "a", Fixture(server.base_url, asynchronous=False), "x")
     asked = len(server.requests)
     with (
-        play_runs([recorded], store=tmp_path / "p"),
-        pytest.raises(ReplayDivergence, match=r"recorded .*the same.*asked .*the other"),
+        pytest.raises(
+            ReplayDivergence, match=r"messages\[0\].content: recorded “the same”, asked “the other”"
+        ) as caught,
+        playback(recorded, into=tmp_path / "p"),
     ):
         Fixture(server.base_url, asynchronous=False, prompt="the other").run("x")
     assert len(server.requests) == asked
+    (difference,) = caught.value.differences
+    assert (difference.path, difference.recorded, difference.asked) == ("messages[0].content", "the same", "the other")
+    assert str(caught.value.location).startswith(f"{__file__}:")
 
 
 def test_an_input_that_was_not_recorded_is_named(tmp_path: Path, serve: Serve) -> None:
     server = serve()
     _, recorded = record(tmp_path / "a", Fixture(server.base_url, asynchronous=False), "x")
     with (
-        play_runs([recorded], store=tmp_path / "p"),
-        pytest.raises(ReplayDivergence, match=r"no recorded run of agent LangGraph has this run's input"),
+        pytest.raises(
+            ReplayDivergence, match=r"(?s)LangGraph has this run's input.*input.out\[0\]: recorded “x”, asked “y”"
+        ),
+        playback(recorded, into=tmp_path / "p"),
     ):
         Fixture(server.base_url, asynchronous=False).run("y")
 

@@ -2,8 +2,8 @@
 
 Usage: traced_agent.py INSTRUMENTATION WHERE MODEL_URL
 
-WHERE is a collector's URL. Three runs, told apart by thread_id: `sync` and `async` of one graph (in sequence, eight
-branches, a tool, a streamed call), and `shapes`, which fails. With `redecode` our own recorder records them into the
+WHERE is a collector's URL. Four runs, told apart by thread_id: `sync` and `async` of one graph (in sequence, eight
+branches, a tool, a streamed call), `team` (sub-agents), and `shapes`, which fails. With `redecode` our own recorder records them into the
 store WHERE; with `playback` they are answered from the runs in the store WHERE.
 """
 
@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.messages import AnyMessage, HumanMessage
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
@@ -147,6 +148,27 @@ def shapes() -> Any:
     return graph.compile(name="shapes")
 
 
+class Talk(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+def team() -> Any:
+    """Sub-agents made by `create_agent`, with a tool each: one is a node, the other is called from a node."""
+    researcher = create_agent(plain, tools=[population], name="researcher")
+    expert = create_agent(plain, tools=[population], name="expert")
+
+    def boss(state: Talk) -> Any:
+        said = expert.invoke({"messages": [HumanMessage("And in Rome?", id="q3")]})
+        return {"messages": [AIMessage(said["messages"][-1].content, id="a1")]}
+
+    graph = StateGraph(Talk)
+    graph.add_node("research", researcher)
+    graph.add_node("boss", boss)
+    graph.add_edge(START, "research")
+    graph.add_edge("research", "boss")
+    return graph.compile(name="team")
+
+
 def instrument() -> Callable[[], None]:
     """Begin; returns what ends it, when all has been handed over."""
     if INSTRUMENTATION == "redecode":
@@ -155,11 +177,11 @@ def instrument() -> Callable[[], None]:
         tracer.instrument(Path(WHERE))
         return tracer.uninstrument
     if INSTRUMENTATION == "playback":
-        from redecode.replay import play_runs
+        from redecode.replay import playback
         from redecode.tracer import Store
 
         recorded = Store(Path(WHERE))
-        playing = play_runs([recorded.load(r.run_id) for r in recorded.runs()], store=Path(f"{WHERE}-played"), pace=0)
+        playing = playback(*[recorded.load(r.run_id) for r in recorded.runs()], into=Path(f"{WHERE}-played"), pace=0)
         player = playing.__enter__()
         return lambda: check_played(player, playing)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -182,7 +204,7 @@ def instrument() -> Callable[[], None]:
 
 def check_played(player: Any, playing: Any) -> None:
     playing.__exit__(None, None, None)
-    assert player.played == 3 and player.unasked() == [], (player.played, player.unasked())
+    assert player.played == 4 and player.unasked() == [], (player.played, player.unasked())
 
 
 def main() -> None:
@@ -191,6 +213,8 @@ def main() -> None:
     answers = guide(use_async=False).invoke(given, {"configurable": {"thread_id": "sync"}})
     print(answers["messages"][-1].content)  # noqa: T201
     asyncio.run(guide(use_async=True).ainvoke(given, {"configurable": {"thread_id": "async"}}))
+    asked = {"messages": [HumanMessage("Who lives in Paris?", id="q2")]}
+    team().invoke(asked, {"configurable": {"thread_id": "team"}})
     try:
         shapes().invoke({"out": []}, {"configurable": {"thread_id": "shapes"}})
     except RuntimeError as error:

@@ -1,0 +1,165 @@
+"""Where a playback leaves its recording: what was asked against what was recorded, and who asked."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from redecode.replay.errors import ReplayDivergence
+
+_SHOWN = 60  # characters of a text on each side of its first difference
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """A field that differs.
+
+    Attributes:
+        path: where it is, as in `messages[1].content`.
+        recorded, asked: its two values; `MISSING` where one side has none.
+    """
+
+    path: str
+    recorded: Any
+    asked: Any
+
+    def __str__(self) -> str:
+        then, now = _text(self.recorded), _text(self.asked)
+        at = max(0, _common(then, now) - _SHOWN // 2)
+        return f"{self.path}: recorded {_cut(then, at)}, asked {_cut(now, at)}"
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING: Any = _Missing()
+
+
+def diverged(
+    what: str,
+    *,
+    run_id: str,
+    step_key: str,
+    differences: Iterable[FieldDifference] = (),
+    nearest: Iterable[str] = (),
+    way_out: str = "",
+) -> ReplayDivergence:
+    """The error, with the line of the user's code that asked."""
+    differences, nearest = tuple(differences), tuple(nearest)
+    location = user_location()
+    lines = [f"step {step_key} of run {run_id[:12]}: {what}"]
+    lines += [f"  {difference}" for difference in differences]
+    if nearest:
+        lines.append(f"  nearest recorded: {', '.join(nearest)}")
+    if location is not None:
+        lines.append(f"  asked from {location}")
+    if way_out:
+        lines.append(f"  {way_out}")
+    return ReplayDivergence(
+        "\n".join(lines),
+        run_id=run_id,
+        step_key=step_key,
+        differences=differences,
+        nearest=nearest,
+        location=location,
+    )
+
+
+def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[FieldDifference]:
+    """The fields of two plain values that differ, down to the leaves."""
+    return [d for key in dict.fromkeys((*recorded, *asked)) for d in _walk(key, _of(recorded, key), _of(asked, key))]
+
+
+def _walk(path: str, then: Any, now: Any) -> Iterator[FieldDifference]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*then, *now)):
+            yield from _walk(f"{path}.{key}", _of(then, key), _of(now, key))
+    elif isinstance(then, list) and isinstance(now, list):
+        for place in range(max(len(then), len(now))):
+            before = then[place] if place < len(then) else MISSING
+            after = now[place] if place < len(now) else MISSING
+            yield from _walk(f"{path}[{place}]", before, after)
+    elif (then is MISSING or then is None) and (now is MISSING or now is None):
+        return
+    elif then is MISSING or now is MISSING or _canonical(then) != _canonical(now):
+        yield FieldDifference(path, then, now)
+
+
+def _of(mapping: Mapping[str, Any], key: str) -> Any:
+    return mapping.get(key, MISSING)
+
+
+def same(then: Any, now: Any) -> bool:
+    """Whether two plain values are the same, whatever order their keys have."""
+    return _canonical(then) == _canonical(now)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would carry it."""
+    return orjson.loads(orjson.dumps(value, default=_dumped, option=orjson.OPT_NON_STR_KEYS))
+
+
+def _dumped(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return dump() if callable(dump) else str(value)
+
+
+def _canonical(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_dumped)
+
+
+def nearest(step_key: str, candidates: Iterable[str], *, equal: Iterable[str] = (), most: int = 3) -> list[str]:
+    """Recorded steps to look at: first those that were asked the same, then those whose key has most in common."""
+    said = list(dict.fromkeys(equal))[:most]
+    parts = step_key.split("/")
+
+    def likeness(key: str) -> tuple[int, int]:
+        others = key.split("/")
+        shared = next((i for i, (a, b) in enumerate(zip(parts, others, strict=False)) if a != b), len(parts))
+        return -shared, -_common(key, step_key)
+
+    rest = sorted((key for key in candidates if key not in said), key=lambda key: (likeness(key), key))
+    return [f"{key} (asked the same)" for key in said] + rest[: most - len(said)]
+
+
+def user_location() -> str | None:
+    """The innermost line on the stack that is neither ours, nor Python's, nor an installed package's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith("<") and not name.startswith(_NOT_THE_USERS):
+            return f"{name}:{frame.f_lineno}, in {frame.f_code.co_name}"
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None
+
+
+_HERE = Path(__file__).resolve().parents[1]
+_NOT_THE_USERS = (
+    *(str(_HERE / room) for room in ("tracer", "replay", "cli")),
+    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+)
+
+
+def _text(value: Any) -> str:
+    if value is MISSING:
+        return repr(value)
+    return value if isinstance(value, str) else _canonical(value).decode(errors="replace")
+
+
+def _cut(text: str, at: int) -> str:
+    part = text[at : at + 2 * _SHOWN]
+    return f"“{'…' * (at > 0)}{part}{'…' * (at + len(part) < len(text))}”"
+
+
+def _common(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
