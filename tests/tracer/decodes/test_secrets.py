@@ -16,7 +16,7 @@ from tests.tracer.decodes.plugin import Plugin
 from tests.tracer.decodes.server import Reply
 
 KEY, PASSWORD, HEADER, QUERY, BODY, TOOL = (f"{word}-0f1e2d3c4b5a6978" for word in (
-    "sk-proj", "pa55", "hdr", "qry", "bdy", "tol"))  # fmt: skip
+    "opaque", "pa55", "hdr", "qry", "bdy", "tol"))  # fmt: skip
 SECRETS = (KEY, PASSWORD, HEADER, QUERY, BODY, TOOL)
 GIVEN: Any = {
     "model": "m",
@@ -29,12 +29,14 @@ SEARCH: Any = {"type": "mcp", "server_label": "s", "server_url": "http://s", "au
 
 
 def everything_written(store: Path) -> bytes:
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file())
+
     uninstrument()
-    opened = Store(store)
+    journals, opened = files(), Store(store)
     for summary in opened.runs():
         opened.load(summary.run_id)
-    del opened
-    return b"".join(path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file())
+    return journals + files()
 
 
 @pytest.mark.parametrize("owner", ["vllm", "someone"])
