@@ -47,10 +47,11 @@ class Plugin:
             "time_ns": time.time_ns(),
             "instance_id": self.instance,
         }
-        if request.path == "/redecode/info":
+        path = request.path.partition("?")[0]
+        if path == "/redecode/info":
             info = {"protocol": 1, "engine": "vllm", "step_clock": True, "system_fingerprint": self.fingerprint}
             return Reply.of({**info, "device": self.device, "digests_pending": False, **self.more, **clocks})
-        if request.path == "/redecode/steps":
+        if path == "/redecode/steps":
             return Reply.of({**clocks, "steps": {rid: self._steps(rid) for rid in request.body["rids"]}})
         return None
 
