@@ -38,7 +38,7 @@ def response_body(decode: Decode, path: str, span: Span) -> dict[str, Any]:
 
 
 def _response(decode: Decode) -> dict[str, Any]:
-    message = next(iter(decode.output or ()), {})
+    message: dict[str, Any] = next(iter(decode.output or ()), {})
     finish = message.get("finish_reason")
     cut = {"length": "max_output_tokens"}.get(finish, finish) if finish not in ("stop", "tool_calls", None) else None
     return {

@@ -108,6 +108,7 @@ class Pinned:
         travel = time_machine.travel(started_ns / 1e9, tick=False)
         self._traveller = travel.start()
         self._undo.append(travel.stop)
+        module: Any = time
         sleep = time.sleep
 
         def slept(seconds: float) -> None:
@@ -115,7 +116,7 @@ class Pinned:
             sleep(seconds)
             self.reach(until)
 
-        time.sleep = slept
+        module.sleep = slept
         self._undo.append(partial(setattr, time, "sleep", sleep))
 
     def _pin_random(self, started_ns: int) -> None:
