@@ -299,6 +299,8 @@ def _sampling_differences(recorded: Decode, now: Mapping[str, Any]) -> list[Fiel
     then = {k: v for k, v in recorded.sampling.items() if k in now or k not in _TRACERS_OWN}
     if recorded.seed_source == "tracer":
         then.pop("seed", None)
+    if recorded.base_url is None:  # another tracer's account: what it does not say is unknown
+        now = {k: v for k, v in now.items() if k in then}
     return differences(then, now)
 
 

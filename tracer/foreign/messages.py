@@ -85,7 +85,7 @@ def _from_parts(message: JsonObject) -> list[JsonObject]:
                 contents.append(part)
     if answers and not contents and not calls:
         return answers
-    out: JsonObject = {"role": role, "content": _content(contents)}
+    out: JsonObject = {"role": role, "content": _content(contents), **_name(message)}
     if reasoning:
         out["reasoning"] = "".join(reasoning)
     if calls:
@@ -122,6 +122,7 @@ def from_openinference(messages: list[Any]) -> list[JsonObject]:
         if content is None and isinstance(message.get("contents"), list):
             content = _content([_openinference_part(part) for part in message["contents"]])
         one: JsonObject = {"role": _role(message.get("role")), "content": None if content == REDACTED else content}
+        one |= _name(message)
         calls = [_openinference_call(call) for call in _listed(message.get("tool_calls"))]
         if message.get("function_call_name"):
             calls.append(
@@ -156,7 +157,7 @@ def from_numbered(messages: list[Any]) -> list[JsonObject]:
     for message in messages:
         if not isinstance(message, dict):
             continue
-        one: JsonObject = {"role": _role(message.get("role")), "content": message.get("content")}
+        one: JsonObject = {"role": _role(message.get("role")), "content": message.get("content"), **_name(message)}
         calls = [
             tool_call(call.get("id"), call.get("name"), call.get("arguments"))
             for call in _listed(message.get("tool_calls"))
@@ -221,6 +222,12 @@ def first_count(*values: Any) -> int | None:
 def _role(role: Any) -> str:
     known = text(role) or "user"
     return _ROLES.get(known, known)
+
+
+def _name(message: JsonObject) -> JsonObject:
+    """Who said it, where several may have; the API's tool messages have no name, LangChain's have the tool's."""
+    name = text(message.get("name"))
+    return {"name": name} if name is not None and _role(message.get("role")) != "tool" else {}
 
 
 def _as_text(value: Any) -> Any:

@@ -19,7 +19,7 @@ from tests.conftest import OpenAIServer
 from tests.tracer.collector.support import CollectorProcess
 
 PROGRAM = Path(__file__).with_name("traced_agent.py")
-GRAPHS = ("sync", "async", "shapes")
+GRAPHS = ("sync", "async", "team", "shapes")
 FOREIGN = ("openinference", "openllmetry", "otel-genai")
 WITH_NODES = ("openinference", "openllmetry")
 NOBODY = "http://127.0.0.1:9/v1"
@@ -33,7 +33,7 @@ class Server(OpenAIServer):
 
 
 def answer(body: dict[str, Any]) -> Any:
-    if body.get("tools"):
+    if body.get("tools") and body["messages"][-1]["role"] != "tool":
         function = {"name": "population", "arguments": '{"city": "Paris"}'}
         return {"content": "let me see", "tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
     return f"answer to {body['messages'][-1]['content']}"
@@ -94,7 +94,9 @@ FIELDS = (
 def lost(ours: Decode, theirs: Decode) -> set[str]:
     """Names of what a foreign tracer does not know of a decode (what it knows is the same)."""
     out = {name for name in FIELDS if getattr(ours, name) != getattr(theirs, name)}
-    assert all(getattr(theirs, name) in (None, False, {}) for name in out - {"sampling", "fidelity"}), out
+    if "messages" in out and theirs.messages == [{k: v for k, v in m.items() if k != "name"} for m in ours.messages]:
+        out = out - {"messages"} | {"names in messages"}
+    assert all(getattr(theirs, name, None) in (None, False, {}) for name in out - {"sampling", "fidelity"}), out
     return out | ({"ttft"} if ours.first_chunk_ns is not None and theirs.first_chunk_ns is None else set())
 
 
@@ -115,7 +117,7 @@ def test_the_tree_has_the_nodes_names_errors_and_step_keys_of_a_run_we_record(
         ours.run.input,
     )
     inner = [s for s in theirs.spans if "/chain:" in s.step_key]
-    assert len(inner) == {"sync": 1, "async": 1, "shapes": 2}[graph]
+    assert len(inner) == {"sync": 1, "async": 1, "team": 0, "shapes": 2}[graph]
     assert all(s.kind is SpanKind.NODE for s in inner)
 
 
@@ -141,7 +143,8 @@ def test_barriers_retries_and_calls_are_those_of_a_run_we_record(
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_the_genai_instrumentation_has_calls_and_tools_and_no_nodes(stores: dict[str, Path], graph: str) -> None:
     ours, theirs = load(stores["redecode"], graph), load(stores["otel-genai"], graph)
-    assert {s.kind for s in theirs.spans} == {SpanKind.RUN, SpanKind.DECODE, SpanKind.TOOL}
+    agents = {SpanKind.GRAPH} if graph == "team" else set()
+    assert {s.kind for s in theirs.spans} == {SpanKind.RUN, SpanKind.DECODE, SpanKind.TOOL} | agents
     assert {s.step_key.split("/")[-1].split("#")[0] for s in theirs.spans if s.kind is SpanKind.DECODE} == {"chat"}
     assert len(theirs.decodes) == len(ours.decodes) and len(theirs.tools) == len(ours.tools)
     assert (theirs.run.agent, theirs.run.error) == (ours.run.agent, ours.run.error)
@@ -169,6 +172,7 @@ def test_what_is_lost_of_each_decode(stores: dict[str, Path], name: str) -> None
             expected = always | (streamed if decode.stream else set())
             if name == "openllmetry":
                 expected |= {"fingerprint"}
+                expected |= {"names in messages"} if any("name" in m for m in decode.messages) else set()
             assert lost(decode, there[decode.step_key]) == expected, decode.step_key
 
 
@@ -237,7 +241,26 @@ def test_show_draws_the_run(stores: dict[str, Path], name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_NODES)
 def test_a_run_traced_by_others_plays_back_without_an_engine(stores: dict[str, Path], name: str) -> None:
-    playing = program("playback", str(stores[name]), NOBODY)
+    graphs = GRAPHS if name == "openinference" else ("sync", "async", "shapes")
+    playing = program("playback", str(stores[name]), NOBODY, *graphs)
     said, errors = playing.communicate(timeout=120)
     assert playing.returncode == 0, errors
     assert said == "answer to 5 people live in Paris\n"
+
+
+def test_a_run_of_which_something_was_lost_is_not_played_back_as_if_it_were_whole(stores: dict[str, Path]) -> None:
+    playing = program("playback", str(stores["openllmetry"]), NOBODY, "team")
+    _, errors = playing.communicate(timeout=120)
+    assert playing.returncode != 0
+    assert "messages[1].name: recorded “nothing”, asked “researcher”" in errors
+
+
+def test_sub_agents_are_graphs_under_every_instrumentation(stores: dict[str, Path]) -> None:
+    names = {}
+    for name, store in stores.items():
+        run = load(store, "team")
+        graphs = [span.name for span in run.spans if span.kind is SpanKind.GRAPH]
+        below = [tool.step_key.split("/graph:")[1].split("/")[0] for tool in run.tools]
+        names[name] = graphs, sorted(below)
+    wanted = ["invoke_workflow researcher", "invoke_workflow expert"], ["expert", "researcher"]
+    assert names == dict.fromkeys(stores, wanted)

@@ -1,10 +1,10 @@
 """LangGraph agents under one instrumentation, its spans sent by OTLP/HTTP: run as a program of its own.
 
-Usage: traced_agent.py INSTRUMENTATION WHERE MODEL_URL
+Usage: traced_agent.py INSTRUMENTATION WHERE MODEL_URL [THREAD_ID...]
 
 WHERE is a collector's URL. Four runs, told apart by thread_id: `sync` and `async` of one graph (in sequence, eight
-branches, a tool, a streamed call), `team` (sub-agents), and `shapes`, which fails. With `redecode` our own recorder records them into the
-store WHERE; with `playback` they are answered from the runs in the store WHERE.
+branches, a tool, a streamed call), `team` (sub-agents), and `shapes`, which fails; or those that are named. With
+`redecode` our own recorder records them into the store WHERE; with `playback` they are answered from the runs there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from langgraph.graph import END, START, StateGraph, add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.types import RetryPolicy, Send
 
-INSTRUMENTATION, WHERE, MODEL = sys.argv[1:]
+INSTRUMENTATION, WHERE, MODEL, *GRAPHS = sys.argv[1:]
+GRAPHS = GRAPHS or ["sync", "async", "team", "shapes"]
 CONTENT = {
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_only",
     "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental",
@@ -181,7 +182,8 @@ def instrument() -> Callable[[], None]:
         from redecode.tracer import Store
 
         recorded = Store(Path(WHERE))
-        playing = playback(*[recorded.load(r.run_id) for r in recorded.runs()], into=Path(f"{WHERE}-played"), pace=0)
+        runs = [recorded.load(run.run_id) for run in recorded.runs() if run.conversation_id in GRAPHS]
+        playing = playback(*runs, into=Path(f"{WHERE}-played"), pace=0)
         player = playing.__enter__()
         return lambda: check_played(player, playing)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -204,21 +206,31 @@ def instrument() -> Callable[[], None]:
 
 def check_played(player: Any, playing: Any) -> None:
     playing.__exit__(None, None, None)
-    assert player.played == 4 and player.unasked() == [], (player.played, player.unasked())
+    assert player.played == len(GRAPHS) and player.unasked() == [], (player.played, player.unasked())
+
+
+def run(name: str) -> None:
+    config: Any = {"configurable": {"thread_id": name}}
+    asked = HumanMessage("Who lives in Paris?", id="q1")
+    match name:
+        case "sync":
+            answers = guide(use_async=False).invoke({"messages": [asked], "out": []}, config)
+            print(answers["messages"][-1].content)  # noqa: T201
+        case "async":
+            asyncio.run(guide(use_async=True).ainvoke({"messages": [asked], "out": []}, config))
+        case "team":
+            team().invoke({"messages": [asked]}, config)
+        case "shapes":
+            try:
+                shapes().invoke({"out": []}, config)
+            except RuntimeError as error:
+                assert str(error) == "node broke"
 
 
 def main() -> None:
     end = instrument()
-    given = {"messages": [HumanMessage("Who lives in Paris?", id="q1")], "out": []}
-    answers = guide(use_async=False).invoke(given, {"configurable": {"thread_id": "sync"}})
-    print(answers["messages"][-1].content)  # noqa: T201
-    asyncio.run(guide(use_async=True).ainvoke(given, {"configurable": {"thread_id": "async"}}))
-    asked = {"messages": [HumanMessage("Who lives in Paris?", id="q2")]}
-    team().invoke(asked, {"configurable": {"thread_id": "team"}})
-    try:
-        shapes().invoke({"out": []}, {"configurable": {"thread_id": "shapes"}})
-    except RuntimeError as error:
-        assert str(error) == "node broke"
+    for name in GRAPHS:
+        run(name)
     end()
 
 
