@@ -28,9 +28,12 @@ from redecode.cli.common import (
     store_to_read,
 )
 from redecode.cli.record import end_like, run_program
-from redecode.replay import Playback, ReplayMode, ReplayReport, replay_on_engine
+from redecode.replay import Changed, Playback, ReplayMode, ReplayReport, replay_on_engine
 from redecode.replay.engine import status
-from redecode.tracer import Dataset, RecordedRun, Store, environment
+from redecode.tracer import CHANGED, ERROR_CLASS, Dataset, RecordedRun, Store, environment
+
+DIVERGENCE = "redecode.replay.errors:ReplayDivergence"
+_TOLD = 5  # of a kind
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +69,17 @@ def replay(
     speed: Annotated[
         float, typer.Option(help="Runs arrive so many times faster (playback: answers; 0 is at once).", min=0)
     ] = 1.0,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Playback: hold this as it was in the recorded run: clock, random, uuid or all; repeatable.",
+            metavar="WHAT",
+        ),
+    ] = None,
+    changed: Annotated[
+        Changed,
+        typer.Option(help="Playback: what a call gets that asks something else than was recorded at its step."),
+    ] = Changed.REFUSE,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engine's prefix cache as it is.")] = False,
     into: Annotated[
         str | None,
@@ -81,7 +95,7 @@ def replay(
 
     The replay is recorded as a run too. Exit 1 when any decode came out with other tokens.
     With --mode playback it runs CMD instead, whose FM calls and tools are answered from the recording;
-    the exit code is then CMD's.
+    the exit code is then CMD's, or 1 if CMD went on after asking for something that was not recorded.
     """
     command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     ids = (run or [])[: len(run or []) - len(command)]
@@ -94,7 +108,10 @@ def replay(
         path = store_path(store if into is None else into)
         chosen = _choose(source, ids, last, agent)
         if mode is Mode.PLAYBACK:
-            _play(path, shown(source), chosen, command, 1 / speed if speed else 0.0)
+            pace = 1 / speed if speed else 0.0
+            Playback(chosen, pin=pin or ()).close()  # what cannot be played back is refused before CMD runs without it
+            settings = {"store": str(path), "source": shown(source), "runs": [r.run.run_id for r in chosen]}
+            _play(path, {**settings, "pace": pace, "pin": pin or [], "changed": changed.value}, command)
         url = engine or _engine_of(path)
         with progress(f"replaying {len(chosen)} run{'s' * (len(chosen) != 1)} by {mode}") as report:
             reports = asyncio.run(
@@ -117,21 +134,31 @@ def replay(
     raise typer.Exit(0 if all(r.tokens_equal for r in reports) else 1)
 
 
-def _play(path: Path, source: str, runs: list[RecordedRun], command: list[str], pace: float) -> NoReturn:
+def _play(path: Path, settings: dict[str, Any], command: list[str]) -> NoReturn:
     """Run a program with its FM calls and tools answered from recorded runs, and end as it ends."""
-    Playback(runs)  # what cannot be played back is refused here: the program must not run without it
-    settings = {"store": str(path), "source": source, "runs": [r.run.run_id for r in runs], "pace": pace}
     env = environment(os.environ, settings, start="redecode.replay.player:start_from_settings")
     opened = Store(path)
     before = {r.run_id for r in opened.runs()}
     code = run_program(command, env)
-    new = [r for r in opened.runs() if r.run_id not in before]
-    whole = sum(r.status == "ok" and r.source_run_id is not None for r in new)
-    say(f"redecode: played back {whole} of {len(runs)} recorded runs; no engine and no tool was called")
+    new = [opened.load(r.run_id) for r in opened.runs() if r.run_id not in before]
+    diverged = [s for r in new for s in r.spans if s.attributes.get(ERROR_CLASS) == DIVERGENCE]
+    # An error goes up through every step around it: the one that is told is where it began.
+    above = {s.parent_span_id for s in diverged}
+    began = [s for s in diverged if s.span_id not in above]
+    changed = [(s.step_key, how) for r in new for s in r.spans for how in s.attributes.get(CHANGED, ())]
+    whole = sum(r.run.status == "ok" and r.run.source_run_id is not None for r in new)
+    runs = len(settings["runs"])
+    say(f"redecode: played back {whole} of {runs} recorded run{'s' * (runs != 1)}; no engine and no tool was called")
+    for key, how in changed[:_TOLD]:
+        say(f"redecode: answered as recorded although {key} asks something else: {how}")
+    for span in began[:_TOLD]:
+        say(f"redecode: {(span.error or '').removeprefix('ReplayDivergence: ')}")
+    if more := max(0, len(changed) - _TOLD) + max(0, len(began) - _TOLD):
+        say(f"redecode: and {more} more; `redecode runs --mode playback` lists the runs, `redecode show` tells all")
     for r in new:
-        if r.error is not None:
-            say(f"redecode: run {r.run_id[:12]} of {r.agent}: {r.error}")
-    end_like(code)
+        if r.run.error is not None and not any(s.run_id == r.run.run_id for s in began):
+            say(f"redecode: run {r.run.run_id[:12]} of {r.run.agent}: {r.run.error}")
+    end_like(1 if began and code == 0 else code)
 
 
 def _choose(store: Store | Dataset, ids: list[str], last: int | None, agent: str | None) -> list[RecordedRun]:

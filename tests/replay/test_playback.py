@@ -162,4 +162,4 @@ def test_a_program_is_played_back_from_the_command_line(tmp_path: Path, serve: S
     server.close()
     again = redecode("replay", run_id[:12], "--store", store, "--mode", "playback", "--speed", "0")
     assert (again.returncode, again.stdout) == (first.returncode, first.stdout)
-    assert "played back 1 of 1 recorded runs" in again.stderr
+    assert "played back 1 of 1 recorded run;" in again.stderr
