@@ -10,8 +10,6 @@ from redecode.tracer.callbacks import Callbacks, guarded
 from redecode.tracer.records import JsonObject, SpanKind
 from redecode.tracer.task_names import attempt
 
-_INJECTED = frozenset({"runtime", "state", "store", "config"})
-
 
 class ToolCallbacks(Callbacks):
     """Tool calls, with the place each has in the message that asked for it."""
@@ -32,8 +30,7 @@ class ToolCallbacks(Callbacks):
         """A tool is called."""
         name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
         call_id = kwargs.get("tool_call_id")
-        # What LangGraph injects is no argument: the whole state, the runtime.
-        arguments = input_str if inputs is None else {k: v for k, v in inputs.items() if k not in _INJECTED}
+        arguments = input_str if inputs is None else inputs  # without what is injected: LangChain has taken that out
         attributes = {
             c.OPERATION: "execute_tool",
             c.TOOL_NAME: name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -72,3 +73,21 @@ def test_hits_alone_make_a_superstep(record: Record) -> None:
     hits = [f"run/w@1[push:{n}]" for n in range(3)]
     assert hit.of(SpanKind.CACHE) == hits
     assert hit.into("run/end@2[pull:end]") == {(h, k) for h in hits for k in ("data", "barrier")}
+
+
+def test_equals_that_run_beside_each_other_are_a_step_each(record: Record) -> None:
+    both = threading.Barrier(2)
+
+    def work(n: int) -> dict[str, list[str]]:
+        both.wait(10)  # neither has an answer for the other yet
+        return {"out": [str(n)]}
+
+    graph = StateGraph(State)
+    graph.add_node("w", work, cache_policy=CachePolicy())
+    graph.add_conditional_edges(START, lambda state: [Send("w", 1), Send("w", 1)], ["w"])
+    compiled = graph.compile(cache=InMemoryCache())
+    (found,) = record(lambda: compiled.invoke({"out": []}))
+    assert found.recorded.run.output == {"out": ["1", "1"]}
+    assert {k: found.span(k).kind for k in found.keys if "/w@" in k} == {
+        f"run/w@1[push:{n}]": SpanKind.NODE for n in range(2)
+    }

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("langgraph")
 
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
@@ -127,6 +128,21 @@ def test_each_attempt_is_a_span(record: Record) -> None:
     assert one.into(f"{base}#1") == {(base, "retry")}
     assert one.into(f"{base}#2") == {(f"{base}#1", "retry")}
     assert one.into(WORK) == {("run", "call"), (f"{base}#2", "return")}
+
+
+def test_a_chain_with_the_name_of_its_task_is_no_task(record: Record) -> None:
+    chain: Any = RunnableLambda(lambda n: look.invoke({"name": str(n)}), name="leaf")
+
+    @task
+    def leaf(n: int) -> Any:
+        return chain.invoke(n)
+
+    @entrypoint()
+    def work(n: int) -> Any:
+        return leaf(n).result()
+
+    (found,) = record(lambda: work.invoke(1))
+    assert found.keys == ["run", WORK, called("leaf", 0), f"{called('leaf', 0)}/tool:look"]
 
 
 def test_a_task_that_raises_raises_where_it_is_asked(record: Record) -> None:

@@ -129,6 +129,7 @@ def test_a_command_to_the_graph_above(record: Record) -> None:
     sub = "run/sub@2[pull:sub]"
     for key in (sub, f"{sub}/graph:LangGraph", f"{sub}/graph:LangGraph/i@1[pull:i]"):
         assert (one.span(key).status, one.span(key).attributes["redecode.left_by"]) == ("ok", "ParentCommand")
+        assert "redecode.interrupted" not in one.span(key).attributes
     assert one.into("run/after@3[pull:after]") == {(sub, "data"), (sub, "barrier")}
     assert one.recorded.run.output == {"out": ["before", "i", "after"]}
 

@@ -189,6 +189,32 @@ def test_a_node_that_declares_its_input_reads_no_more_than_that(record: Record) 
     assert {src for src, dst in one.reads if dst == wide} == {middle}
 
 
+def test_what_was_overwritten_is_read_from_nobody(record: Record) -> None:
+    graph = StateGraph(Two)
+    graph.add_node("x", lambda state: {"x": 1})
+    graph.add_node("blind", lambda what: {"x": 2})  # gets no state, so it has not read what it overwrites
+    graph.add_node("y", lambda state: {"y": [1]})
+    graph.add_node("end", lambda state: {})
+    graph.add_edge(START, "x")
+    graph.add_conditional_edges("x", lambda state: [Send("blind", None)], ["blind"])
+    graph.add_edge("blind", "y")
+    graph.add_edge("y", "end")
+    one, two = record(both_ways(graph.compile(), {"x": 0, "y": []}))
+    same(one, two)
+    assert {src for src, dst in one.reads if dst == "run/end@4[pull:end]"} == {"run/blind@2[push:0]"}
+
+
+def test_a_run_ends_when_all_of_its_last_superstep_have(record: Record) -> None:
+    graph = StateGraph(State)
+    graph.add_node("a", says("a"))
+    graph.add_node("b", says("b"))
+    graph.add_edge(START, "a")
+    graph.add_edge(START, "b")
+    one, two = record(both_ways(graph.compile(), {"out": []}))
+    same(one, two)
+    assert one.into("run") == {("run/a@1[pull:a]", "join"), ("run/b@1[pull:b]", "join")}
+
+
 def test_a_sum_is_read_from_all_who_added_to_it(record: Record) -> None:
     graph = StateGraph(State)
     graph.add_node("a", says("a"))

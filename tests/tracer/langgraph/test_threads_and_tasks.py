@@ -259,6 +259,32 @@ def test_a_tool_started_on_a_part_of_an_answer(record: Record) -> None:
         assert found.into(after) == {(chat, "return"), (early, joined)}
 
 
+def test_work_that_outlives_its_run_is_a_run_of_its_own(record: Record, serve: Serve) -> None:
+    import openai
+
+    raw = openai.OpenAI(base_url=serve().base_url, api_key="none")
+    ended, threads = threading.Event(), []
+
+    def late() -> None:
+        ended.wait(10)
+        raw.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}])
+
+    def node(state: State) -> dict[str, list[str]]:
+        threads.append(threading.Thread(target=late))
+        threads[0].start()
+        return {"out": []}
+
+    def program() -> None:
+        one_node(node).invoke({"out": []})
+        ended.set()
+        threads[0].join()
+
+    graph, call = record(program)
+    raw.close()
+    assert graph.keys == ["run", NODE]
+    assert call.keys == ["run", "run/chat"]
+
+
 @pytest.mark.parametrize("client", ["langchain", "openai"])
 def test_a_tool_started_while_an_engine_still_streams(record: Record, serve: Serve, client: str) -> None:
     import openai

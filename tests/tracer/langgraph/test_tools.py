@@ -175,6 +175,17 @@ def test_a_store_and_a_runtime_are_no_arguments_either(record: Record) -> None:
     ]
 
 
+def test_an_argument_that_is_only_called_like_what_is_injected(record: Record) -> None:
+    @tool
+    def capital(state: str, config: str = "long") -> str:
+        """Name the capital of a state."""
+        return f"{config} {state}"
+
+    (found,) = record(lambda: agent(asks(("capital", {"state": "Texas"})), [capital]).invoke(ASKED))
+    (call,) = found.recorded.tools
+    assert (call.arguments, call.result) == ({"state": "Texas"}, "long Texas")
+
+
 def test_a_tool_that_returns_a_command(record: Record) -> None:
     one, two = record(both_ways(agent(asks(("leave", {"a": 1})), [leave]), ASKED))
     same(one, two)
