@@ -7,12 +7,13 @@ several stores have published, the copy of the highest fidelity counts, then the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 
@@ -27,6 +28,9 @@ from redecode.tracer.store.places import place as place_at
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import MIGRATIONS
 from redecode.tracer.store.store import Store, reader
+
+T = TypeVar("T")
+_PAUSES_S = (0.0, 0.05, 0.2)
 
 
 class ReadableStore(Protocol):
@@ -104,34 +108,38 @@ class Dataset:
 
     def find(self, prefix: str) -> str:
         """As `Store.find`."""
-        with self._asking() as read:
-            return self._find(read, prefix)
+        return self._ask(lambda read: self._find(read, prefix))
 
     def runs(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
         """As `Store.runs`."""
-        with self._asking() as read:
-            self._list_runs(read)
-            picked, parameters = "SELECT * FROM catalogue ORDER BY started_ns DESC", list[Any]()
-            if run_ids is not None:
-                picked, parameters = f"SELECT * FROM ({picked}) WHERE run_id IN (SELECT unnest(?))", [run_ids]
-            if limit is not None:
-                picked, parameters = f"{picked} LIMIT ?", [*parameters, limit]
-            files = [row["file"] for row in read(f"SELECT DISTINCT file FROM ({picked})", parameters)]
-            if not files:
-                return []
-            rows = (
-                f"SELECT *, agent_name AS agent, [fidelity] AS fidelities FROM {_parquet(files)} "
-                f"SEMI JOIN ({picked}) USING (run_id, part)"
-            )
-            return [queries.run_of(row) for row in read(f"{rows} ORDER BY started_ns DESC", parameters)]
+        return self._ask(lambda read: self._runs(read, limit, run_ids))
+
+    def _runs(self, read: queries.Read, limit: int | None, run_ids: list[str] | None) -> list[Run]:
+        self._list_runs(read)
+        picked, parameters = "SELECT * FROM catalogue ORDER BY started_ns DESC", list[Any]()
+        if run_ids is not None:
+            picked, parameters = f"SELECT * FROM ({picked}) WHERE run_id IN (SELECT unnest(?))", [run_ids]
+        if limit is not None:
+            picked, parameters = f"{picked} LIMIT ?", [*parameters, limit]
+        files = [row["file"] for row in read(f"SELECT DISTINCT file FROM ({picked})", parameters)]
+        if not files:
+            return []
+        rows = (
+            f"SELECT *, agent_name AS agent, [fidelity] AS fidelities FROM {_parquet(files)} "
+            f"SEMI JOIN ({picked}) USING (run_id, part)"
+        )
+        return [queries.run_of(row) for row in read(f"{rows} ORDER BY started_ns DESC", parameters)]
 
     def health(self) -> DatasetHealth:
         """Sizes, and who has published."""
-        with self._asking() as read:
+
+        def ask(read: queries.Read) -> DatasetHealth:
             self._list_runs(read)
             sums = ", ".join(f"coalesce(sum({name}), 0)::BIGINT AS {name}" for name in ("spans", "decodes", "lost"))
             (totals,) = read(f"SELECT count(*) AS runs, {sums} FROM catalogue", [])
             return DatasetHealth(**totals, bytes=self._place.size(""), stores=publishers(self._place))
+
+        return self._ask(ask)
 
     def _list_runs(self, read: queries.Read) -> None:
         """Fill `catalogue`: every run, the best of its copies, and the file of `runs` it is in."""
@@ -154,16 +162,18 @@ class Dataset:
 
     def load(self, prefix: str) -> RecordedRun:
         """As `Store.load`."""
-        with self._asking() as read:
-            run_id, part = prefix, self._part(read, prefix)
-            if part is None:
-                run_id = self._find(read, prefix)
-                part = self._part(read, run_id)
-            assert part is not None
-            for table in layout.TABLES:
-                self._show(read, table, part, run_id)
-            self._last_part = part
-            return queries.load(read, run_id)
+        return self._ask(lambda read: self._load(read, prefix))
+
+    def _load(self, read: queries.Read, prefix: str) -> RecordedRun:
+        run_id, part = prefix, self._part(read, prefix)
+        if part is None or not self._place.has(f"runs/{part}"):
+            run_id = self._find(read, prefix)
+            part = self._part(read, run_id)
+        assert part is not None
+        for table in layout.TABLES:
+            self._show(read, table, part, run_id)
+        self._last_part = part
+        return queries.load(read, run_id)
 
     @staticmethod
     def _part(read: queries.Read, run_id: str) -> str | None:
@@ -185,16 +195,35 @@ class Dataset:
 
     def engine(self, engine_id: str | None) -> JsonObject | None:
         """As `Store.engine`."""
-        with self._asking() as read:
+
+        def ask(read: queries.Read) -> JsonObject | None:
             near = f"engines/{self._last_part}"
             found = self._engine(read, [near], engine_id) if self._last_part and self._place.has(near) else None
             return found or self._engine(read, self._place.names("engines"), engine_id)
+
+        return self._ask(ask)
 
     def _engine(self, read: queries.Read, names: list[str], engine_id: str | None) -> JsonObject | None:
         files = [self._place.uri(name) for name in names if name.endswith(".parquet")]
         query = f"SELECT info FROM {_parquet(files)} WHERE engine_id = ? LIMIT 1"
         rows = read(query, [engine_id]) if files else []
         return c.from_json(rows[0]["info"]) if rows else None
+
+    def _ask(self, question: Callable[[queries.Read], T]) -> T:
+        """The answer to a question; it is asked again if a publisher has replaced a file while it was read.
+
+        DuckDB opens a file twice, for its columns and for its rows: what it then finds are not the pages it expects.
+        """
+        for pause_s in _PAUSES_S:
+            try:
+                with self._asking() as read:
+                    return question(read)
+            except StoreError as error:
+                if not isinstance(error.__cause__, duckdb.Error | FileNotFoundError):
+                    raise
+            time.sleep(pause_s)
+        with self._asking() as read:
+            return question(read)
 
     @contextmanager
     def _asking(self) -> Iterator[queries.Read]:

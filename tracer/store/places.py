@@ -109,9 +109,7 @@ class LocalPlace:
 
     def put(self, source: Path, name: str) -> None:
         """Move a staged file in, in place of what has that name."""
-        target = self.path / name
-        for folder in reversed(target.relative_to(self.path).parents):
-            make_private(self.path / folder)
+        target = self._ready(name)
         source.chmod(0o600)
         _sync(source)
         source.replace(target)
@@ -119,10 +117,17 @@ class LocalPlace:
 
     def write(self, name: str, data: bytes) -> None:
         """Put a small file."""
-        coming = self.path / f".{Path(name).name}.{os.getpid()}"
+        coming = self._ready(_coming(name))
         with private_files():
             coming.write_bytes(data)
         self.put(coming, name)
+
+    def _ready(self, name: str) -> Path:
+        """The path of a file to be, its folders made."""
+        path = self.path / name
+        for folder in reversed(path.relative_to(self.path).parents):
+            make_private(self.path / folder)
+        return path
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -246,9 +251,8 @@ class RemotePlace:
         if self._objects:
             upload(path)
             return
-        folder, _, last = path.rpartition("/")
-        self._files.makedirs(folder, exist_ok=True)
-        coming = f"{folder}/.{last}.{os.getpid()}"
+        coming = self._path(_coming(name))
+        self._files.makedirs(coming.rpartition("/")[0], exist_ok=True)
         upload(coming)
         try:
             self._files.mv(coming, path)
@@ -286,6 +290,14 @@ class RemotePlace:
             raise
         except Exception as error:
             raise StoreUnwritable(f"cannot use {self.url}: {type(error).__name__}: {error}") from error
+
+
+def _coming(name: str) -> str:
+    """Where a file is until it is whole. Of a killed process it is there until the next one overwrites it: only one
+    at a time writes a store's files, but several may make the dataset.
+    """
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}.{last}.{os.getpid() if name == MARKER else 'coming'}"
 
 
 def _sync(path: Path) -> None:
