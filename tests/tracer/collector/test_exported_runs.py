@@ -144,3 +144,18 @@ def test_a_run_arrives_in_pieces_and_grows_into_itself(
         assert len(there.spans) >= count
         assert there.run.status == ("open" if count < len(spans) else "error")
     assert loaded(collector.store, run.run.run_id) == run
+
+
+def test_a_run_forwarded_while_it_is_recorded_is_the_same_run_there(
+    store: Path, collect: Collect, tmp_path: Path, serve: Callable[..., OpenAIServer]
+) -> None:
+    collector = collect(into=tmp_path / "there")
+    tracer.instrument(store, forward=collector.where["http"])
+    try:
+        work(serve(lambda body: "yes", vllm=True).base_url)
+    finally:
+        tracer.uninstrument()
+    runs = Store(store).runs()
+    assert [run.agent for run in runs] == ["ends", "fails"]
+    for run in runs:
+        assert loaded(collector.store, run.run_id) == loaded(store, run.run_id)

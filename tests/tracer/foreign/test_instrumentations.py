@@ -191,6 +191,16 @@ def test_what_the_genai_instrumentation_loses_of_each_decode(stores: dict[str, P
         assert not waiting
 
 
+@pytest.mark.parametrize("name", FOREIGN)
+def test_calls_in_a_plain_thread_pool_are_runs_of_their_own(stores: dict[str, Path], name: str) -> None:
+    assert len(load(stores["redecode"], "threads").decodes) == 2
+    assert load(stores[name], "threads").decodes == []
+    opened = Store(stores[name])
+    alone = [opened.load(run.run_id) for run in opened.runs() if run.conversation_id is None]
+    assert sorted(d.messages[-1]["content"] for run in alone for d in run.decodes) == ["one", "two"]
+    assert all(len(run.spans) == 2 for run in alone)
+
+
 def test_times_are_of_the_client_and_token_times_of_nobody(stores: dict[str, Path]) -> None:
     for name in FOREIGN:
         for decode in load(stores[name], "sync").decodes:
@@ -241,7 +251,7 @@ def test_show_draws_the_run(stores: dict[str, Path], name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_NODES)
 def test_a_run_traced_by_others_plays_back_without_an_engine(stores: dict[str, Path], name: str) -> None:
-    graphs = GRAPHS if name == "openinference" else ("sync", "async", "shapes")
+    graphs = GRAPHS if name == "openinference" else ("sync", "async", "shapes")  # see below
     playing = program("playback", str(stores[name]), NOBODY, *graphs)
     said, errors = playing.communicate(timeout=120)
     assert playing.returncode == 0, errors

@@ -2,9 +2,10 @@
 
 Usage: traced_agent.py INSTRUMENTATION WHERE MODEL_URL [THREAD_ID...]
 
-WHERE is a collector's URL. Four runs, told apart by thread_id: `sync` and `async` of one graph (in sequence, eight
-branches, a tool, a streamed call), `team` (sub-agents), and `shapes`, which fails; or those that are named. With
-`redecode` our own recorder records them into the store WHERE; with `playback` they are answered from the runs there.
+WHERE is a collector's URL. Five runs, told apart by thread_id: `sync` and `async` of one graph (in sequence, eight
+branches, a tool, a streamed call), `team` (sub-agents), `threads`, and `shapes`, which fails; or those that are
+named. With `redecode` our own recorder records them into the store WHERE; with `playback` they are answered from the
+runs there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -30,7 +32,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import RetryPolicy, Send
 
 INSTRUMENTATION, WHERE, MODEL, *GRAPHS = sys.argv[1:]
-GRAPHS = GRAPHS or ["sync", "async", "team", "shapes"]
+GRAPHS = GRAPHS or ["sync", "async", "team", "threads", "shapes"]
 CONTENT = {
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_only",
     "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental",
@@ -170,6 +172,19 @@ def team() -> Any:
     return graph.compile(name="team")
 
 
+def threads() -> Any:
+    """A node with a thread pool of its own, into which LangChain's context does not reach."""
+
+    def spread(state: Any) -> Any:
+        with ThreadPoolExecutor(2) as pool:
+            return {"out": [str(answer.content) for answer in pool.map(plain.invoke, ["one", "two"])]}
+
+    graph = StateGraph(Out)
+    graph.add_node("spread", spread)
+    graph.add_edge(START, "spread")
+    return graph.compile(name="threads")
+
+
 def instrument() -> Callable[[], None]:
     """Begin; returns what ends it, when all has been handed over."""
     if INSTRUMENTATION == "redecode":
@@ -220,6 +235,8 @@ def run(name: str) -> None:
             asyncio.run(guide(use_async=True).ainvoke({"messages": [asked], "out": []}, config))
         case "team":
             team().invoke({"messages": [asked]}, config)
+        case "threads":
+            threads().invoke({"out": []}, config)
         case "shapes":
             try:
                 shapes().invoke({"out": []}, config)
