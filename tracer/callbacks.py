@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -27,13 +27,16 @@ class Chat:
     """A model call between its callbacks.
 
     Attributes:
-        messages: as given, for when only the callbacks see the call.
+        messages, params: as given, for when only the callbacks see the call.
+        times: when each part of a stream came, UTC ns, likewise.
         claimed: whether the client's request was tied to it.
         finish: the client seam's way to record what a stream had given when the model call ends first.
     """
 
     span: LiveSpan
     messages: list[Any]
+    params: JsonObject = field(default_factory=dict)
+    times: list[int] = field(default_factory=list)
     claimed: bool = False
     finish: Callable[[], None] | None = None
 

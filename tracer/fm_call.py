@@ -17,6 +17,7 @@ from redecode.tracer.records import Choice, Decode, Fidelity, JsonObject, SpanKi
 from redecode.tracer.wire_stream import BodyTap, ChatTap, PassTap, Tap
 
 CUT_SHORT = "stream closed before its end"
+PART = "it was cut short: only the part received is recorded"
 
 
 @dataclass(slots=True)
@@ -298,8 +299,7 @@ class Call(InFlight):
         """The fidelity, and why it is no higher, or what it is the fidelity of."""
         fidelity, limit = self._fidelity_of_what_came(failed=failed)
         if self._cut and self.captured.choices:
-            part = "it was cut short: only the part received is recorded"
-            limit = part if limit is None else f"{part}; {limit}"
+            limit = PART if limit is None else f"{PART}; {limit}"
         return fidelity, limit
 
     def _fidelity_of_what_came(self, *, failed: bool) -> tuple[Fidelity, str | None]:

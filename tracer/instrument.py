@@ -134,9 +134,9 @@ class Recording:
         self._undo.append(tasks.install(sys.modules["uvloop"].Loop))
 
     # openai_client.Placing
-    def open_decode(self) -> LiveSpan | None:
+    def open_decode(self, body: JsonObject) -> LiveSpan | None:
         """The decode a chat model's callbacks have opened for the request about to be sent."""
-        return self._handler.open_decode() if self._handler is not None else None
+        return self._handler.open_decode(body) if self._handler is not None else None
 
     def parent(self) -> LiveSpan | None:
         """What the request is made from: LangChain's current run, else a run or step opened by hand."""

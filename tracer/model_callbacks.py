@@ -7,31 +7,48 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
+from langchain_core.messages import convert_to_openai_messages
+
 from redecode.tracer import conventions as c
+from redecode.tracer import wire
 from redecode.tracer.callbacks import Callbacks, Chat, guarded
+from redecode.tracer.decode_attributes import decode_attributes
+from redecode.tracer.fm_call import CUT_SHORT, PART
 from redecode.tracer.recorder import LiveSpan
-from redecode.tracer.records import Fidelity, JsonObject, SpanKind
+from redecode.tracer.records import Decode, Fidelity, JsonObject, SpanKind, TimeSource
 from redecode.tracer.task_names import attempt
 
-_open_chat: ContextVar[Chat | None] = ContextVar("redecode_chat", default=None)
+# The model calls opened last in this context: one, or all of a batch, whose requests are sent in their order.
+_open_chats: ContextVar[tuple[Chat, ...]] = ContextVar("redecode_chats", default=())
+ONLY_CALLBACKS = "known from LangChain's callbacks alone: its model does not call the OpenAI client"
+# Of what a model says it is invoked with; the rest are settings of its own class.
+_SAMPLING = frozenset(
+    {"temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "seed",
+     "stop", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "response_format", "tool_choice",
+     "parallel_tool_calls", "reasoning", "reasoning_effort"}
+)  # fmt: skip
+_TOLD_BESIDES = ("temperature", "max_tokens", "stop")  # LangChain knows them of most models
 
 
 class ModelCallbacks(Callbacks):
     """Model calls, and how the client seam finds the one whose request it is sending."""
 
-    def open_decode(self) -> LiveSpan | None:
+    def open_decode(self, body: JsonObject) -> LiveSpan | None:
         """The model call opened in this context whose request is about to be sent."""
-        chat = _open_chat.get()
-        if chat is None or chat.claimed or chat.span.ended:
+        waiting = [chat for chat in _open_chats.get() if not chat.claimed and not chat.span.ended]
+        if not waiting:
             return None
+        chat = waiting[0]
+        if len(waiting) > 1:  # of a batch that is awaited, the requests go out in any order
+            chat = next((one for one in waiting if _last_said(one.messages) == _last_said(_sent(body))), chat)
         chat.claimed = True
         return chat.span
 
     def claim(self, finish: Callable[[], None]) -> None:
         """The client seam's way to record what a stream had given when the model call ends first."""
-        chat = _open_chat.get()
-        if chat is not None:
-            chat.finish = finish
+        claimed = [chat for chat in _open_chats.get() if chat.claimed and not chat.span.ended]
+        if claimed:
+            claimed[-1].finish = finish
 
     @guarded("the start of an FM call")
     def on_chat_model_start(
@@ -46,9 +63,8 @@ class ModelCallbacks(Callbacks):
         **kwargs: Any,
     ) -> None:
         """A chat model is called."""
-        params = kwargs.get("invocation_params") or {}
-        model = params.get("model") or params.get("model_name") or (metadata or {}).get("ls_model_name")
-        self._begin(run_id, parent_run_id, "chat", str(model), list(messages[0]), tags)
+        given = {"serialized": serialized, "metadata": metadata, **kwargs}
+        self._begin(run_id, parent_run_id, "chat", list(messages[0]), tags, given)
 
     @guarded("the start of an FM call")
     def on_llm_start(
@@ -63,19 +79,21 @@ class ModelCallbacks(Callbacks):
         **kwargs: Any,
     ) -> None:
         """A text completion model is called."""
-        params = kwargs.get("invocation_params") or {}
-        model = params.get("model") or params.get("model_name") or (metadata or {}).get("ls_model_name")
-        self._begin(run_id, parent_run_id, "text_completion", str(model), list(prompts), tags)
+        given = {"serialized": serialized, "metadata": metadata, **kwargs}
+        self._begin(run_id, parent_run_id, "text_completion", list(prompts), tags, given)
 
     def _begin(
         self,
         run_id: UUID,
         parent_run_id: UUID | None,
         operation: str,
-        model: str,
         messages: list[Any],
         tags: list[str] | None,
+        given: JsonObject,
     ) -> None:
+        params, metadata = given.get("invocation_params") or {}, given.get("metadata") or {}
+        known = params.get("model") or params.get("model_name") or metadata.get("ls_model_name") or params.get("_type")
+        model = str(known or (given.get("serialized") or {}).get("name") or "unknown")
         attributes = {c.OPERATION: operation, c.REQUEST_MODEL: model}
         entry = self._leaf(
             run_id,
@@ -88,15 +106,21 @@ class ModelCallbacks(Callbacks):
             again=attempt(tags),
         )
         if entry is not None and entry.span is not None:
-            entry.chat = Chat(entry.span, messages)
-            _open_chat.set(entry.chat)
+            besides = {name: metadata.get(f"ls_{name}") for name in _TOLD_BESIDES}
+            entry.chat = Chat(entry.span, messages, {**besides, **params})
+            batch = _open_chats.get() if (given.get("batch_size") or 1) > 1 else ()
+            siblings = tuple(chat for chat in batch if chat.span.parent is entry.span.parent and not chat.span.ended)
+            _open_chats.set((*siblings, entry.chat))
 
     @guarded("a part of an answer")
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A part of the answer is about to reach the caller."""
         entry = self._entries.get(run_id)
-        if entry is not None and entry.span is not None and entry.span.call is not None:
-            entry.span.call.flowing = True
+        if entry is None or entry.span is None:
+            return
+        entry.span.flows()
+        if entry.chat is not None and not entry.chat.claimed and _brings_something(token, kwargs.get("chunk")):
+            entry.chat.times.append(self.recorder.clock.now_ns())
 
     @guarded("the end of an FM call")
     def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -109,30 +133,89 @@ class ModelCallbacks(Callbacks):
         entry = self._entries.get(run_id)
         if entry is not None and entry.chat is not None and entry.chat.finish is not None:
             entry.chat.finish()
-        self._end_leaf(run_id, self._told(run_id, kwargs.get("response")), error)
+        told = self._told(run_id, kwargs.get("response"), error)
+        self._end_leaf(run_id, told, CUT_SHORT if isinstance(error, GeneratorExit) else error)
 
-    def _told(self, run_id: UUID, response: Any) -> JsonObject:
+    def _told(self, run_id: UUID, response: Any, error: BaseException | None = None) -> JsonObject:
         """A decode known from callbacks alone: fidelity `text`. Nothing if the client seam saw the call."""
         entry = self._entries.get(run_id)
         if entry is None or entry.chat is None or entry.chat.claimed or entry.span is None:
             return {}
-        message = usage = text = None
-        if response is not None and response.generations and response.generations[0]:
-            generation = response.generations[0][0]
-            message, text = getattr(generation, "message", None), getattr(generation, "text", None)
-            usage = getattr(message, "usage_metadata", None)
-        usage = usage or {}
+        span, chat = entry.span, entry.chat
+        generations = [g for some in (response.generations if response is not None else ()) for g in some]
+        if error is not None:  # LangChain adds the body of an HTTP error as one more
+            generations = generations[: 1 if chat.times else 0]
+        first = generations[0] if generations else None
+        message = getattr(first, "message", None)
+        usage = getattr(message, "usage_metadata", None) or {}
         for place, call in enumerate(getattr(message, "tool_calls", None) or ()):
             if call.get("id"):
-                entry.span.root.tool_order[call["id"]] = place
-        answered = None if message is None and text is None else message if message is not None else {"content": text}
-        return {
-            c.FIDELITY: Fidelity.TEXT.value,
-            c.INPUT_MESSAGES: c.to_json(entry.chat.messages),
-            c.OUTPUT_MESSAGES: c.to_json([answered]) if answered is not None else None,
-            c.INPUT_TOKENS: usage.get("input_tokens"),
-            c.OUTPUT_TOKENS: usage.get("output_tokens"),
-            c.CACHED_TOKENS: (usage.get("input_token_details") or {}).get("cache_read"),
-            c.SENT_NS: entry.span.start_ns,
-            c.DONE_NS: self.recorder.clock.now_ns(),
-        }
+                span.root.tool_order[call["id"]] = place
+        output = [_answer(generation) for generation in generations]
+        sent = span.start_ns
+        decode = Decode(
+            run_id=span.run_id,
+            span_id=span.span_id,
+            step_key=span.step_key,
+            model=str(span.event.attributes.get(c.REQUEST_MODEL)),
+            fidelity=Fidelity.TEXT,
+            sent_ns=sent,
+            first_chunk_ns=chat.times[0] if chat.times else None,
+            done_ns=self.recorder.clock.now_ns(),
+            sampling=wire.sampling({k: v for k, v in chat.params.items() if k in _SAMPLING and v is not None}),
+            messages=_asked(chat.messages),
+            tool_definitions=wire.tools_of(chat.params),
+            output=output,
+            stream=bool(chat.times),
+            token_time_source=TimeSource.CLIENT if chat.times else None,
+            chunk_times_ns=tuple([t - sent for t in chat.times]) if chat.times else None,
+            chunk_tokens=(0,) * len(chat.times) if chat.times else None,  # nobody says how many they are
+            finish_reason=output[0].get("finish_reason") if output else None,
+            input_tokens=usage.get("input_tokens"),
+            output_tokens=usage.get("output_tokens"),
+            cached_tokens=(usage.get("input_token_details") or {}).get("cache_read"),
+        )
+        operation = str(span.event.attributes.get(c.OPERATION))
+        attributes = decode_attributes(decode, operation=operation)
+        attributes[c.USAGE] = c.to_json(usage) if usage else None
+        attributes[c.FIDELITY_LIMIT] = f"{PART}; {ONLY_CALLBACKS}" if error is not None and output else ONLY_CALLBACKS
+        return attributes
+
+
+def _sent(body: JsonObject) -> list[Any]:
+    asked = wire.prompt_of(body)
+    return asked if isinstance(asked, list) else [asked]
+
+
+def _last_said(messages: list[Any]) -> str:
+    last = messages[-1] if messages else None
+    return str(last.get("content") if isinstance(last, dict) else getattr(last, "content", last))
+
+
+def _brings_something(token: Any, chunk: Any) -> bool:
+    """Whether a part of a stream has anything of the answer; LangChain ends each with an empty one."""
+    message = getattr(chunk, "message", None)
+    return bool(token or getattr(message, "tool_call_chunks", None) or getattr(message, "additional_kwargs", None))
+
+
+def _asked(messages: list[Any]) -> Any:
+    if messages and isinstance(messages[0], str):
+        return messages[0] if len(messages) == 1 else messages
+    return _as_openai(messages)
+
+
+def _answer(generation: Any) -> JsonObject:
+    message = getattr(generation, "message", None)
+    said = {"role": "assistant", "content": generation.text} if message is None else _as_openai([message])[0]
+    info = getattr(message, "response_metadata", None) or getattr(generation, "generation_info", None) or {}
+    finish = info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
+    plain: JsonObject = said if isinstance(said, dict) else c.from_json(c.to_json(said))
+    return {**plain, "finish_reason": finish}
+
+
+def _as_openai(messages: list[Any]) -> list[Any]:
+    try:
+        found = convert_to_openai_messages(messages)
+    except Exception:  # something in them that OpenAI has no form for: as LangChain has it
+        return messages
+    return found if isinstance(found, list) else [found]

@@ -36,8 +36,8 @@ _FM_CALLS = (wire.CHAT, wire.TEXT, wire.RESPONSES)
 class Placing(Protocol):
     """Finds where an FM call belongs."""
 
-    def open_decode(self) -> LiveSpan | None:
-        """The decode span a framework has opened for the call about to be sent, if any."""
+    def open_decode(self, body: JsonObject) -> LiveSpan | None:
+        """The decode span a framework has opened for the call about to be sent with this body, if any."""
         ...
 
     def parent(self) -> LiveSpan | None:
@@ -114,7 +114,7 @@ class ClientSeam:
             embeddings = (SpanKind.RETRIEVAL, f"embeddings {model}", "embeddings")
             span, owns = self._open(*embeddings, {c.REQUEST_MODEL: model})
             return EmbeddingCall(self._recorder, span, owns, body, self._waiting), options
-        opened = self._placing.open_decode()
+        opened = self._placing.open_decode(body)
         if opened is not None:
             span, owns = opened, []
         else:
