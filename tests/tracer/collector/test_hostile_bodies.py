@@ -219,6 +219,10 @@ def test_hostile_bodies_are_answered_and_leave_nothing_behind(collect: Callable[
     run = store.load(request.resource_spans[0].scope_spans[0].spans[0].trace_id.hex())
     assert sorted(span.span_id for span in run.spans) == sorted(span_ids(request))
     assert store.health().corrupt == []
+    runs = store.runs()
+    assert len(runs) > 100
+    for other in runs[:: len(runs) // 50]:
+        store.load(other.run_id)
 
 
 def test_what_is_no_http_is_hung_up_on(collector: CollectorProcess) -> None:
