@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from redecode.cli.main import app
 from redecode.tracer import Recorder, Store
+from tests.cli.test_store_publish import told
 from tests.tracer.privacy.support import bytes_of
 from tests.tracer.test_forget import begin, numbers_in, whole
 
@@ -30,7 +31,7 @@ def two(store: Path) -> list[str]:
 
 def test_it_says_what_it_freed(store: Path, two: list[str]) -> None:
     done = forget(store, "--run", two[0][:10], "--yes")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, told(done)) == (0, "")
     first, second = done.stdout.splitlines()
     assert first == "removed 1 run: 3 spans, 1 decodes, 35 sampled and 99 prompt tokens"
     said = re.fullmatch(
@@ -46,7 +47,7 @@ def test_it_says_what_it_freed(store: Path, two: list[str]) -> None:
 def test_json_is_alone_on_stdout(store: Path, two: list[str]) -> None:
     done = forget(store, "--older-than", "0m", "--yes", "--json")
     said = json.loads(done.stdout)
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, told(done)) == (0, "")
     assert (sorted(said["runs"]), said["spans"], said["dry"], said["still_open"]) == (sorted(two), 6, False, [])
     assert said["freed_bytes"] == said["bytes_before"] - said["bytes_after"]
     again = json.loads(forget(store, "--older-than", "0m", "--yes", "--json").stdout)
@@ -74,7 +75,7 @@ def test_a_run_that_goes_on(store: Path, two: list[str]) -> None:
     assert "is being recorded just now; end its program first" in done.stderr
     done = forget(store, "--older-than", "0m", "--yes")
     assert done.exit_code == 0
-    assert done.stderr.strip() == f"redecode: run {live.run_id[:12]} is being recorded just now and stays"
+    assert told(done) == f"redecode: run {live.run_id[:12]} is being recorded just now and stays"
     recorder.close()
     assert numbers_in(store) == {3}
 
@@ -113,20 +114,20 @@ def test_one_line_and_exit_2(store: Path, two: list[str], arguments: list[str], 
     done = forget(store, *arguments, "--yes")
     assert (done.exit_code, done.stdout) == (2, "")
     assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert len(told(done).splitlines()) == 1
     assert numbers_in(store) == {1, 2}
 
 
 def test_where_there_is_no_store_to_forget_from(store: Path, tmp_path: Path, two: list[str]) -> None:
     done = forget(tmp_path / "nowhere", "--older-than", "0m", "--yes")
-    assert (done.exit_code, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert (done.exit_code, len(told(done).splitlines())) == (2, 1)
     assert "no store at" in done.stderr
     assert not (tmp_path / "nowhere").exists()
     dest = tmp_path / "dataset"
     assert CliRunner().invoke(app, ["store", "publish", str(dest), "--store", str(store)]).exit_code == 0
     before = bytes_of(dest)
     done = forget(dest, "--older-than", "0m", "--yes")
-    assert (done.exit_code, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert (done.exit_code, len(told(done).splitlines())) == (2, 1)
     assert "is a published dataset, which can only be read" in done.stderr
     assert bytes_of(dest) == before
     assert forget(store, "--older-than", "0m", "--yes").exit_code == 0

@@ -111,7 +111,7 @@ def load(read: Read, run_id: str) -> RecordedRun:
         """,
         [run_id, run_id],
     )
-    edges = read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ?", [run_id])
+    edges = read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ? ORDER BY dst, src, kind", [run_id])
     decodes = read(
         """
         SELECT d.* REPLACE (
