@@ -155,6 +155,16 @@ class Playback:
             return Played(None, error=recorded_error(then, recorded.error), wait_s=wait)
         return Played(recorded.result, wait_s=wait)
 
+    def other(self, span: LiveSpan | None, what: str) -> None:
+        """Nothing else is recorded, so nothing else is answered.
+
+        Raises:
+            ReplayDivergence: always.
+        """
+        run_id = next((s.recorded.run.run_id for s in self._sources if span and s.taken_by == span.root.run_id), "")
+        key = span.step_key if span is not None else "outside any step"
+        raise self._raised(diverged(f"{what} is not recorded, so it has no answer", run_id=run_id, step_key=key))
+
     def unasked(self) -> list[tuple[str, str]]:
         """(run id, step key) of recorded calls of played runs that nobody asked for."""
         return [

@@ -159,12 +159,15 @@ class ClientSeam:
             except Exception as fault:
                 count_fault("preparing an FM call", self._recorder, fault)
             if path is None or call is None:
+                self._goes_live(options)
                 return original(client, cast_to, options, **kwargs)
             token = _current.set(call)
             try:
                 if self.player is not None:
                     played = self._played(self.player, call, path, client, options, kwargs)
-                    time.sleep(played.wait_s)
+                    time.sleep(0.0 if played.chunks_s else played.wait_s)
+                    if played.error is not None:
+                        raise played.error
                     return client._process_response(cast_to=cast_to, options=options, response=played.value, **kwargs)
                 refusal = None
                 try:
@@ -197,12 +200,15 @@ class ClientSeam:
             except Exception as fault:
                 count_fault("preparing an FM call", self._recorder, fault)
             if path is None or call is None:
+                self._goes_live(options)
                 return await original(client, cast_to, options, **kwargs)
             token = _current.set(call)
             try:
                 if self.player is not None:
-                    played = self._played(self.player, call, path, client, options, kwargs)
-                    await asyncio.sleep(played.wait_s)
+                    played = self._played(self.player, call, path, client, options, kwargs, asynchronous=True)
+                    await asyncio.sleep(0.0 if played.chunks_s else played.wait_s)
+                    if played.error is not None:
+                        raise played.error
                     return await client._process_response(
                         cast_to=cast_to, options=options, response=played.value, **kwargs
                     )
@@ -223,16 +229,39 @@ class ClientSeam:
 
         return request
 
+    def _goes_live(self, options: Any) -> None:
+        """A request that is not recorded; a playback has no answer to it."""
+        if self.player is not None:
+            self.player.other(self._placing.parent(), f"{options.method} {options.url} of the OpenAI client")
+
     def _played(
-        self, player: Player, call: InFlight, path: str, client: Any, options: Any, kwargs: JsonObject
+        self,
+        player: Player,
+        call: InFlight,
+        path: str,
+        client: Any,
+        options: Any,
+        kwargs: JsonObject,
+        *,
+        asynchronous: bool = False,
     ) -> Played:
         """The recorded response to this call, as the HTTP response the client would have got."""
         kwargs.setdefault("stream", False)
         kwargs.setdefault("stream_cls", None)
         played = player.decode(call.span, wire.request(path, call.body))
         if played.error is not None:
-            raise played.error
-        return replace(played, value=played_response(client, options, path, played.value, stream=kwargs["stream"]))
+            return played
+        stream = kwargs["stream"]
+        response = played_response(
+            client,
+            options,
+            path,
+            played.value,
+            stream=stream,
+            chunks_s=played.chunks_s if stream else (),
+            asynchronous=asynchronous,
+        )
+        return replace(played, value=response, chunks_s=played.chunks_s if stream else ())
 
     def _refused(self, call: InFlight, refusal: str) -> None:
         """What the caller asked went through, what we asked for more did not: never ask that server again."""

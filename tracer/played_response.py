@@ -1,9 +1,15 @@
-"""A recorded answer as the HTTP response the OpenAI client would have got."""
+"""A recorded answer as the HTTP response the OpenAI client would have got, a stream at the pace of the recorded one.
+
+Where a recorded chunk was cut is not kept, only when each came: the text is cut into as many even parts.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -12,8 +18,21 @@ from redecode.tracer import wire
 from redecode.tracer.records import JsonObject
 
 
-def played_response(client: Any, options: Any, path: str, answer: JsonObject, *, stream: bool) -> Any:
-    """A recorded answer as an HTTP response; one that streams comes at once, a choice or an item in one piece."""
+def played_response(
+    client: Any,
+    options: Any,
+    path: str,
+    answer: JsonObject,
+    *,
+    stream: bool,
+    chunks_s: Sequence[float] = (),
+    asynchronous: bool = False,
+) -> Any:
+    """A recorded answer as an HTTP response.
+
+    Args:
+        chunks_s: of a stream, when its parts come, in seconds from now; empty: all at once.
+    """
     request = client._build_request(options, retries_taken=0)
     # The client may be built on either of two HTTP libraries: answer with the request's own.
     response_class = importlib.import_module(type(request).__module__.split(".")[0]).Response
@@ -24,13 +43,36 @@ def played_response(client: Any, options: Any, path: str, answer: JsonObject, *,
             b"event: %s\ndata: %s\n\n" % (str(e["type"]).encode(), orjson.dumps({**e, "sequence_number": n}))
             for n, e in enumerate(_response_events(answer))
         ]
-        data = b"".join(events)
     else:
-        data = b"".join(b"data: " + orjson.dumps(e) + b"\n\n" for e in _chunks(path, answer)) + b"data: [DONE]\n\n"
-    return response_class(200, content=data, headers={"content-type": "text/event-stream"}, request=request)
+        parts = max(1, len(chunks_s))
+        events = [b"data: " + orjson.dumps(e) + b"\n\n" for e in _chunks(path, answer, parts)] + [b"data: [DONE]\n\n"]
+    content: Any = b"".join(events)
+    if chunks_s and chunks_s[-1] > 0:
+        content = _paced_async(events, chunks_s) if asynchronous else _paced(events, chunks_s)
+    return response_class(200, content=content, headers={"content-type": "text/event-stream"}, request=request)
 
 
-def _chunks(path: str, answer: JsonObject) -> Iterator[JsonObject]:
+def _paced(events: list[bytes], chunks_s: Sequence[float]) -> Iterator[bytes]:
+    begin = time.monotonic()
+    for event, due in _timed(events, chunks_s):
+        time.sleep(max(0.0, begin + due - time.monotonic()))
+        yield event
+
+
+async def _paced_async(events: list[bytes], chunks_s: Sequence[float]) -> AsyncIterator[bytes]:
+    begin = time.monotonic()
+    for event, due in _timed(events, chunks_s):
+        await asyncio.sleep(max(0.0, begin + due - time.monotonic()))
+        yield event
+
+
+def _timed(events: list[bytes], chunks_s: Sequence[float]) -> Iterator[tuple[bytes, float]]:
+    """Each event with the time of the chunk that brings it; what comes after the last chunk comes with it."""
+    for place, event in enumerate(events):
+        yield event, chunks_s[min(place, len(chunks_s) - 1)]
+
+
+def _chunks(path: str, answer: JsonObject, parts: int) -> Iterator[JsonObject]:
     chat = path.endswith(wire.CHAT)
     choices = []
     for choice in answer["choices"]:
@@ -45,6 +87,20 @@ def _chunks(path: str, answer: JsonObject) -> Iterator[JsonObject]:
     if chat:
         chunk["object"] = "chat.completion.chunk"
     usage = chunk.pop("usage", None)
+    field = "content" if chat else "text"
+    holder = choices[0].get("delta", choices[0]) if len(choices) == 1 else {}
+    text = holder.get(field)
+    if parts > 1 and isinstance(text, str):
+        cuts = [len(text) * n // parts for n in range(parts + 1)]
+        rest = {k: v for k, v in holder.items() if k not in (field, "role", "finish_reason", "index")}
+        for n, (start, end) in enumerate(pairwise(cuts[:-1])):
+            part = {"role": "assistant"} if chat and n == 0 else {}
+            part[field] = text[start:end]
+            bare = {"index": 0, **({"delta": part} if chat else part), "finish_reason": None}
+            yield {**chunk, "choices": [bare]}
+        last = {**(rest if chat else {}), field: text[cuts[-2] :]}
+        ended = {"index": 0, **({"delta": last} if chat else last), "finish_reason": choices[0]["finish_reason"]}
+        chunk["choices"] = [ended]
     yield chunk
     if usage:
         yield {**chunk, "choices": [], "usage": usage}

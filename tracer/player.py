@@ -58,3 +58,7 @@ class Player(Protocol):
     def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played:
         """The answer to a tool call."""
         ...
+
+    def other(self, span: LiveSpan | None, what: str) -> None:
+        """Something else is about to go live, called from `span`; raises unless it may."""
+        ...
