@@ -49,8 +49,9 @@ def _embeddings(body: Json) -> Reply:
 
 
 def _message(body: Json) -> Json:
-    if body.get("tools") and body.get("tool_choice") == "required":
-        call = {"name": "look_up", "arguments": '{"name": "Ann"}'}
+    if body.get("tools") and body.get("tool_choice") not in (None, "auto", "none"):
+        name = body["tools"][0].get("function", {}).get("name", "look_up")
+        call = {"name": name, "arguments": '{"name": "Ann"}' if name == "look_up" else '{"kind": true}'}
         calls = [{"id": f"call-{n}", "type": "function", "function": call} for n in range(2)]
         return {"role": "assistant", "content": None, "reasoning": None, "tool_calls": calls}
     text = '{"kind": true}' if body.get("response_format") else TEXT
