@@ -123,6 +123,8 @@ class JournalWriter:
         self._losses.beside(path)
 
     def _append(self, payload: bytes) -> None:
+        if self._fd < 0:
+            raise FileNotFoundError(errno.ENOENT, "there is no journal")
         record = frame(payload)
         written = os.write(self._fd, record)
         if written != len(record):  # disk full mid-record: take the torn part back so later records stay readable
@@ -204,6 +206,7 @@ class JournalWriter:
         def tell(loss: Loss) -> None:
             run, count, why = loss
             self._append(c.dumps({"t": "dropped", "run": run, "count": count, "why": why}))
+            self._held[run] += count
 
         self._losses.tell(tell)
 
@@ -221,6 +224,7 @@ class JournalWriter:
                     return
                 for run, events in self._held.items():
                     self._count(run, "the journal was deleted while it was being written", events)
+                self._close_fd()
             self._held.clear()
         with contextlib.suppress(Exception):
             self._open()

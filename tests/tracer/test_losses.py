@@ -64,6 +64,7 @@ def test_a_reader_that_died_before_it_could_tidy_up_counts_nothing_twice(store: 
 
 def test_more_runs_than_there_is_room_to_name(store: Path) -> None:
     ended_on_a_full_disk(store, runs=200)
+    assert [path.stat().st_size for path in (store / "spool").glob("*.lost")] == [4096]
     ((_, lost, _),) = Store(store).health().dropped
     assert lost == 200
 
@@ -80,6 +81,23 @@ def test_a_killed_writer_leaves_its_count(store: Path) -> None:
     os.waitpid(child, 0)
     (found,) = Store(store).runs()
     assert (found.status, found.lost) == ("open", 6)
+
+
+def test_what_a_process_lost_is_not_its_childs(store: Path) -> None:
+    recorder = Recorder(store)
+    run = recorder.start_run("a", attributes={"redecode.run.input": '"' + "x" * 5000 + '"'})
+    fill(store)
+    recorder.end(run)
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        recorder.start_run("b")
+        recorder.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    recorder.close()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert {r.agent: r.lost for r in Store(store).runs()} == {"a": 1, "b": 0}
 
 
 def waited(until: Callable[[], Any]) -> Any:
@@ -122,6 +140,30 @@ def test_a_deleted_journal_is_noticed_and_another_begun(store: Path, monkeypatch
     assert not journal.exists()
 
 
+def test_a_deleted_journal_is_counted_once_while_there_is_no_place_for_another(store: Path) -> None:
+    recorder = Recorder(store)
+    run = recorder.start_run("a")
+    shutil.rmtree(store)
+    store.write_text("in the way")
+    for _ in range(3):
+        recorder.journal._mend()
+    store.unlink()
+    recorder.end(run)  # there is nowhere to write it: nobody has looked again
+    recorder.close()
+    (found,) = Store(store).health().dropped
+    assert found[1] == 2
+
+
+def test_what_was_told_in_a_deleted_journal_is_told_again(store: Path) -> None:
+    recorder = Recorder(store)
+    recorder.lose("r", "this", ValueError("x"))
+    recorder.lose("r", "that", ValueError("y"))
+    shutil.rmtree(store)
+    recorder.close()
+    (found,) = Store(store).health().dropped
+    assert found[1] == 2
+
+
 def test_what_the_collector_acknowledges_is_not_in_a_deleted_file(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path / "spool", "test", lambda: {"t": "process"})
     shutil.rmtree(tmp_path / "spool")
@@ -144,10 +186,11 @@ def test_beside_a_journal_that_lost_nothing_there_is_nothing_left(tmp_path: Path
 
 def test_nothing_of_ours_runs_while_a_process_forks(tmp_path: Path) -> None:
     """From 3.12 on Python warns of forking beside threads, and a warning may be an error."""
+    others = set(threading.enumerate())
     recorder = Recorder(tmp_path / "store")
 
-    def syncing() -> list[threading.Thread]:
-        return [t for t in threading.enumerate() if t.name == "redecode-sync" and t is recorder.journal._syncing]
+    def syncing() -> set[threading.Thread]:
+        return set(threading.enumerate()) - others
 
     recorder.start_run("before")
     assert syncing()

@@ -232,6 +232,28 @@ def test_the_helpers_of_libraries_shift_no_label() -> None:
     assert labels == ["~call.0"] * 2
 
 
+def test_what_a_call_starts_itself_is_not_the_steps_work() -> None:
+    step = Step()
+
+    def call() -> None:
+        pass
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = step.begin("asking")
+        pool.submit(call).result()  # the client's own helper, which happens to have the same name
+        step.strands.leave(asking, "asking")
+        pool.submit(step.call, "a").result()
+    assert step.labels["a"] == "~call.0"
+
+
+async def test_a_pools_thread_forgets_what_it_was_given_before() -> None:
+    step, loop = Step(), asyncio.get_running_loop()
+    await loop.run_in_executor(None, step.call, "handed over")
+    await asyncio.to_thread(step.call, "gone on")
+    assert (step.labels["handed over"], step.labels["gone on"]) == ("~call.0", "")
+    assert step.waited["gone on"] == {"handed over"}
+
+
 def test_a_call_made_while_an_answer_streams_started_on_a_part_of_it() -> None:
     step = Step()
     step.call("before")

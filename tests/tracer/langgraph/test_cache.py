@@ -82,7 +82,7 @@ def test_equals_that_run_beside_each_other_are_a_step_each(record: Record) -> No
         both.wait(10)  # neither has an answer for the other yet
         return {"out": [str(n)]}
 
-    graph = StateGraph(State)
+    graph: Any = StateGraph(State)
     graph.add_node("w", work, cache_policy=CachePolicy())
     graph.add_conditional_edges(START, lambda state: [Send("w", 1), Send("w", 1)], ["w"])
     compiled = graph.compile(cache=InMemoryCache())
