@@ -10,7 +10,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -119,6 +119,7 @@ documents = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first of them, on a busy machine
 @given(document=st.dictionaries(names(), documents, max_size=4))
 def test_any_json_is_read_or_refused(document: dict[str, Any]) -> None:
     take(lambda: bodies.from_json(TRACES, json.dumps(document).encode()))
