@@ -175,6 +175,20 @@ def test_tool_calls_in_pieces_are_put_together() -> None:
     assert whole["id"] == "c1"
 
 
+def test_a_server_that_repeats_itself_in_every_part_of_a_tool_call() -> None:
+    captured = wire.Captured()
+    for call_id, arguments in (("c1", '{"a"'), ("c1", ": 1}"), ("c2", "{}")):  # all at one index, too
+        function = {"name": "look", "arguments": arguments}
+        call = {"index": 0, "id": call_id, "type": "function", "function": function}
+        captured.add({"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}})
+    whole = captured.first.message()
+    assert whole["role"] == "assistant"
+    assert whole["tool_calls"] == [
+        {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}},
+        {"id": "c2", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+    ]
+
+
 def test_a_key_in_a_request_is_left_out_and_a_schema_with_such_a_field_is_kept() -> None:
     schema = {"properties": {"password": {"type": "string"}, "token": {"type": "string", "enum": ["a"]}}}
     body = {"stop": ["x"], "api_key": "k", "own": {"access_token": "k", "deep": [{"password": "k", "n": 1}]}}
