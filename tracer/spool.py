@@ -225,7 +225,6 @@ class JournalWriter:
                 for run, events in self._held.items():
                     self._count(run, "the journal was deleted while it was being written", events)
                 self._close_fd()
-            self._held.clear()
         with contextlib.suppress(Exception):
             self._open()
             self._tell()

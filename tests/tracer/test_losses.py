@@ -95,6 +95,7 @@ def test_what_a_process_lost_is_not_its_childs(store: Path) -> None:
         recorder.close()
         os._exit(0)
     os.waitpid(child, 0)
+    assert len(list((store / "spool").glob("*.lost"))) == 1
     recorder.close()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert {r.agent: r.lost for r in Store(store).runs()} == {"a": 1, "b": 0}

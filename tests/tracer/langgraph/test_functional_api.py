@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
 import pytest
@@ -186,6 +188,34 @@ def test_a_hit_of_the_cache_is_the_step_without_its_body(record: Record) -> None
     same(hit, hit_async)
     assert hit.into(key) == {(WORK, "call")}
     assert hit.into(f"{WORK}/tool:look") == {(key, "join")}
+
+
+def test_a_task_that_runs_while_its_equal_is_cached_goes_on_running(record: Record) -> None:
+    begun, go_on = threading.Barrier(2), threading.Event()
+    remembered: Any = task(cache_policy=CachePolicy())
+
+    @remembered  # type: ignore[untyped-decorator]
+    def cached(n: int) -> int:
+        if begun.wait(10):
+            go_on.wait(10)
+        return n
+
+    @task
+    def other(n: int) -> int:  # to call it makes LangGraph look into the cache again
+        return n
+
+    @entrypoint(cache=InMemoryCache())
+    def work(n: int) -> int:
+        both = [cached(n), cached(n)]
+        wait(both, return_when=FIRST_COMPLETED)
+        other(n).result()
+        go_on.set()
+        return sum(future.result() for future in both)
+
+    (found,) = record(lambda: work.invoke(1))
+    assert found.recorded.run.output == 2
+    assert [found.span(called("cached", n)).kind for n in range(2)] == [SpanKind.NODE] * 2
+    assert found.of(SpanKind.CACHE) == []
 
 
 def test_what_was_done_before_an_interrupt_is_not_done_again(record: Record) -> None:
