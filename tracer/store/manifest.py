@@ -14,6 +14,8 @@ from redecode.tracer.errors import StoreError
 from redecode.tracer.store.layout import Place
 
 FOLDER = "_publishers"
+REMOVED = "removed"
+"""For a digest: the run's partition was removed from the dataset, and it is not to come back."""
 
 
 @dataclass(slots=True)
@@ -22,7 +24,7 @@ class Part:
 
     Attributes:
         folder: its partition.
-        runs: run id → digest of how many rows of it were published.
+        runs: run id → digest of how many rows of it were published, or `REMOVED`.
         pending: runs that a publishing set out to put in (again), and has not finished.
         bytes: of its files.
     """

@@ -26,7 +26,7 @@ from redecode.tracer.spool import SUFFIX
 from redecode.tracer.store import layout, queries
 from redecode.tracer.store.ingest import FOREIGN
 from redecode.tracer.store.layout import Place
-from redecode.tracer.store.manifest import Manifest, Part, read_manifests
+from redecode.tracer.store.manifest import REMOVED, Manifest, Part, read_manifests
 from redecode.tracer.store.modes import private_files
 from redecode.tracer.store.places import MARKER, STAGED
 from redecode.tracer.store.places import place as place_at
@@ -165,7 +165,7 @@ class _Publishing:
                 self._waiting += 1
             elif part is None:
                 new.setdefault((run.day, layout.folder_of(run.day, run.agent)), []).append(run)
-            elif run.run_id in part.pending or part.runs[run.run_id] != run.rows:
+            elif run.run_id in part.pending or part.runs[run.run_id] not in {run.rows, REMOVED}:
                 self._plan.setdefault(part.name, set()).add(run.run_id)
             else:
                 self._present += 1
@@ -212,7 +212,8 @@ class _Publishing:
     def _write_part(self, part: Part) -> None:
         wanted, old = set(part.pending), {}
         if part.runs and not self._place.has(layout.file_of("runs", part.folder, part.name)):
-            wanted -= part.runs.keys()  # the partition was removed from the dataset: what was in it stays removed
+            wanted -= part.runs.keys()
+            part.runs = dict.fromkeys(part.runs, REMOVED)
         elif part.runs:
             old = self._fetch(part)
         if not wanted:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from redecode.tracer import Dataset, RecordedRun, Recorder, Store
-from redecode.tracer import conventions as c
+from redecode.tracer import Dataset, EdgeKind, RecordedRun, Recorder, SpanKind, Store
 from redecode.tracer.export.spans import span_events
 from redecode.tracer.foreign.otlp import OtlpSpan
 from redecode.tracer.spool import JournalWriter
@@ -38,10 +37,8 @@ def keep_foreign(path: Path, spans: Iterable[OtlpSpan]) -> None:
     journal.close()
 
 
-def some_run(number: int, agent: str = "agent", *, days: int = 0, tokens: int = 3) -> RecordedRun:
+def some_run(number: int, agent: str = "agent", *, days: float = 0, tokens: int = 3) -> RecordedRun:
     """A run with a decode and a tool."""
-    from redecode.tracer import EdgeKind, SpanKind
-
     run = Builder(agent, f"{number:032x}")
     root = run.span(SpanKind.RUN, "invoke_agent", 0, 100)
     call = run.decode(
@@ -50,14 +47,12 @@ def some_run(number: int, agent: str = "agent", *, days: int = 0, tokens: int = 
     tool = run.tool("search", 51, 60, root)
     run.edge(root, call, EdgeKind.CALL)
     run.edge(call, tool)
-    built = run.build()
+    built, later_ns = run.build(), round(days * DAY_NS)
     return replace(
         built,
-        run=replace(built.run, started_ns=built.run.started_ns + days * DAY_NS),
-        spans=[
-            replace(s, start_ns=s.start_ns + days * DAY_NS, end_ns=(s.end_ns or 0) + days * DAY_NS) for s in built.spans
-        ],
-        decodes=[replace(d, sent_ns=d.sent_ns + days * DAY_NS, done_ns=d.sent_ns + 1) for d in built.decodes],
+        run=replace(built.run, started_ns=built.run.started_ns + later_ns),
+        spans=[replace(s, start_ns=s.start_ns + later_ns, end_ns=(s.end_ns or 0) + later_ns) for s in built.spans],
+        decodes=[replace(d, sent_ns=d.sent_ns + later_ns, done_ns=d.sent_ns + 1) for d in built.decodes],
     )
 
 
@@ -85,6 +80,3 @@ def publish(store: Store, dest: str | Path) -> tuple[int, int, int, int]:
     done: Published = publish_runs(store, dest)
     assert bool(done.files) == bool(done.runs or done.updated)
     return done.runs, done.updated, done.present, done.waiting
-
-
-__all__ = ["DAY_NS", "c", "equal", "files", "keep", "keep_foreign", "publish", "same", "some_run"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -16,6 +19,7 @@ from redecode.tracer.events import with_arrays
 from redecode.tracer.export import otlp
 from redecode.tracer.store import publish as module
 from redecode.tracer.store.forget import forget
+from redecode.tracer.store.manifest import Manifest
 from redecode.tracer.store.publish import publish_runs
 from tests.tracer.publish.support import equal, files, keep, keep_foreign, publish, some_run
 
@@ -24,6 +28,14 @@ def count(dest: Path, table: str, what: str = "count(*)") -> int:
     query = f"SELECT {what} FROM read_parquet('{dest}/{table}/**/*.parquet', hive_partitioning = true)"
     (row,) = duckdb.execute(query).fetchall()
     return int(row[0])
+
+
+def more_of(store: Path, number: int) -> None:
+    """The step clock of a run, which comes after its end."""
+    recorder, run = Recorder(store), some_run(number)
+    timing = {"t": "timing", "span": run.decodes[0].span_id, "run": run.run.run_id, "same_host": True}
+    recorder.journal.append(with_arrays(timing, {c.TOKEN_GAPS: c.pack([4, 3, 2], "i")}))
+    recorder.close()
 
 
 @pytest.fixture
@@ -69,10 +81,7 @@ def test_a_run_that_got_more_is_published_again_and_not_doubled(store: Path, des
     assert publish(Store(store), dest) == (2, 0, 0, 0)
     keep_foreign(store, theirs[2:])
     assert publish(Store(store), dest) == (0, 1, 1, 0)
-    recorder = Recorder(store)
-    timing = {"t": "timing", "span": some_run(2).decodes[0].span_id, "run": f"{2:032x}", "same_host": True}
-    recorder.journal.append(with_arrays(timing, {c.TOKEN_GAPS: c.pack([4, 3, 2], "i")}))
-    recorder.close()
+    more_of(store, 2)
     assert publish(Store(store), dest) == (0, 1, 1, 0)
     assert publish(Store(store), dest) == (0, 0, 2, 0)
     assert equal(Store(store), Dataset(dest))
@@ -108,9 +117,45 @@ def test_a_partition_that_was_removed_stays_removed(store: Path, dest: Path) -> 
     publish(keep(store, [some_run(1), some_run(2, "b")]), dest)
     for folder in list(dest.glob("*/day=*/agent=b")):
         shutil.rmtree(folder)
+    more_of(store, 2)
     assert publish(keep(store, [some_run(3), some_run(4, "b")]), dest)[:2] == (2, 0)
     assert {run.run_id for run in Dataset(dest).runs()} == {f"{n:032x}" for n in (1, 3, 4)}
     assert publish(Store(store), dest)[:2] == (0, 0)
+    more_of(store, 2)
+    assert publish(Store(store), dest)[:2] == (0, 0)
+    assert count(dest, "runs") == 3
+
+
+def test_two_who_publish_a_store_do_so_one_after_the_other(store: Path, dest: Path) -> None:
+    opened, waits, done = keep(store, [some_run(1)]), threading.Event(), list[int]()
+    with (store / "PUBLISH").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        second = threading.Thread(target=lambda: done.append(publish_runs(opened, dest, on_wait=waits.set).runs))
+        second.start()
+        assert waits.wait(20)
+        second.join(0.2)
+        assert (done, dest.exists()) == ([], False)
+    second.join()
+    assert done == [1]
+
+
+def test_one_that_died_before_its_last_word_is_finished_under_the_names_it_planned(
+    store: Path, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = Manifest.write, list[int]()
+
+    def write(self: Manifest, place: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        whole(self, place)
+
+    monkeypatch.setattr(Manifest, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        publish(keep(store, [some_run(1, "b")]), dest)
+    assert publish(keep(store, [some_run(2, "a", days=-0.1)]), dest)[:2] == (2, 0)
+    assert equal(Store(store), Dataset(dest))
+    assert count(dest, "runs") == 2
 
 
 def test_some_of_the_runs(store: Path, dest: Path) -> None:
