@@ -189,6 +189,16 @@ def test_a_server_that_repeats_itself_in_every_part_of_a_tool_call() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_in_pieces_is_put_together_under_the_name_it_came(name: str) -> None:
+    captured = wire.Captured()
+    parts = ({"role": "assistant", "content": ""}, {name: "a"}, {name: "b"}, {name: None, "content": "c"})
+    captured.chunks([{"choices": [{"index": 0, "delta": part}]} for part in parts], [1, 2, 3, 4])
+    message = captured.first.message()
+    assert (message[name], message["content"]) == ("ab", "c")
+    assert captured.chunk_times == [2, 3, 4]  # the first brings nothing
+
+
 def test_a_key_in_a_request_is_left_out_and_a_schema_with_such_a_field_is_kept() -> None:
     schema = {"properties": {"password": {"type": "string"}, "token": {"type": "string", "enum": ["a"]}}}
     body = {"stop": ["x"], "api_key": "k", "own": {"access_token": "k", "deep": [{"password": "k", "n": 1}]}}
