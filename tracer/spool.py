@@ -31,6 +31,8 @@ from redecode.tracer.errors import CorruptJournal, StoreUnwritable
 from redecode.tracer.losses import Loss, Losses, out_of_the_way
 
 SUFFIX = ".journal"
+DATASET_MARKER = "_redecode.json"
+"""The file that says that a folder is a published dataset: nobody would read a journal there."""
 _HEADER = struct.Struct("<II")
 _MAX_RECORD = 1 << 30
 SYNC_S = 1.0
@@ -103,6 +105,8 @@ class JournalWriter:
             self.sync()
 
     def _open(self) -> None:
+        if (self._spool.parent / DATASET_MARKER).exists():
+            raise OSError(errno.EROFS, "it is a published dataset, which can only be read")
         make_private(self._spool.parent)
         make_private(self._spool)
         path = self._spool / f"{self._name}-{os.getpid()}-{self._sequence:04d}{SUFFIX}"

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from redecode.tracer.errors import RedecodeError, StoreError, StoreUnwritable
-from redecode.tracer.spool import make_private
+from redecode.tracer.spool import DATASET_MARKER, make_private
 from redecode.tracer.store.modes import private_files
 
 if TYPE_CHECKING:
     import duckdb
 
-MARKER = "_redecode.json"
+MARKER = DATASET_MARKER
 """The file that says that a folder is a published dataset."""
 STAGED = "publishing"
 """The folder of a store where files wait for their upload."""

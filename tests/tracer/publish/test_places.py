@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from redecode.tracer import Dataset, Store
+from redecode.tracer import Dataset, Recorder, Store
 from redecode.tracer.errors import StoreError, StoreUnwritable
 from redecode.tracer.store.dataset import open_store
 from tests.tracer.publish.support import equal, files, keep, publish, some_run
@@ -113,6 +113,12 @@ def test_what_is_named_decides_between_store_and_dataset(tmp_path: Path) -> None
     assert isinstance(open_store(str(tmp_path / "dest")), Dataset)
     with pytest.raises(StoreError, match="is a published dataset, which can only be read"):
         Store(tmp_path / "dest")
+    before = files(tmp_path / "dest")
+    with pytest.raises(
+        StoreUnwritable, match="it is a published dataset, which can only be read; choose another store"
+    ):
+        Recorder(tmp_path / "dest")
+    assert files(tmp_path / "dest") == before
     with pytest.raises(StoreError, match="no store at"):
         open_store(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
