@@ -85,7 +85,7 @@ trees = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees)
 def test_any_prompt_is_rebuilt_exactly_however_prompts_branch(tree: Any, tmp_path: Path) -> None:
     prompts: list[tuple[int, ...]] = [()]

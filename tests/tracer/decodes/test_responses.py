@@ -66,7 +66,7 @@ def test_tokens_of_several_turns_are_not_taken_for_one_decode() -> None:
 def test_parts_of_a_stream_that_has_no_end() -> None:
     captured = wire.Captured()
     at = {"output_index": 1, "item_id": "f"}
-    events = [
+    events: list[Any] = [
         {"type": "response.created", "response": {"id": "resp-1"}},
         {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "content": []}},
         {"type": "response.output_text.delta", "output_index": 0, "delta": "An"},
@@ -112,6 +112,14 @@ def test_the_tokens_asked_for_are_taken_out_however_the_bytes_are_cut(size: int)
     assert events(out) == events(data(body))
     assert captured.prompt_ids == vllm_like.PROMPT
     assert captured.first.token_ids == [ord(ch) for ch in vllm_like.TEXT]
+
+
+def test_a_torn_end_reaches_the_caller() -> None:
+    prepared = wire.prepare({"model": "m", "input": "?", "stream": True}, "/responses", vllm=True, rid=None, seed=None)
+    tap = ResponsesTap(prepared, wire.Captured())
+    torn = b'event: x\ndata: {"type": "x"'
+    assert tap.feed(torn, 1) + tap.rest() == torn
+    assert tap.rest() == b""
 
 
 def events(data: bytes) -> list[tuple[str, Any]]:
