@@ -169,7 +169,7 @@ def _engines(span: OtlpSpan, told: Collection[str], names: set[str]) -> list[Jso
         new = {n: info for n, info in engines.items() if isinstance(info, dict) and n not in told and n not in names}
     except (ValueError, TypeError, AttributeError):
         return []
-    names |= new.keys()
+    names.update(new)
     return [{"t": "engine", "id": name, "info": info} for name, info in new.items()]
 
 

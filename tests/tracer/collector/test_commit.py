@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from redecode.tracer import conventions as c
 from redecode.tracer.collector import bodies
 from redecode.tracer.collector.intake import Intake
 from redecode.tracer.collector.limits import Limits
@@ -133,6 +134,34 @@ async def test_a_failed_fsync_is_never_answered_as_done(
     assert [event["span"] for event in written(store)] == first + again + again
     assert len([p for batch in read_journal(new) for p in batch.payloads]) == 1 + len(again)
     assert old.name.endswith("-0000.journal")
+
+
+async def test_what_an_engine_said_of_itself_is_written_once_and_again_if_that_failed(
+    store: Path, journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = take_in(store, journal)
+    request = trace_request(1, random.Random(1))
+    engines = request.resource_spans[0].resource.attributes.add(key=c.ENGINES)
+    engines.value.string_value = json.dumps({"e1": {"version": "1"}})
+
+    async def again() -> None:
+        with intake.admit() as ticket:
+            await intake.receive(ticket, TRACES, request.SerializeToString(), bodies.IDENTITY, is_json=False)
+
+    def told() -> list[bytes]:
+        """In journals that nobody doubts: of the first, what the disk holds is unknown."""
+        paths = sorted((store / "spool").glob("*.journal"))[1:]
+        return [p for path in paths for batch in read_journal(path) for p in batch.payloads if b'"engine"' in p]
+
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(5, "no")) if committing() else real(fd))
+    with pytest.raises(Unwritable):
+        await again()
+    monkeypatch.setattr(os, "fsync", real)
+    for _ in range(3):
+        await again()
+    await intake.close()
+    assert len(told()) == 1
 
 
 async def test_a_reader_that_is_ahead_of_a_full_disk_misses_nothing(
