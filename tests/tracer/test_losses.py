@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -183,6 +184,17 @@ def test_beside_a_journal_that_lost_nothing_there_is_nothing_left(tmp_path: Path
     writer.close()
     assert not list(tmp_path.glob("*.lost"))
     assert all(read_losses(path) == [] for path in journals)
+
+
+def test_a_file_system_without_nameless_files(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    monkeypatch.setattr(os, "link", link)
+    recorder = Recorder(store)
+    recorder.end(recorder.start_run("a"))
+    recorder.close()
+    assert [(r.agent, r.status, r.lost) for r in Store(store).runs()] == [("a", "ok", 0)]
 
 
 def test_nothing_of_ours_runs_while_a_process_forks(tmp_path: Path) -> None:
