@@ -7,7 +7,7 @@ Two forms of row, both JSONL, both times in ms:
            `delay + tool_wait_ms` after all rows in `wait_for` have completed, or at `timestamp` if it waits for none.
            Dynamo infers `wait_for` from times; here it comes from the recorded edges.
 `plain`    Mooncake's own (`timestamp`, `input_length`, `output_length`, `hash_ids`), as AIPerf (`mooncake_trace`),
-           GuideLLM (`trace_mooncake`) and Dynamo (`mooncake`) read it: independent requests, each with its whole
+           GuideLLM (`mooncake`) and Dynamo (`mooncake`) read it: independent requests, each with its whole
            prompt. No `session_id`: AIPerf takes the turns of a session for additions to a growing prompt, Dynamo for
            whole prompts.
 

@@ -115,7 +115,7 @@ def test_what_is_named_decides_between_store_and_dataset(tmp_path: Path) -> None
         Store(tmp_path / "dest")
     before = files(tmp_path / "dest")
     with pytest.raises(
-        StoreUnwritable, match="it is a published dataset, which can only be read; choose another store"
+        StoreUnwritable, match="is a published dataset, which can only be read; choose another"
     ):
         Recorder(tmp_path / "dest")
     assert files(tmp_path / "dest") == before
