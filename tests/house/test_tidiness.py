@@ -80,7 +80,7 @@ def complaint(words: list[str]) -> str | None:
         if rest[0] not in command.commands:
             return f"no verb {rest[0]}"
         command = command.commands[rest.pop(0)]
-    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
     own = rest[: rest.index("--")] if "--" in rest else rest
     missing = [word for word in own if word.startswith("--") and word.partition("=")[0] not in options]
     return f"no option {missing}" if missing else None

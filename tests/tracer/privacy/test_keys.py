@@ -20,7 +20,7 @@ Serve = Callable[..., Any]
 
 
 def test_command_lines_and_addresses_lose_their_keys() -> None:
-    keys = Keyring({"SOME_API_KEY": "very-own-key-77", "HOME": "/home/somebody", "SHORT_TOKEN": "none"})
+    keys = Keyring({"SOME_API_KEY": "very-own-key-77", "HOME": "/some/where", "SHORT_TOKEN": "none"})
     given = [
         "app.py",
         "--api-key",
