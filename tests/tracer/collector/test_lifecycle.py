@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,28 @@ def test_told_to_stop_it_finishes_what_it_has_begun(collect: Collect, number: si
     _, said = collector.process.communicate(timeout=30)
     assert collector.process.returncode == 0
     assert said == "redecode: accepted 3 spans, rejected 0; see: redecode runs\n"
+    assert [event["span"] for event in written(collector.store)] == span_ids(request)
+
+
+def test_told_to_stop_it_finishes_a_call_that_has_begun(collect: Collect) -> None:
+    collector = collect()
+    request = trace_request(3, random.Random(1))
+    go_on = threading.Event()
+
+    def message() -> Iterator[bytes]:
+        go_on.wait(30)
+        yield request.SerializeToString()
+
+    with grpc.insecure_channel(collector.grpc) as channel:
+        call = channel.stream_unary(EXPORT).future(message(), timeout=30)
+        while collector.health()["in_flight"] < 1:
+            time.sleep(0.01)
+        collector.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        go_on.set()
+        assert call.result() == b""
+    _, said = collector.process.communicate(timeout=30)
+    assert (collector.process.returncode, said.split(",")[0]) == (0, "redecode: accepted 3 spans")
     assert [event["span"] for event in written(collector.store)] == span_ids(request)
 
 
