@@ -124,11 +124,12 @@ class _OneRun:
         timed: list[tuple[int, int, JsonObject]] = []  # (µs, order among equals, event)
         order = 0
         flows = self._flows(lane_of)
+        parents = {span.parent_span_id for span in self.run.spans}
         for span in _in_order(self.run.spans):
             tid, decode = lane_of[span.span_id], decodes.get(span.span_id)
             here = [self._slice(span, tid, decode), *flows[span.span_id]]  # an arrow binds to the slice just begun
             if decode is not None:
-                here += self._phases(span, tid, decode)
+                here += self._phases(span, tid, decode, alone=span.span_id not in parents)
             for event in here:
                 timed.append((event["ts"], order, event))
                 order += 1
@@ -151,11 +152,12 @@ class _OneRun:
             return {**event, "ph": "B"}  # no end follows: shown as unfinished, which it is
         return {**event, "ph": "X", "dur": self.us(span.end_ns) - event["ts"]}
 
-    def _phases(self, span: Span, tid: int, decode: Decode) -> Iterator[JsonObject]:
+    def _phases(self, span: Span, tid: int, decode: Decode, *, alone: bool) -> Iterator[JsonObject]:
+        """The engine's phases of a call that has nothing below it which they might overlap, and its first token."""
         common = {"pid": self.pid, "tid": tid, "cat": "engine"}
         times = decode.token_times_ns or ()
         first_ns = decode.ttft_ns
-        if decode.token_time_source is TimeSource.ENGINE and times and decode.prefill_ns is not None:
+        if alone and decode.token_time_source is TimeSource.ENGINE and times and decode.prefill_ns is not None:
             first, last = decode.sent_ns + times[0], decode.sent_ns + times[-1]
             begin = first - decode.prefill_ns
             parts = [

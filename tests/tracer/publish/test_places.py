@@ -114,9 +114,7 @@ def test_what_is_named_decides_between_store_and_dataset(tmp_path: Path) -> None
     with pytest.raises(StoreError, match="is a published dataset, which can only be read"):
         Store(tmp_path / "dest")
     before = files(tmp_path / "dest")
-    with pytest.raises(
-        StoreUnwritable, match="is a published dataset, which can only be read; choose another"
-    ):
+    with pytest.raises(StoreUnwritable, match="is a published dataset, which can only be read; choose another"):
         Recorder(tmp_path / "dest")
     assert files(tmp_path / "dest") == before
     with pytest.raises(StoreError, match="no store at"):
