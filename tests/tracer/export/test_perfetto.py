@@ -120,3 +120,17 @@ def test_engine_phases_first_token_and_counters() -> None:
 
 def test_no_content_leaves() -> None:
     assert "secret" not in json.dumps(trace([fan_out().build()]))
+
+
+def test_phases_are_not_drawn_over_what_a_call_has_below_it() -> None:
+    run = Builder()
+    root = run.span(SpanKind.RUN, "agent", 0, 100)
+    call = run.decode(
+        "chat", 2, 40, root, [1, 2], 2, token_times_ns=(10 * MS, 20 * MS), token_time_source=TimeSource.ENGINE,
+        queue_ns=2 * MS, prefill_ns=4 * MS, decode_ns=10 * MS,
+    )  # fmt: skip
+    assert len([e for e in trace([run.build()])["traceEvents"] if e.get("cat") == "engine" and e["ph"] == "X"]) == 3
+    run.span(SpanKind.PARSE, "parse", 11, 15, call)
+    events = trace([run.build()])["traceEvents"]
+    bound(events)
+    assert [e["ph"] for e in events if e.get("cat") == "engine"] == ["i"]
