@@ -126,11 +126,12 @@ def test_a_program_that_goes_on_after_a_divergence_is_told_at_the_end(
 
 def test_what_was_never_recorded_never_goes_live(recorded: Path, client: Any, tmp_path: Path) -> None:
     asked = len(client.server.requests)
-    for call in (
-        lambda: client.models.list(),
+    calls: list[Callable[[], Any]] = [
+        client.models.list,
         lambda: client.embeddings.create(model="m", input="text"),
         lambda: client.images.generate(prompt="a picture"),
-    ):
+    ]
+    for call in calls:
         with (
             pytest.raises(ReplayDivergence),
             playback(run_id(recorded), store=recorded, into=tmp_path / "p"),
