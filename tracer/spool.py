@@ -112,10 +112,8 @@ class JournalWriter:
         path = self._spool / f"{self._name}-{os.getpid()}-{self._sequence:04d}{SUFFIX}"
         self._sequence += 1
         preamble = frame(c.dumps(self._preamble()))
-        try:
-            fd = _begin(path, preamble, nameless=True)
-        except OSError:  # not every file system has files without a name
-            fd = _begin(path, preamble, nameless=False)
+        while (fd := _begin(path, preamble)) is None:
+            pass
         self._close_fd()
         self._fd, self._size, self._named, self._dirty = fd, len(preamble), False, True
         self._held.clear()
@@ -285,27 +283,33 @@ def frame(payload: bytes) -> bytes:
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _begin(path: Path, first: bytes, *, nameless: bool) -> int:
-    """A new file, locked, that begins with these bytes.
-
-    Args:
-        nameless: give it its name only then: nobody can take it for one whose writer is gone, and a writer that is
-            killed leaves nothing.
-    """
-    named = (path.parent, os.O_TMPFILE) if nameless else (path, os.O_CREAT | os.O_EXCL)
-    fd = out_of_the_way(os.open(named[0], named[1] | os.O_WRONLY | os.O_APPEND, 0o600))
+def _begin(path: Path, first: bytes) -> int | None:
+    """A new file, locked, that begins with these bytes; `None` if a reader removed it before it was locked."""
+    fd = out_of_the_way(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600))
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
+        if not os.fstat(fd).st_nlink:
+            os.close(fd)
+            return None
         if os.write(fd, first) != len(first):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if nameless:
-            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)  # with a directory it follows the link
     except BaseException:
-        if not nameless:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         os.close(fd)
         raise
     return fd
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove a journal whose writer died before its first record; one whose writer goes on is then begun anew."""
+    with contextlib.suppress(OSError):  # its writer has locked it
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(fd).st_size:
+                path.unlink()
+        finally:
+            os.close(fd)
 
 
 def _sync_directory(directory: Path) -> None:

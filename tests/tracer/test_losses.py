@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
@@ -186,12 +185,22 @@ def test_beside_a_journal_that_lost_nothing_there_is_nothing_left(tmp_path: Path
     assert all(read_losses(path) == [] for path in journals)
 
 
-def test_a_file_system_without_nameless_files(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(*arguments: Any, **options: Any) -> None:
-        raise OSError(errno.EOPNOTSUPP, "not here")
+def test_a_journal_removed_before_it_was_locked_is_begun_anew(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(store).drain()
+    real, removed = spool.fcntl.flock, []
 
-    monkeypatch.setattr(os, "link", link)
+    def reader_is_quicker(fd: int, how: int) -> None:
+        if not removed:
+            removed.extend((store / "spool").glob("*.journal"))
+            monkeypatch.setattr(spool.fcntl, "flock", real)
+            Store(store).drain()
+            assert not removed[0].exists()
+        real(fd, how)
+
+    monkeypatch.setattr(spool.fcntl, "flock", reader_is_quicker)
     recorder = Recorder(store)
+    assert len(removed) == 1
+    Store(store).drain()  # it is locked now
     recorder.end(recorder.start_run("a"))
     recorder.close()
     assert [(r.agent, r.status, r.lost) for r in Store(store).runs()] == [("a", "ok", 0)]

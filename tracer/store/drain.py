@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from redecode.tracer.losses import losses_path, read_losses
-from redecode.tracer.spool import SUFFIX, read_journal, writer_is_gone
+from redecode.tracer.spool import SUFFIX, read_journal, remove_if_empty, writer_is_gone
 from redecode.tracer.store import foreign, ingest
 
 _log = logging.getLogger("redecode")
@@ -66,6 +66,9 @@ def _transactions(journals: list[Path], offsets: dict[str, int], now_ns: Callabl
     current = _Transaction(ingest.Rows())
     for path in journals:
         offset = offsets.get(path.name, 0)
+        if not path.stat().st_size:
+            remove_if_empty(path)
+            continue
         gone = writer_is_gone(path)  # asked before reading: what it wrote before leaving is read below
         for batch in read_journal(path, offset, finished=gone, batch_bytes=BATCH_BYTES):
             rows, known = current.rows, len(current.rows.damage)
