@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
@@ -187,17 +188,18 @@ def test_beside_a_journal_that_lost_nothing_there_is_nothing_left(tmp_path: Path
 
 def test_a_journal_removed_before_it_was_locked_is_begun_anew(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(store).drain()
-    real, removed = spool.fcntl.flock, []
+    real = fcntl.flock
+    removed: list[Path] = []
 
     def reader_is_quicker(fd: int, how: int) -> None:
         if not removed:
             removed.extend((store / "spool").glob("*.journal"))
-            monkeypatch.setattr(spool.fcntl, "flock", real)
+            monkeypatch.setattr(fcntl, "flock", real)
             Store(store).drain()
             assert not removed[0].exists()
         real(fd, how)
 
-    monkeypatch.setattr(spool.fcntl, "flock", reader_is_quicker)
+    monkeypatch.setattr(fcntl, "flock", reader_is_quicker)
     recorder = Recorder(store)
     assert len(removed) == 1
     Store(store).drain()  # it is locked now

@@ -105,7 +105,7 @@ def test_a_large_journal_is_rotated_and_the_finished_one_released(tmp_path: Path
 
 
 def test_a_journal_that_has_only_just_been_made_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
-    """Its writer is about to lock it, or died before it could: a reader removes it only under the lock (test_losses)."""
+    """Its writer is about to lock it, or died before it could: a reader removes it under the lock (test_losses)."""
     path = tmp_path / f"new{SUFFIX}"
     path.touch()
     assert not writer_is_gone(path)
