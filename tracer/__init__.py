@@ -2,6 +2,10 @@
 
 `instrument()` in a program (or `redecode record -- CMD` around one) records every node, tool and FM decode
 of its LangGraph agents into a store; `Store` reads it. The words are defined in docs/record.md.
+
+What sees a run: `langgraph/` (callbacks and loop), `fm/` (the OpenAI client), `strands/` (threads and tasks),
+`collector/` and `foreign/` (spans of other tracers). What keeps it: `recorder.py`, `privacy/`, `spool.py`, `store/`.
+What lets it out again: `export/`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
 from redecode.tracer.conventions import CHANGED, ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE
-from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
+from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
 from redecode.tracer.player import FmRequest, Played, Player
+from redecode.tracer.privacy.redaction import WITHHELD, asked_privacy
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder
 from redecode.tracer.records import (
     Decode,
@@ -26,7 +31,6 @@ from redecode.tracer.records import (
     TimeSource,
     ToolStep,
 )
-from redecode.tracer.redaction import WITHHELD, asked_privacy
 
 if TYPE_CHECKING:
     from redecode.tracer.store import Dataset, ReadableStore, RecordedRun, Store, open_store, publish_runs

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redecode.tracer import conventions as c
-from redecode.tracer import tasks, threads
-from redecode.tracer.engine_probe import Engines
 from redecode.tracer.errors import RedecodeError
 from redecode.tracer.export.send import Target
+from redecode.tracer.fm.client import ClientSeam
+from redecode.tracer.fm.engine_probe import Engines
 from redecode.tracer.import_hooks import AfterImport
-from redecode.tracer.openai_client import ClientSeam
 from redecode.tracer.player import Player
+from redecode.tracer.privacy.redaction import asked_privacy
+from redecode.tracer.privacy.rules import Rule
 from redecode.tracer.recorder import LiveSpan, Recorder, never_raise
 from redecode.tracer.records import JsonObject, SpanKind
-from redecode.tracer.redaction import asked_privacy
-from redecode.tracer.rules import Rule
+from redecode.tracer.strands import tasks, threads
 
 if TYPE_CHECKING:
     from redecode.tracer.export.forward import Forwarder
@@ -102,11 +102,11 @@ class Recording:
 
     def _langchain(self) -> None:
         # Imported here: LangChain is the host's, and `redecode.tracer` works without it.
-        partly = sys.modules.get("redecode.tracer.langgraph")
+        partly = sys.modules.get("redecode.tracer.langgraph.agents")
         if self._handler is not None or (partly is not None and not hasattr(partly, "RunHandler")):
             return  # already done, or our own import of LangChain brought us here: that call finishes it
         try:
-            from redecode.tracer import langgraph
+            from redecode.tracer.langgraph import agents as langgraph
         except ImportError:
             return  # LangChain's modules import each other; in the middle of that we wait for the next of them
 
@@ -116,7 +116,7 @@ class Recording:
         self._imports.call("langchain_core.tools.base", self._tools)
 
     def _tools(self) -> None:
-        from redecode.tracer import tool_seam
+        from redecode.tracer.langgraph import tool_seam
 
         self._undo.append(tool_seam.install(lambda: self.player, self._handler.parent))
 
@@ -124,7 +124,7 @@ class Recording:
         self._langchain()
         if self._handler is None:
             return
-        from redecode.tracer.pregel import PregelSeam
+        from redecode.tracer.langgraph.pregel import PregelSeam
 
         seam = PregelSeam(self._handler)
         seam.install()

@@ -23,11 +23,11 @@ from typing import Any
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.events import SpanEvent
-from redecode.tracer.keys import Keyring
+from redecode.tracer.privacy.keys import Keyring
+from redecode.tracer.privacy.redaction import Privacy, asked_privacy
 from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
-from redecode.tracer.redaction import Privacy, asked_privacy
 from redecode.tracer.spool import JournalWriter, unique_name
-from redecode.tracer.strands import Call, Strands, run_here
+from redecode.tracer.strands.strands import Call, Strands, run_here
 
 _log = logging.getLogger("redecode")
 RECORD_FORMAT = 2

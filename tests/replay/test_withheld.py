@@ -14,7 +14,7 @@ from redecode.replay import Playback, ReplayMode, replay_on_engine
 from redecode.replay.engine_replay import plan
 from redecode.replay.errors import TooLittleRecorded
 from redecode.tracer import RecordedRun
-from redecode.tracer.redaction import Privacy
+from redecode.tracer.privacy.redaction import Privacy
 from tests.tracer.privacy.support import MAIL, by, record
 
 OFF = "was recorded without its content; record it again without --no-content (docs/privacy.md)"

@@ -26,7 +26,8 @@ _NURSERY = """
 import os, sys
 from pathlib import Path
 import redecode.tracer.store.drain as module
-from redecode.tracer import Decode, Fidelity, Recorder, SpanKind, Store, decode_attributes
+from redecode.tracer import Decode, Fidelity, Recorder, SpanKind, Store
+from redecode.tracer import decode_attributes
 
 def record(store, said):
     '''Runs with nodes and decodes; says on a pipe what has begun and what has ended, once it has.'''

@@ -18,7 +18,8 @@ WRITERS = 6
 _WRITE = """
 import sys, time
 from pathlib import Path
-from redecode.tracer import Decode, Fidelity, Recorder, SpanKind, decode_attributes
+from redecode.tracer import Decode, Fidelity, Recorder, SpanKind
+from redecode.tracer import decode_attributes
 store, seconds = Path(sys.argv[1]), float(sys.argv[2])
 recorder = Recorder(store, agent=f"writer-{sys.argv[3]}")
 until, runs = time.monotonic() + seconds, 0

@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 
 from redecode import tracer
 from redecode.cli.main import app
-from redecode.tracer import Store, errors, strands
+from redecode.tracer import Store, errors
 from redecode.tracer.events import parse
 from redecode.tracer.losses import read_losses
 from redecode.tracer.spool import read_journal
+from redecode.tracer.strands import strands
 from tests.conftest import OpenAIServer
 from tests.tracer import an_agent
 
@@ -127,15 +128,20 @@ def written(store: Path) -> tuple[int, int]:
 
 
 MODULES = (
-    "callbacks", "clock", "conventions", "decode_attributes", "events", "fm_call", "instrument", "keys", "langgraph",
-    "model_callbacks", "openai_client", "pregel", "recorder", "records", "response_tap", "spool", "strands",
-    "task_names", "tasks", "threads", "tool_callbacks", "wire", "wire_stream",
+    "clock", "conventions", "events", "fm/call", "fm/client", "fm/decode_attributes", "fm/response_tap", "fm/wire",
+    "fm/wire_stream", "instrument", "langgraph/agents", "langgraph/callbacks", "langgraph/models", "langgraph/pregel",
+    "langgraph/task_names", "langgraph/tools", "privacy/keys", "recorder", "records", "spool", "strands/strands",
+    "strands/tasks", "strands/threads",
 )  # fmt: skip
+
+
+def module_of(code: CodeType) -> str:
+    return Path(code.co_filename).relative_to(HERE).with_suffix("").as_posix()
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_whatever_function_of_the_tracer_raises(host: Host, tmp_path: Path, module: str) -> None:
-    chosen = [(code, found) for code, found in host.functions.items() if Path(code.co_filename).stem == module]
+    chosen = [(code, found) for code, found in host.functions.items() if module_of(code) == module]
     assert chosen
     for code, functions in chosen:
         told = Warnings()

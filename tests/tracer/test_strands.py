@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from redecode.tracer import tasks, threads
 from redecode.tracer.records import EdgeKind
-from redecode.tracer.strands import Call, Strands
+from redecode.tracer.strands import tasks, threads
+from redecode.tracer.strands.strands import Call, Strands
 
 
 @pytest.fixture(autouse=True)

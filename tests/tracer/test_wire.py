@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redecode.tracer import wire
-from redecode.tracer.wire_stream import ChatTap, PassTap
+from redecode.tracer.fm import wire
+from redecode.tracer.fm.wire_stream import ChatTap, PassTap
 from tests.tracer.decodes import vllm_like
 from tests.tracer.decodes.server import Request
 

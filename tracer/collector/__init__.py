@@ -14,7 +14,7 @@ from pathlib import Path
 from redecode.tracer.collector.limits import Limits
 from redecode.tracer.errors import CollectorError
 from redecode.tracer.export.send import Target
-from redecode.tracer.redaction import Privacy
+from redecode.tracer.privacy.redaction import Privacy
 
 __all__ = ["HTTP_PORT", "RPC_PORT", "Limits", "Listening", "Options", "Summary", "serve"]
 

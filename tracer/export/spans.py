@@ -6,8 +6,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from redecode.tracer import conventions as c
-from redecode.tracer.decode_attributes import decode_attributes
 from redecode.tracer.events import SpanEdge, SpanEvent
+from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.records import Decode, JsonObject, Run, SpanKind, ToolStep
 
 if TYPE_CHECKING:

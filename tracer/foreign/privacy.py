@@ -1,4 +1,4 @@
-"""What of another tracer's span may be written down: the same policy as for our own (`tracer/redaction.py`).
+"""What of another tracer's span may be written down: the same policy as for our own (`tracer/privacy/redaction.py`).
 
 Nobody can list all the attributes in which tracers put what was said. So without content only those stay that are
 known to be structure: names from a list, and numbers under prefixes of which nothing else comes.
@@ -16,8 +16,7 @@ import orjson
 from redecode.tracer import conventions as c
 from redecode.tracer.events import SpanEvent
 from redecode.tracer.foreign.otlp import OtlpSpan, SpanNote
-from redecode.tracer.records import Fidelity, JsonObject
-from redecode.tracer.redaction import (
+from redecode.tracer.privacy.redaction import (
     MACHINE,
     NAMES,
     WITHHELD,
@@ -26,7 +25,8 @@ from redecode.tracer.redaction import (
     redacted_attribute,
     structure,
 )
-from redecode.tracer.rules import Rules, failure, unspelled
+from redecode.tracer.privacy.rules import Rules, failure, unspelled
+from redecode.tracer.records import Fidelity, JsonObject
 
 _TEXTS = frozenset(
     {

@@ -16,8 +16,8 @@ import orjson
 
 from redecode.tracer import conventions as c
 from redecode.tracer.foreign.otlp import OtlpSpan
+from redecode.tracer.langgraph.task_names import task_step
 from redecode.tracer.records import Fidelity, JsonObject
-from redecode.tracer.task_names import task_step
 
 _DEEPEST = 20
 _INT64 = range(-(1 << 63), 1 << 63)

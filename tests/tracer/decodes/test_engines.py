@@ -10,7 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from redecode.tracer import Fidelity, engine_probe
+from redecode.tracer import Fidelity
+from redecode.tracer.fm import engine_probe
 from redecode.tracer.instrument import active
 from tests.tracer.decodes import vllm_like
 from tests.tracer.decodes.calls import CHAT, RESPONSES, TEXT, Way, call, sync

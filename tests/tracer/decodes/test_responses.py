@@ -8,8 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from redecode.tracer import Fidelity, wire
-from redecode.tracer.wire_responses import Events, ResponsesTap, take_response
+from redecode.tracer import Fidelity
+from redecode.tracer.fm import wire
+from redecode.tracer.fm.wire_responses import Events, ResponsesTap, take_response
 from tests.tracer.decodes import vllm_like
 from tests.tracer.decodes.conftest import Recorded, Serving
 from tests.tracer.decodes.server import Reply, Request

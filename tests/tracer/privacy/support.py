@@ -9,8 +9,8 @@ import duckdb
 
 from redecode.tracer import Decode, Fidelity, RecordedRun, Recorder, SpanKind, Store, decode_attributes
 from redecode.tracer import conventions as c
-from redecode.tracer.redaction import Privacy
-from redecode.tracer.rules import Rule, Rules
+from redecode.tracer.privacy.redaction import Privacy
+from redecode.tracer.privacy.rules import Rule, Rules
 
 MAIL = "ada.lovelace@example.org"
 

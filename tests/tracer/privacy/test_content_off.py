@@ -8,7 +8,7 @@ from typing import Any
 
 from redecode.tracer import Fidelity, Recorder, SpanKind, Store
 from redecode.tracer import conventions as c
-from redecode.tracer.redaction import Privacy
+from redecode.tracer.privacy.redaction import Privacy
 from tests.tracer.privacy.support import bytes_of, record
 
 

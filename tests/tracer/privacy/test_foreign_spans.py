@@ -9,8 +9,8 @@ from redecode.tracer import Fidelity, Store
 from redecode.tracer import conventions as c
 from redecode.tracer.foreign.otlp import OtlpSpan
 from redecode.tracer.foreign.privacy import SpanPrivacy
-from redecode.tracer.redaction import Privacy
-from redecode.tracer.rules import Rules
+from redecode.tracer.privacy.redaction import Privacy
+from redecode.tracer.privacy.rules import Rules
 from tests.tracer.privacy.support import MAIL, by, record
 
 OTHERS = {

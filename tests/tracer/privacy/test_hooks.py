@@ -9,7 +9,7 @@ import pytest
 
 from redecode.tracer import Recorder, Store
 from redecode.tracer import conventions as c
-from redecode.tracer.rules import Rule
+from redecode.tracer.privacy.rules import Rule
 from tests.tracer.privacy.support import MAIL, by, bytes_of, record
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from redecode.tracer import Store
-from redecode.tracer.keys import Keyring, public_url
+from redecode.tracer.privacy.keys import Keyring, public_url
 from tests.tracer.privacy.support import bytes_of
 
 Serve = Callable[..., Any]

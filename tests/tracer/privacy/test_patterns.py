@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redecode.tracer.patterns import groups, named, redact
-from redecode.tracer.rules import Rules
+from redecode.tracer.privacy.patterns import groups, named, redact
+from redecode.tracer.privacy.rules import Rules
 from tests.tracer.privacy.support import MAIL
 
 POSITIVE = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from redecode.tracer import Fidelity, Recorder, RedecodeError, SpanKind, Store
 from redecode.tracer import conventions as c
-from redecode.tracer.redaction import asked_privacy
-from redecode.tracer.rules import Rules
+from redecode.tracer.privacy.redaction import asked_privacy
+from redecode.tracer.privacy.rules import Rules
 from tests.tracer.privacy.support import MAIL, by, bytes_of, record
 
 

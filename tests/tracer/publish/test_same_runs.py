@@ -17,7 +17,7 @@ from redecode.tracer import AmbiguousRun, Dataset, RecordedRun, Recorder, Store,
 from redecode.tracer import conventions as c
 from redecode.tracer.events import with_arrays
 from redecode.tracer.export import otlp
-from redecode.tracer.redaction import Privacy
+from redecode.tracer.privacy.redaction import Privacy
 from redecode.tracer.store.layout import TABLES
 from tests.tracer.export.recorded_runs import runs
 from tests.tracer.privacy.support import record

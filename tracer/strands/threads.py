@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redecode.tracer.recorder import count_fault, never_raise
-from redecode.tracer.strands import HandOver, end_in_thread, hand_over, move_to, recording_here
+from redecode.tracer.strands.strands import HandOver, end_in_thread, hand_over, move_to, recording_here
 
 
 def install() -> Callable[[], None]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from redecode.tracer.patterns import SECRET_FIELD, redact, secrets
+from redecode.tracer.privacy.patterns import SECRET_FIELD, redact, secrets
 
 HIDDEN = "[secret]"
 _SHORTEST = 8  # shorter values ("none", "EMPTY") are no secrets, and would be found everywhere

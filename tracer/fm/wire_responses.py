@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from redecode.tracer import wire
+from redecode.tracer.fm import wire
+from redecode.tracer.fm.wire_stream import PassTap, payload_of
 from redecode.tracer.records import JsonObject
-from redecode.tracer.wire_stream import PassTap, payload_of
 
 _RAW = ("input_messages", "output_messages")
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})

@@ -6,9 +6,9 @@ from typing import Any
 from uuid import UUID
 
 from redecode.tracer import conventions as c
-from redecode.tracer.callbacks import Callbacks, guarded
+from redecode.tracer.langgraph.callbacks import Callbacks, guarded
+from redecode.tracer.langgraph.task_names import attempt
 from redecode.tracer.records import JsonObject, SpanKind
-from redecode.tracer.task_names import attempt
 
 
 class ToolCallbacks(Callbacks):

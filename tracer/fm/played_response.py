@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from redecode.tracer import wire
+from redecode.tracer.fm import wire
 from redecode.tracer.records import JsonObject
 
 

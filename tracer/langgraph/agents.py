@@ -11,13 +11,13 @@ from uuid import UUID
 from langchain_core.tracers.context import register_configure_hook
 
 from redecode.tracer import conventions as c
-from redecode.tracer.callbacks import Entry, guarded
-from redecode.tracer.model_callbacks import ModelCallbacks
-from redecode.tracer.pregel import Graph
+from redecode.tracer.langgraph.callbacks import Entry, guarded
+from redecode.tracer.langgraph.models import ModelCallbacks
+from redecode.tracer.langgraph.pregel import Graph
+from redecode.tracer.langgraph.task_names import caller_path, is_scheduled, task_id, task_step
+from redecode.tracer.langgraph.tools import ToolCallbacks
 from redecode.tracer.recorder import never_raise
 from redecode.tracer.records import JsonObject, SpanKind
-from redecode.tracer.task_names import caller_path, is_scheduled, task_id, task_step
-from redecode.tracer.tool_callbacks import ToolCallbacks
 
 
 class RunHandler(ModelCallbacks, ToolCallbacks):

@@ -15,7 +15,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
-from redecode.tracer.pregel import Graph
+from redecode.tracer.langgraph.pregel import Graph
 from redecode.tracer.recorder import LiveSpan, Recorder, count_fault
 from redecode.tracer.records import JsonObject, SpanKind
 

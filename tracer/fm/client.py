@@ -20,14 +20,14 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from redecode.tracer import conventions as c
-from redecode.tracer import wire
-from redecode.tracer.engine_probe import UNKNOWN, Address, Engine, Engines
-from redecode.tracer.fm_call import CUT_SHORT, Call, EmbeddingCall, InFlight
-from redecode.tracer.played_response import played_response
+from redecode.tracer.fm import wire
+from redecode.tracer.fm.call import CUT_SHORT, Call, EmbeddingCall, InFlight
+from redecode.tracer.fm.engine_probe import UNKNOWN, Address, Engine, Engines
+from redecode.tracer.fm.played_response import played_response
+from redecode.tracer.fm.response_tap import answered
 from redecode.tracer.player import Played, Player
 from redecode.tracer.recorder import LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import JsonObject, SpanKind
-from redecode.tracer.response_tap import answered
 
 _current: ContextVar[InFlight | None] = ContextVar("redecode_fm_call", default=None)
 _FM_CALLS = (wire.CHAT, wire.TEXT, wire.RESPONSES)

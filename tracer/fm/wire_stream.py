@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from redecode.tracer import wire
+from redecode.tracer.fm import wire
 from redecode.tracer.records import JsonObject
 
 

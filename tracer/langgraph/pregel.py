@@ -24,12 +24,12 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from redecode.tracer import conventions as c
+from redecode.tracer.langgraph.task_names import PUSH, SENDS, caller_path, failed_path, task_step
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import EdgeKind, Provenance, SpanKind
-from redecode.tracer.strands import hand_over
-from redecode.tracer.task_names import PUSH, SENDS, caller_path, failed_path, task_step
-from redecode.tracer.tasks import awaited
-from redecode.tracer.threads import collecting
+from redecode.tracer.strands.strands import hand_over
+from redecode.tracer.strands.tasks import awaited
+from redecode.tracer.strands.threads import collecting
 
 _log = logging.getLogger("redecode")
 _stepping = threading.Lock()

@@ -10,13 +10,13 @@ from uuid import UUID
 from langchain_core.messages import convert_to_openai_messages
 
 from redecode.tracer import conventions as c
-from redecode.tracer import wire
-from redecode.tracer.callbacks import Callbacks, Chat, guarded
-from redecode.tracer.decode_attributes import decode_attributes
-from redecode.tracer.fm_call import CUT_SHORT, PART
+from redecode.tracer.fm import wire
+from redecode.tracer.fm.call import CUT_SHORT, PART
+from redecode.tracer.fm.decode_attributes import decode_attributes
+from redecode.tracer.langgraph.callbacks import Callbacks, Chat, guarded
+from redecode.tracer.langgraph.task_names import attempt
 from redecode.tracer.recorder import LiveSpan
 from redecode.tracer.records import Decode, Fidelity, JsonObject, SpanKind, TimeSource
-from redecode.tracer.task_names import attempt
 
 # The model calls opened last in this context: one, or all of a batch, whose requests are sent in their order.
 _open_chats: ContextVar[tuple[Chat, ...]] = ContextVar("redecode_chats", default=())

@@ -12,9 +12,9 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from redecode.tracer.fm_call import InFlight
+from redecode.tracer.fm.call import InFlight
+from redecode.tracer.fm.wire_stream import BodyTap, Tap
 from redecode.tracer.recorder import count_fault
-from redecode.tracer.wire_stream import BodyTap, Tap
 
 
 def answered(response: Any, call: InFlight, *, asynchronous: bool) -> None:

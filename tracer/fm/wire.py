@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from redecode.tracer.keys import is_secret
 from redecode.tracer.player import FmRequest
+from redecode.tracer.privacy.keys import is_secret
 from redecode.tracer.records import JsonObject
 
 CHAT, TEXT, RESPONSES, EMBEDDINGS = "/chat/completions", "/completions", "/responses", "/embeddings"

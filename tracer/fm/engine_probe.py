@@ -25,7 +25,7 @@ import orjson
 from redecode.tracer import conventions as c
 from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.events import with_arrays
-from redecode.tracer.keys import public_fields, public_url
+from redecode.tracer.privacy.keys import public_fields, public_url
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter
 

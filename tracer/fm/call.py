@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 
 from redecode.tracer import conventions as c
-from redecode.tracer import wire, wire_responses
-from redecode.tracer.decode_attributes import decode_attributes
-from redecode.tracer.engine_probe import Address, Engine, Engines
+from redecode.tracer.fm import wire, wire_responses
+from redecode.tracer.fm.decode_attributes import decode_attributes
+from redecode.tracer.fm.engine_probe import Address, Engine, Engines
+from redecode.tracer.fm.wire_stream import BodyTap, ChatTap, PassTap, Tap
 from redecode.tracer.recorder import LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import Choice, Decode, Fidelity, JsonObject, SpanKind, TimeSource
-from redecode.tracer.wire_stream import BodyTap, ChatTap, PassTap, Tap
 
 CUT_SHORT = "stream closed before its end"
 PART = "it was cut short: only the part received is recorded"

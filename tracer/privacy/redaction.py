@@ -19,8 +19,8 @@ from redecode.tracer import conventions as c
 from redecode.tracer.blocks import split
 from redecode.tracer.errors import RedecodeError
 from redecode.tracer.events import SpanEvent
+from redecode.tracer.privacy.rules import Rule, Rules, failure, unspelled
 from redecode.tracer.records import Fidelity, JsonObject
-from redecode.tracer.rules import Rule, Rules, failure, unspelled
 
 WITHHELD = "content"
 """Among the names in `redecode.redacted`: nothing of the content was recorded."""

@@ -17,8 +17,8 @@ from types import CodeType
 from typing import Any
 
 from redecode.tracer.recorder import count_fault, never_raise
-from redecode.tracer.strands import go_on, hand_over, move_to, recording_here
-from redecode.tracer.threads import plain_name
+from redecode.tracer.strands.strands import go_on, hand_over, move_to, recording_here
+from redecode.tracer.strands.threads import plain_name
 
 _WAIT_FOR: CodeType = asyncio.wait_for.__code__
 

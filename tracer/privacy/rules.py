@@ -18,8 +18,8 @@ import orjson
 
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import RedecodeError
-from redecode.tracer.keys import is_secret
-from redecode.tracer.patterns import Pattern, groups, named, redact
+from redecode.tracer.privacy.keys import is_secret
+from redecode.tracer.privacy.patterns import Pattern, groups, named, redact
 
 Hook = Callable[[str, str], str]
 """(name of the attribute, text) → the text to record."""

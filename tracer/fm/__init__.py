@@ -1,0 +1,1 @@
+"""FM calls: caught in the OpenAI client, asked for more where the engine knows more, read, and written as decodes."""

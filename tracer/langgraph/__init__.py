@@ -1,0 +1,1 @@
+"""LangGraph and LangChain: their callbacks and their loop, read as spans, step keys and edges."""
