@@ -102,18 +102,8 @@ def same(then: Any, now: Any) -> bool:
     return _canonical(then) == _canonical(now)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON would carry it."""
-    return orjson.loads(orjson.dumps(value, default=_dumped, option=orjson.OPT_NON_STR_KEYS))
-
-
-def _dumped(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    return dump() if callable(dump) else str(value)
-
-
 def _canonical(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_dumped)
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
 def nearest(step_key: str, candidates: Iterable[str], *, equal: Iterable[str] = (), most: int = 3) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from redecode.replay.answers import recorded_error, response_body
-from redecode.replay.divergence import FieldDifference, differences, diverged, nearest, plain, same
+from redecode.replay.divergence import FieldDifference, differences, diverged, nearest, same
 from redecode.replay.errors import ReplayDivergence, TooLittleRecorded
 from redecode.replay.pinned import Pinned
 from redecode.replay.withheld import first_withheld
@@ -34,6 +34,7 @@ from redecode.tracer import (
     default_store,
     instrument,
     open_store,
+    plain,
     play,
     uninstrument,
 )
@@ -112,15 +113,13 @@ class Playback:
     def decode(self, span: LiveSpan, request: FmRequest) -> Played:
         """The recorded answer to the FM call of this step."""
         source = self._source(span)
-        recorded = source.decodes.get(span.step_key)
+        recorded, messages = source.decodes.get(span.step_key), plain(request.messages)
         if recorded is None:
             equal = (
-                key
-                for key, d in source.decodes.items()
-                if d.model == request.model and same(d.messages, request.messages)
+                key for key, d in source.decodes.items() if d.model == request.model and same(d.messages, messages)
             )
             raise self._unknown(source, span, f"FM call {request.model}", source.decodes, equal)
-        now = {"model": request.model, "messages": plain(request.messages), "tools": plain(request.tools)}
+        now = {"model": request.model, "messages": messages, "tools": plain(request.tools)}
         then = {"model": recorded.model, "messages": recorded.messages, "tools": recorded.tool_definitions}
         found = differences(then, now) + _sampling_differences(recorded, plain(request.sampling))
         if found:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
-from redecode.tracer.conventions import CHANGED, ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE
+from redecode.tracer.conventions import CHANGED, ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE, plain
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
@@ -75,6 +75,7 @@ __all__ = [
     "environment",
     "instrument",
     "open_store",
+    "plain",
     "play",
     "publish_runs",
     "run",

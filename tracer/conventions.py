@@ -179,6 +179,11 @@ def from_json(text: str | None) -> Any:
     return None if text is None else orjson.loads(text)
 
 
+def plain(value: Any) -> Any:
+    """A value as it comes back from a recording."""
+    return from_json(to_json(value))
+
+
 def pack(values: Iterable[int] | Iterable[float], typecode: str) -> bytes:
     """Numbers as little-endian items: "i" int32, "f" float32."""
     return array(typecode, values).tobytes()
