@@ -14,7 +14,7 @@ from redecode.tracer import Decode, Fidelity, Recorder, SpanKind, Store, TimeSou
 
 ids = st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=70).map(tuple)
 # In ns, in steps of 1 us, at most 35 minutes apart.
-times = st.none() | st.lists(st.integers(-(2**30), 2**30), max_size=5).map(lambda at: tuple(t * 1000 for t in at))
+times = st.none() | st.lists(st.integers(-(2**29), 2**29), max_size=5).map(lambda at: tuple(t * 1000 for t in at))
 logprobs = st.none() | st.lists(st.floats(allow_nan=False, width=32), max_size=5).map(tuple)
 counts = st.none() | st.integers(0, 2**40)
 
