@@ -37,7 +37,7 @@ GUARDS = {
     "_Door.get", "_Tapped._aclose", "_Tapped._aiterate", "_Tapped._close_sync", "_Tapped._iterate", "_answered",
     "_attempted", "_run", "_sending", "_to_hand_over", "_within", "_ended", "active", "never_raise", "run", "step",
     "HandOver.start", "InFlight.dropped", "InFlight.finish", "JournalWriter._sync_on_a_timer", "LiveSpan.flows",
-    "PregelSeam._watch",
+    "ModelCallbacks.on_llm_new_token", "PregelSeam._watch",
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class Chat:
     times: list[int] = field(default_factory=list)
     claimed: bool = False
     finish: Callable[[], None] | None = None
+    run_id: UUID | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -107,14 +107,23 @@ class ModelCallbacks(Callbacks):
         )
         if entry is not None and entry.span is not None:
             besides = {name: metadata.get(f"ls_{name}") for name in _TOLD_BESIDES}
-            entry.chat = Chat(entry.span, messages, {**besides, **params})
+            entry.chat = Chat(entry.span, messages, {**besides, **params}, run_id=run_id)
             batch = _open_chats.get() if (given.get("batch_size") or 1) > 1 else ()
             siblings = tuple(chat for chat in batch if chat.span.parent is entry.span.parent and not chat.span.ended)
             _open_chats.set((*siblings, entry.chat))
 
-    @guarded("a part of an answer")
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A part of the answer is about to reach the caller."""
+        # Called for every token: nothing is looked up where the client seam sees to the call that is open here.
+        chats = _open_chats.get()
+        if len(chats) == 1 and chats[0].claimed and chats[0].run_id is run_id:
+            if (call := chats[0].span.call) is not None:
+                call.flowing = True
+            return
+        self._part(token, run_id=run_id, **kwargs)
+
+    @guarded("a part of an answer")
+    def _part(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         entry = self._entries.get(run_id)
         if entry is None or entry.span is None:
             return
