@@ -77,7 +77,7 @@ def measure(how: str, ours: int, theirs: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         server = subprocess.Popen(
-            [sys.executable, str(_SUPPORT / "answer_server.py")],
+            [sys.executable, str(_SUPPORT / "token_server.py"), "names"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert server.stdout is not None

@@ -179,12 +179,17 @@ def engine_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_url(engine_home: Path) -> Iterator[str]:
-    """A real vLLM with our plug-in and the small bundled FM, one for the whole session."""
+def vllm_installed() -> None:
+    """Where vLLM cannot be installed its tests are left out; never in CI."""
     if importlib.util.find_spec("vllm") is None:
         if os.environ.get("CI"):
             pytest.fail("CI must test against a real vLLM, and none is installed")
         pytest.skip("vLLM is not installed here; `make setup` installs it where it can be")
+
+
+@pytest.fixture(scope="session")
+def engine_url(vllm_installed: None, engine_home: Path) -> Iterator[str]:
+    """A real vLLM with our plug-in and the small bundled FM, one for the whole session."""
     from redecode.agents import model_dir
     from redecode.replay.engine import start, stop
 

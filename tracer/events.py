@@ -18,16 +18,39 @@ and pair them without parsing; `attributes` is JSON in JSON, so that it can be s
 
 from __future__ import annotations
 
+import os
+import platform
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from redecode.tracer import conventions as c
+from redecode.tracer.clock import Clock, boot_id
 from redecode.tracer.records import JsonObject
 
+RECORD_FORMAT = 2
 SpanEdge = tuple[str, str, str]
 """Span id it depends on, `EdgeKind`, `Provenance`."""
+
+
+def process_event(clock: Clock, argv: list[str]) -> JsonObject:
+    """The first event of a journal: who writes it, on which clock.
+
+    Args:
+        argv: of the process, as far as it may be written down.
+    """
+    return {
+        "t": "process",
+        "format": RECORD_FORMAT,
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "argv": argv,
+        "python": platform.python_version(),
+        "boot_id": boot_id(),
+        "wall_ns": clock.wall_ns,
+        "monotonic_ns": clock.monotonic_ns,
+    }
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

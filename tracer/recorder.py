@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from redecode.tracer import conventions as c
-from redecode.tracer.clock import Clock, boot_id
-from redecode.tracer.events import SpanEvent
+from redecode.tracer.clock import Clock
+from redecode.tracer.events import SpanEvent, process_event
 from redecode.tracer.privacy.keys import Keyring
 from redecode.tracer.privacy.redaction import Privacy, asked_privacy
 from redecode.tracer.records import EdgeKind, JsonObject, Provenance, Run, Span, SpanKind, ToolStep
@@ -30,7 +30,6 @@ from redecode.tracer.spool import JournalWriter, unique_name
 from redecode.tracer.strands.strands import Call, Strands, run_here
 
 _log = logging.getLogger("redecode")
-RECORD_FORMAT = 2
 
 Dependency = tuple[str, EdgeKind, Provenance]
 """A span id that something depends on, how, and how that is known."""
@@ -135,17 +134,7 @@ class Recorder:
         self.journal.after_fork()
 
     def _preamble(self) -> JsonObject:
-        return {
-            "t": "process",
-            "format": RECORD_FORMAT,
-            "host": os.uname().nodename,
-            "pid": os.getpid(),
-            "argv": self.keys.arguments(sys.argv if self.privacy is None else sys.argv[:1]),
-            "python": sys.version.split()[0],
-            "boot_id": boot_id(),
-            "wall_ns": self.clock.wall_ns,
-            "monotonic_ns": self.clock.monotonic_ns,
-        }
+        return process_event(self.clock, self.keys.arguments(sys.argv if self.privacy is None else sys.argv[:1]))
 
     def start(
         self,

@@ -166,7 +166,7 @@ class JournalWriter:
             try:
                 os.fsync(self._fd)
                 if not self._named:
-                    _sync_directory(self._spool)
+                    sync_path(self._spool)
                     self._named = True
             except OSError:  # what the disk holds of this file is unknown: nothing more goes behind it
                 with contextlib.suppress(OSError):
@@ -312,9 +312,9 @@ def remove_if_empty(path: Path) -> None:
             os.close(fd)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Put a new file's name on the disk: its own fsync does not."""
-    fd = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk; a new file's own fsync does not put its name there."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -1,15 +1,18 @@
-"""An OpenAI-compatible server that answers at once, as vLLM 0.32 does byte for byte: usage `token_server.py`.
+"""An OpenAI-compatible server that answers at once, as vLLM 0.32 does byte for byte: usage `token_server.py [names]`.
 
 Prints its base URL and serves until its standard input ends. A chat call gets as many tokens as it allows at most, the
 same ones each time; a call that offers tools gets one tool call. Token ids, logprobs and prompt ids come only to who
 asks for them, a streamed answer has one event (and one HTTP chunk) per token, and all of it is sent in one write: no
-engine is waited for, so what is timed is the client's side alone.
+engine is waited for, so what is timed is the client's side alone. With `names` it is no vLLM, and answers every call
+otherwise, after a wait of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
+import random
 import sys
 from typing import Any, NamedTuple
 
@@ -17,6 +20,8 @@ import orjson
 
 PROMPT_TOKENS = 256
 FIRST_ID = 70_001
+NAMES = sys.argv[1:] == ["names"]
+_numbers, _waits = itertools.count(), random.Random(7)
 _WORDS = (" the", " of", " and", " run", " span", " token", " step", "s", ",", " \u00fcber", ' "', "\n")
 
 
@@ -137,6 +142,16 @@ def chat(body: dict[str, Any]) -> bytes:
     return answer(asked)
 
 
+async def name() -> bytes:
+    """A name nobody else was told, after a wait of its own."""
+    number = next(_numbers)
+    await asyncio.sleep(_waits.uniform(0.01, 0.1))
+    message = {"role": "assistant", "content": f"name {number}"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    common = {"id": f"c{number}", "object": "chat.completion", "created": 1, "model": "m"}
+    return response(orjson.dumps({**common, "choices": [choice]}))
+
+
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One connection, kept open for many requests."""
     try:
@@ -146,8 +161,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             if method == "POST" and path.endswith("/chat/completions"):
-                writer.write(chat(orjson.loads(body)))
-            elif path == "/v1/models":
+                writer.write(await name() if NAMES else chat(orjson.loads(body)))
+            elif path == "/v1/models" and not NAMES:
                 writer.write(response(b'{"object":"list","data":[{"id":"m","object":"model","owned_by":"vllm"}]}'))
             else:
                 writer.write(response(b'{"detail":"Not Found"}', b"404 Not Found"))

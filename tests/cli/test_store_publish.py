@@ -15,8 +15,9 @@ from typer.testing import CliRunner, Result
 
 from redecode.cli.main import app
 from redecode.tracer import Store
+from tests.tracer.export.recorded_runs import keep
 from tests.tracer.export.test_mooncake import react
-from tests.tracer.publish.support import files, keep, some_run
+from tests.tracer.publish.support import files, some_run
 
 ONE, TWO = "ab" * 16, "cd" * 16
 

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import os
-import platform
 import signal
 import socket
 import threading
@@ -17,13 +15,13 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from redecode.tracer.clock import Clock, boot_id
+from redecode.tracer.clock import Clock
 from redecode.tracer.collector import Listening, Options, Summary, http, rpc
 from redecode.tracer.collector.intake import Intake
 from redecode.tracer.errors import CollectorError, RedecodeError
+from redecode.tracer.events import process_event
 from redecode.tracer.export.forward import Forwarder
 from redecode.tracer.foreign.privacy import SpanPrivacy
-from redecode.tracer.recorder import RECORD_FORMAT
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter, unique_name
 from redecode.tracer.store import Store
@@ -147,17 +145,7 @@ class _HttpServer(uvicorn.Server):
 
 def _preamble(clock: Clock) -> JsonObject:
     """Who writes the journal. Without the arguments: a token may be among them."""
-    return {
-        "t": "process",
-        "format": RECORD_FORMAT,
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
-        "argv": ["redecode", "collect"],
-        "python": platform.python_version(),
-        "boot_id": boot_id(),
-        "wall_ns": clock.wall_ns,
-        "monotonic_ns": clock.monotonic_ns,
-    }
+    return process_event(clock, ["redecode", "collect"])
 
 
 def _listen(host: str, port: int, protocol: str, option: str) -> socket.socket:

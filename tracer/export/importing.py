@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import platform
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,13 +12,13 @@ from typing import TYPE_CHECKING
 import orjson
 
 from redecode.tracer import conventions as c
-from redecode.tracer.clock import Clock, boot_id
+from redecode.tracer.clock import Clock
 from redecode.tracer.errors import ImportRefused
+from redecode.tracer.events import process_event
 from redecode.tracer.export import otlp
 from redecode.tracer.foreign.otlp import OtlpSpan, read_request
 from redecode.tracer.foreign.own import LOST_BEFORE
 from redecode.tracer.foreign.reading import believable
-from redecode.tracer.recorder import RECORD_FORMAT
 from redecode.tracer.records import JsonObject
 from redecode.tracer.spool import JournalWriter, unique_name
 
@@ -174,14 +172,4 @@ def _engines(span: OtlpSpan, told: Collection[str], names: set[str]) -> list[Jso
 
 
 def _preamble(clock: Clock) -> JsonObject:
-    return {
-        "t": "process",
-        "format": RECORD_FORMAT,
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
-        "argv": ["redecode", "import"],
-        "python": platform.python_version(),
-        "boot_id": boot_id(),
-        "wall_ns": clock.wall_ns,
-        "monotonic_ns": clock.monotonic_ns,
-    }
+    return process_event(clock, ["redecode", "import"])

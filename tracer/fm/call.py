@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Attempts:
         }
 
 
-class InFlight:
+class InFlight(ABC):
     """A request of the client's that is recorded.
 
     Args:
@@ -86,13 +87,13 @@ class InFlight:
         """Whether the caller asked for a stream."""
         return False
 
+    @abstractmethod
     def open_tap(self, *, events: bool) -> Tap:
         """What reads the answer while the caller does: a stream of events, else a whole body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, data: bytes) -> bytes:
         """Read a whole body; returns the one the caller is to see."""
-        raise NotImplementedError
 
     def wait(self, tap: Tap) -> None:
         """The answer will come through the tap."""
@@ -122,9 +123,9 @@ class InFlight:
         """Nobody holds the answer any more."""
         self.finish(GeneratorExit())
 
+    @abstractmethod
     def record(self, done: int, error: BaseException | str | None) -> BaseException | str | None:
         """Put what is known into the span; returns what the call failed with, if it did."""
-        raise NotImplementedError
 
 
 class Call(InFlight):

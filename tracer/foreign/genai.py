@@ -22,6 +22,7 @@ from redecode.tracer.foreign.reading import (
     parsed,
     read_task,
     text,
+    tool_reading,
     tool_result,
     unserialized,
 )
@@ -215,21 +216,14 @@ def _tool(span: OtlpSpan, a: JsonObject, task: Task | None, conversation: str | 
     elif isinstance(inner := parsed(result), dict | list):
         result = inner  # a text that happens to be a number stays the text that the tool returned
     result, from_message, failed = tool_result(result)
-    values = {
-        c.OPERATION: "execute_tool",
-        c.TOOL_NAME: name,
-        c.TOOL_CALL_ID: call_id or from_message,
-        c.TOOL_ARGUMENTS: None if arguments is None else c.to_json(arguments),
-        c.TOOL_RESULT: None if result is None else c.to_json(result),
-    }
-    return Reading(
-        role=Role.TOOL,
-        name=name,
-        agent=name,
+    return tool_reading(
+        name,
+        call_id=call_id or from_message,
+        arguments=None if arguments is None else c.to_json(arguments),
+        result=result,
+        failed=failed,
         task=task,
         conversation=conversation,
-        attributes=known(values),
-        failed=failed,
     )
 
 

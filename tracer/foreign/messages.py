@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from redecode.tracer import conventions as c
-from redecode.tracer.foreign.reading import REDACTED, integer, parsed, text
+from redecode.tracer.foreign.reading import REDACTED, integer, listed, parsed, text
 from redecode.tracer.records import JsonObject
 
 _ROLES = {"human": "user", "ai": "assistant", "function": "tool"}
@@ -123,7 +123,7 @@ def from_openinference(messages: list[Any]) -> list[JsonObject]:
             content = _content([_openinference_part(part) for part in message["contents"]])
         one: JsonObject = {"role": _role(message.get("role")), "content": None if content == REDACTED else content}
         one |= _name(message)
-        calls = [_openinference_call(call) for call in _listed(message.get("tool_calls"))]
+        calls = [_openinference_call(call) for call in listed(message.get("tool_calls"))]
         if message.get("function_call_name"):
             calls.append(
                 tool_call(None, message["function_call_name"], message.get("function_call_arguments_json") or "")
@@ -160,7 +160,7 @@ def from_numbered(messages: list[Any]) -> list[JsonObject]:
         one: JsonObject = {"role": _role(message.get("role")), "content": message.get("content"), **_name(message)}
         calls = [
             tool_call(call.get("id"), call.get("name"), call.get("arguments"))
-            for call in _listed(message.get("tool_calls"))
+            for call in listed(message.get("tool_calls"))
             if isinstance(call, dict)
         ]
         if calls:
@@ -211,7 +211,7 @@ def called_tools(output: Any) -> list[JsonObject]:
     """The tool calls of the first choice of a decode's output, in order."""
     message = output[0] if isinstance(output, list) and output else None
     calls = message.get("tool_calls") if isinstance(message, dict) else None
-    return [call for call in _listed(calls) if isinstance(call, dict)]
+    return [call for call in listed(calls) if isinstance(call, dict)]
 
 
 def first_count(*values: Any) -> int | None:
@@ -239,7 +239,3 @@ def _dumps(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
         return c.to_json(value)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

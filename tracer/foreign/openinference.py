@@ -23,6 +23,7 @@ from redecode.tracer.foreign.reading import (
     parsed,
     read_task,
     text,
+    tool_reading,
     tool_result,
     unserialized,
 )
@@ -154,21 +155,14 @@ def _tool(span: OtlpSpan, task: Any, conversation: str | None) -> Reading:
     name = text(a.get("tool.name")) or span.name
     result, call_id, failed = tool_result(_value(a, "output"))
     arguments = _value(a, "input")  # of a tool with one argument: its value alone
-    values = {
-        c.OPERATION: "execute_tool",
-        c.TOOL_NAME: name,
-        c.TOOL_CALL_ID: text(a.get("tool_call.id")) or call_id,
-        c.TOOL_ARGUMENTS: as_json(a.get("tool.parameters")) or (None if arguments is None else c.to_json(arguments)),
-        c.TOOL_RESULT: None if result is None else c.to_json(result),
-    }
-    return Reading(
-        role=Role.TOOL,
-        name=name,
-        agent=name,
+    return tool_reading(
+        name,
+        call_id=text(a.get("tool_call.id")) or call_id,
+        arguments=as_json(a.get("tool.parameters")) or (None if arguments is None else c.to_json(arguments)),
+        result=result,
+        failed=failed,
         task=task,
         conversation=conversation,
-        attributes=known(values),
-        failed=failed,
     )
 
 

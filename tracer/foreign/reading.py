@@ -92,18 +92,19 @@ def read_task(metadata: Any) -> Task | None:
     node, step = text(metadata.get("langgraph_node")), integer(metadata.get("langgraph_step"))
     if node is None or step is None:
         return None
-    path = [_plain_part(part) for part in _listed(metadata.get("langgraph_path"))]
+    path = [_plain_part(part) for part in listed(metadata.get("langgraph_path"))]
     return Task(
         node=node,
         step=step,
         path=path,
-        triggers=[str(t) for t in _listed(metadata.get("langgraph_triggers"))],
+        triggers=[str(t) for t in listed(metadata.get("langgraph_triggers"))],
         ns=text(metadata.get("langgraph_checkpoint_ns")) or f"{node}@{step}",
         called=len(path) > 1 and path[-1] is True,
     )
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 
@@ -205,6 +206,40 @@ def tool_result(value: Any) -> tuple[Any, str | None, str | None]:
         return value, None, None
     content = value["content"]
     return content, text(value.get("tool_call_id")), str(content) if value.get("status") == "error" else None
+
+
+def tool_reading(
+    name: str,
+    *,
+    call_id: str | None,
+    arguments: str | None,
+    result: Any,
+    failed: str | None,
+    task: Task | None,
+    conversation: str | None,
+) -> Reading:
+    """A tool step.
+
+    Args:
+        arguments: as JSON.
+        failed: what the tool said went wrong.
+    """
+    values = {
+        c.OPERATION: "execute_tool",
+        c.TOOL_NAME: name,
+        c.TOOL_CALL_ID: call_id,
+        c.TOOL_ARGUMENTS: arguments,
+        c.TOOL_RESULT: None if result is None else c.to_json(result),
+    }
+    return Reading(
+        role=Role.TOOL,
+        name=name,
+        agent=name,
+        task=task,
+        conversation=conversation,
+        attributes=known(values),
+        failed=failed,
+    )
 
 
 def known(attributes: JsonObject) -> JsonObject:

@@ -22,7 +22,7 @@ from redecode.tracer import conventions as c
 from redecode.tracer.blocks import BLOCK_TOKENS
 from redecode.tracer.errors import StoreError
 from redecode.tracer.events import parse
-from redecode.tracer.spool import SUFFIX, frame, writer_is_gone
+from redecode.tracer.spool import SUFFIX, frame, sync_path, writer_is_gone
 from redecode.tracer.store import queries
 from redecode.tracer.store.publish import remove_staged
 from redecode.tracer.store.store import Store, reader
@@ -346,23 +346,15 @@ def _take_its_place(store: Store) -> None:
             _remove(fresh)
             raise StoreError(f"nothing was forgotten: {log} could not be written into its database; is the disk full?")
     fresh.chmod(store.database.stat().st_mode & 0o777)
-    _sync(fresh)
+    sync_path(fresh)
     fresh.replace(store.database)
-    _sync(store.path)
+    sync_path(store.path)
 
 
 def _remove(fresh: Path) -> None:
     for path in (fresh, fresh.with_name(fresh.name + ".wal")):
         with suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _size_of(store: Store) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from redecode.tracer.errors import RedecodeError, StoreError, StoreUnwritable
-from redecode.tracer.spool import DATASET_MARKER, make_private
+from redecode.tracer.spool import DATASET_MARKER, make_private, sync_path
 from redecode.tracer.store.modes import private_files
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ class LocalPlace:
         """Move a staged file in, in place of what has that name."""
         target = self._ready(name)
         source.chmod(0o600)
-        _sync(source)
+        sync_path(source)
         source.replace(target)
-        _sync(target.parent)
+        sync_path(target.parent)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a small file."""
@@ -298,11 +298,3 @@ def _coming(name: str) -> str:
     """
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}.{last}.{os.getpid() if name == MARKER else 'coming'}"
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

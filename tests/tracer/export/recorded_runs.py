@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -15,13 +17,16 @@ from redecode.tracer import (
     Fidelity,
     Provenance,
     RecordedRun,
+    Recorder,
     Run,
     Span,
     SpanKind,
+    Store,
     TimeSource,
     ToolStep,
 )
 from redecode.tracer import conventions as c
+from redecode.tracer.export.spans import span_events
 from redecode.tracer.records import Choice
 
 T0 = 1_800_000_000_000_000_000  # a day in 2027, ns UTC
@@ -244,3 +249,15 @@ class Builder:
             fidelity=None, decodes=len(self.decodes), tools=len(self.tools), tokens=0, prompt_tokens=0,
         )  # fmt: skip
         return RecordedRun(run=run, spans=self.spans, edges=self.edges, decodes=self.decodes, tools=self.tools)
+
+
+def keep(path: Path, runs: Iterable[RecordedRun]) -> Store:
+    """A store with these runs, whose process has ended."""
+    recorder = Recorder(path)
+    for run in runs:
+        for event in span_events(run):
+            recorder.journal.append(event.payload())
+        for number in range(run.run.lost):
+            recorder.journal.lose(run.run.run_id, f"test {number}")
+    recorder.close()
+    return Store(path)

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from redecode.tracer import EdgeKind, RecordedRun, Recorder, SpanKind, Store
+from redecode.tracer import EdgeKind, RecordedRun, SpanKind, Store
 from redecode.tracer import conventions as c
 from redecode.tracer.export import otlp
 from redecode.tracer.export.importing import write_down
 from redecode.tracer.export.spans import span_events
 from redecode.tracer.foreign.otlp import OtlpSpan, read_request
 from redecode.tracer.foreign.own import read_own
-from tests.tracer.export.recorded_runs import Builder, plain, runs, texts
+from tests.tracer.export.recorded_runs import Builder, keep, plain, runs, texts
 
 
 def same(run: RecordedRun) -> RecordedRun:
@@ -62,13 +62,7 @@ def test_every_span_comes_back_from_the_wire(run: RecordedRun, as_json: bool) ->
 def test_a_store_gets_the_same_runs_back(some: list[RecordedRun], tmp_path: Path) -> None:
     """Recorded into one store, exported, and imported into another: equal, field by field."""
     one, two = (Path(tempfile.mkdtemp(dir=tmp_path)) for _ in range(2))
-    recorder = Recorder(one)
-    for run in some:
-        for event in span_events(run):
-            recorder.journal.append(event.payload())
-        for number in range(run.run.lost):
-            recorder.journal.lose(run.run.run_id, f"test {number}")
-    recorder.close()
+    keep(one, some)
     loaded = [Store(one).load(run.run.run_id) for run in some]
     assert [same(run) for run in loaded] == [same(_as_stored(run)) for run in some]
 

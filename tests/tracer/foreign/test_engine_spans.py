@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -52,12 +51,10 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CollectorPro
 
 
 @pytest.fixture(scope="module")
-def traced_engine(collector: CollectorProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def traced_engine(
+    vllm_installed: None, collector: CollectorProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A vLLM that sends its spans to the collector."""
-    if importlib.util.find_spec("vllm") is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must test against a real vLLM, and none is installed")
-        pytest.skip("vLLM is not installed here; `make setup` installs it where it can be")
     home = tmp_path_factory.mktemp("traced-engine")
     options = EngineOptions(extra_args=("--otlp-traces-endpoint", f"http://{collector.grpc}"))
     environ = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "100"}

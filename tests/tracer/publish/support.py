@@ -6,26 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from redecode.tracer import Dataset, EdgeKind, RecordedRun, Recorder, SpanKind, Store
-from redecode.tracer.export.spans import span_events
+from redecode.tracer import Dataset, EdgeKind, RecordedRun, SpanKind, Store
 from redecode.tracer.foreign.otlp import OtlpSpan
 from redecode.tracer.spool import JournalWriter
 from redecode.tracer.store.publish import Published, publish_runs
 from tests.tracer.export.recorded_runs import Builder
 
 DAY_NS = 86_400_000_000_000
-
-
-def keep(path: Path, runs: Iterable[RecordedRun]) -> Store:
-    """A store with these runs, whose process has ended."""
-    recorder = Recorder(path)
-    for run in runs:
-        for event in span_events(run):
-            recorder.journal.append(event.payload())
-        for number in range(run.run.lost):
-            recorder.journal.lose(run.run.run_id, f"test {number}")
-    recorder.close()
-    return Store(path)
 
 
 def keep_foreign(path: Path, spans: Iterable[OtlpSpan]) -> None:

@@ -21,7 +21,8 @@ from redecode.tracer.store import publish as module
 from redecode.tracer.store.forget import forget
 from redecode.tracer.store.manifest import Manifest
 from redecode.tracer.store.publish import publish_runs
-from tests.tracer.publish.support import equal, files, keep, keep_foreign, publish, some_run
+from tests.tracer.export.recorded_runs import keep
+from tests.tracer.publish.support import equal, files, keep_foreign, publish, some_run
 
 
 def count(dest: Path, table: str, what: str = "count(*)") -> int:

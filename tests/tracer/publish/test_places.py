@@ -15,7 +15,8 @@ import pytest
 from redecode.tracer import Dataset, Recorder, Store
 from redecode.tracer.errors import StoreError, StoreUnwritable
 from redecode.tracer.store.dataset import open_store
-from tests.tracer.publish.support import equal, files, keep, publish, some_run
+from tests.tracer.export.recorded_runs import keep
+from tests.tracer.publish.support import equal, files, publish, some_run
 
 
 @pytest.fixture(autouse=True)

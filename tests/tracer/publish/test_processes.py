@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 
 from redecode.tracer import Dataset, Store
-from tests.tracer.publish.support import equal, files, keep, publish, same, some_run
+from tests.tracer.export.recorded_runs import keep
+from tests.tracer.publish.support import equal, files, publish, same, some_run
 
 ENV = {**os.environ, "PYTHONPATH": str(Path.cwd())}
 ROUNDS, STORES = 3, 3
@@ -20,7 +21,8 @@ ROUNDS, STORES = 3, 3
 _PUBLISH = """
 import sys
 from pathlib import Path
-from tests.tracer.publish.support import keep, publish, some_run
+from tests.tracer.export.recorded_runs import keep
+from tests.tracer.publish.support import publish, some_run
 store, dest, first, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 for turn in range(rounds):
     number = first + 2 * turn
@@ -85,7 +87,8 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import duckdb, pyarrow, fsspec
-from tests.tracer.publish.support import keep, publish, some_run, Store
+from tests.tracer.export.recorded_runs import keep
+from tests.tracer.publish.support import publish, some_run, Store
 
 def publish_until(step):
     '''A step is a line of the code that publishes, when it is come to for the first and the second time.'''

@@ -19,9 +19,9 @@ from redecode.tracer.events import with_arrays
 from redecode.tracer.export import otlp
 from redecode.tracer.privacy.redaction import Privacy
 from redecode.tracer.store.layout import TABLES
-from tests.tracer.export.recorded_runs import runs
+from tests.tracer.export.recorded_runs import keep, runs
 from tests.tracer.privacy.support import record
-from tests.tracer.publish.support import equal, files, keep, keep_foreign, publish, some_run
+from tests.tracer.publish.support import equal, files, keep_foreign, publish, some_run
 
 ODD = [
     "a/b", "..", "a=b", "50%", "%2F", "müller", "日本語", "🦊", "", " ", "it's", 'a"b', "a\nb", "a\\b", "*?[x]{y}#:",
