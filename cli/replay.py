@@ -8,7 +8,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,19 +21,15 @@ from redecode.cli.common import (
     fail,
     print_json,
     progress,
-    say,
     seconds,
     shown,
     store_path,
     store_to_read,
 )
-from redecode.cli.record import end_like, run_program
+from redecode.cli.replay_program import play
 from redecode.replay import Changed, Playback, ReplayMode, ReplayReport, replay_on_engine
 from redecode.replay.engine import status
-from redecode.tracer import CHANGED, ERROR_CLASS, Dataset, RecordedRun, Store, environment
-
-DIVERGENCE = "redecode.replay.errors:ReplayDivergence"
-_TOLD = 5  # of a kind
+from redecode.tracer import Dataset, RecordedRun, Store
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +107,7 @@ def replay(
             pace = 1 / speed if speed else 0.0
             Playback(chosen, pin=pin or ()).close()  # what cannot be played back is refused before CMD runs without it
             settings = {"store": str(path), "source": shown(source), "runs": [r.run.run_id for r in chosen]}
-            _play(path, {**settings, "pace": pace, "pin": pin or [], "changed": changed.value}, command)
+            play(path, {**settings, "pace": pace, "pin": pin or [], "changed": changed.value}, command)
         url = engine or _engine_of(path)
         with progress(f"replaying {len(chosen)} run{'s' * (len(chosen) != 1)} by {mode}") as report:
             reports = asyncio.run(
@@ -132,33 +128,6 @@ def replay(
     else:
         _print(reports)
     raise typer.Exit(0 if all(r.tokens_equal for r in reports) else 1)
-
-
-def _play(path: Path, settings: dict[str, Any], command: list[str]) -> NoReturn:
-    """Run a program with its FM calls and tools answered from recorded runs, and end as it ends."""
-    env = environment(os.environ, settings, start="redecode.replay.player:start_from_settings")
-    opened = Store(path)
-    before = {r.run_id for r in opened.runs()}
-    code = run_program(command, env)
-    new = [opened.load(r.run_id) for r in opened.runs() if r.run_id not in before]
-    diverged = [s for r in new for s in r.spans if s.attributes.get(ERROR_CLASS) == DIVERGENCE]
-    # An error goes up through every step around it: the one that is told is where it began.
-    above = {s.parent_span_id for s in diverged}
-    began = [s for s in diverged if s.span_id not in above]
-    changed = [(s.step_key, how) for r in new for s in r.spans for how in s.attributes.get(CHANGED, ())]
-    whole = sum(r.run.status == "ok" and r.run.source_run_id is not None for r in new)
-    runs = len(settings["runs"])
-    say(f"redecode: played back {whole} of {runs} recorded run{'s' * (runs != 1)}; no engine and no tool was called")
-    for key, how in changed[:_TOLD]:
-        say(f"redecode: answered as recorded although {key} asks something else: {how}")
-    for span in began[:_TOLD]:
-        say(f"redecode: {(span.error or '').removeprefix('ReplayDivergence: ')}")
-    if more := max(0, len(changed) - _TOLD) + max(0, len(began) - _TOLD):
-        say(f"redecode: and {more} more; `redecode runs --mode playback` lists the runs, `redecode show` tells all")
-    for r in new:
-        if r.run.error is not None and not any(s.run_id == r.run.run_id for s in began):
-            say(f"redecode: run {r.run.run_id[:12]} of {r.run.agent}: {r.run.error}")
-    end_like(1 if began and code == 0 else code)
 
 
 def _choose(store: Store | Dataset, ids: list[str], last: int | None, agent: str | None) -> list[RecordedRun]:
