@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help ready setup demo test lint bench style format types imports
 BIN := .venv/bin
+# Processes that share the tests; those on vLLM stay in one.
+WORKERS := 2
 
 # The first Python that the lock was made for, else the first that is new enough.
 PYTHON := $(or $(PYTHON),$(shell for wanted in '(3, 11) <= v < (3, 14)' '(3, 11) <= v'; do \
@@ -13,7 +15,7 @@ PYTHON := $(or $(PYTHON),$(shell for wanted in '(3, 11) <= v < (3, 14)' '(3, 11)
 help:
 	@echo 'make setup   install everything into .venv; on later calls, try again what failed'
 	@echo 'make demo    record agents on a real engine, replay them token for token  ARGS="--runs 5"'
-	@echo 'make test    every test, those on a real vLLM too                         ARGS="tests/tracer -k spool"'
+	@echo 'make test    every test, those on a real vLLM too; WORKERS=0 for one process ARGS="tests/tracer -k spool"'
 	@echo 'make lint    ruff, mypy --strict on an installed copy, the import contracts'
 	@echo 'make bench   the programs in benchmarks/                                  ARGS="" for the full size'
 
@@ -28,7 +30,7 @@ demo: ready
 	@$(BIN)/redecode demo $(ARGS)
 
 test: ready
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 # All findings, then the verdict.
 lint: ready

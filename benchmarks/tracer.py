@@ -42,11 +42,14 @@ PEERS = {
 TRACERS = ("untraced", "redecode", *PEERS)
 DRAINED = "redecode+drain"
 SHOWN = ("untraced", "redecode", DRAINED, *PEERS)
-CALLS = 12  # FM calls in a run of the graph
+OTHER_CALLS = 4  # FM calls of a run besides its questions
+WIDE, NARROW = 8, 1  # questions at once: where spans are counted, and where tokens are
 _SUPPORT = Path(__file__).parent / "support"
 
 Kind = tuple[str, bool]
 """How the graph is run (sync, async) and whether its calls stream."""
+Shape = tuple[int, int]
+"""Sampled tokens of a call, and questions at once."""
 KINDS: tuple[Kind, ...] = tuple(product(("sync", "async"), (False, True)))
 
 
@@ -57,7 +60,8 @@ class Size:
     Attributes:
         few: sampled tokens of a call where spans are counted.
         many: of a call that does not stream, and of one that does, where tokens are: an untraced client takes 2 us
-            for a token in a whole response and 200 us for one in a stream.
+            for a token in a whole response and 200 us for one in a stream. One call runs at a time there: what eight
+            threads lose to each other over the interpreter's lock varies by more than a token costs.
     """
 
     few: int
@@ -66,13 +70,13 @@ class Size:
     bursts: int
     burst_spans: int = 20_000
 
-    def tokens(self, kind: Kind) -> tuple[int, int]:
-        """The two lengths of a call."""
-        return self.few, self.many[kind[1]]
+    def shapes(self, kind: Kind) -> tuple[Shape, Shape, Shape]:
+        """Where spans are counted, and the two whose difference is tokens."""
+        return (self.few, WIDE), (self.few, NARROW), (self.many[kind[1]], NARROW)
 
 
-QUICK = Size(few=16, many=(528, 64), rounds=3, bursts=1)
-FULL = Size(few=32, many=(1056, 160), rounds=20, bursts=5)
+QUICK = Size(few=16, many=(1040, 144), rounds=3, bursts=1)
+FULL = Size(few=32, many=(2080, 416), rounds=20, bursts=5)
 
 
 @contextlib.contextmanager
@@ -147,10 +151,11 @@ class Workload:
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        self.shapes = [(kind, tokens) for kind in KINDS for tokens in size.tokens(kind)]
-        self.cpu: dict[tuple[str, Kind, int], list[float]] = defaultdict(list)
-        self.wall: dict[tuple[str, Kind, int], list[float]] = defaultdict(list)
-        self.spans: dict[str, int] = {}  # of a run
+        self.shapes = [(kind, shape) for kind in KINDS for shape in size.shapes(kind)]
+        self.wide: Shape = (size.few, WIDE)
+        self.cpu: dict[tuple[str, Kind, Shape], list[float]] = defaultdict(list)
+        self.wall: dict[tuple[str, Kind, Shape], list[float]] = defaultdict(list)
+        self.spans: dict[tuple[str, int], int] = {}  # of a run of this width
         self.lost: dict[str, int] = {}
         self.recorded: dict[str, list[str]] = {}
 
@@ -161,81 +166,89 @@ class Workload:
             for tracer in tracers:
                 arguments = (tracer, model_url, sinks.argument(tracer))
                 workers[tracer] = stack.enter_context(program("traced.py", *arguments))
-            runs = dict.fromkeys(tracers, 0)
-            for tracer, worker in workers.items():  # one run alone tells how many spans a run has, the rest warms up
-                runs[tracer] += self._turn(tracer, worker, KINDS[0], self.size.few, keep=False)
-                arrived = sinks.spans(tracer) if tracer != "untraced" else 0
-                self.spans[tracer], odd = divmod(arrived, runs[tracer])
-                assert not odd, f"{tracer}: runs of one graph differ in their spans"
-                for kind, tokens in self.shapes:
-                    runs[tracer] += self._turn(tracer, worker, kind, tokens, keep=False)
-            warm = dict(runs)
+            made = dict.fromkeys(tracers, 0)  # spans
+            for tracer, worker in workers.items():  # a run of each width tells how many spans it has, the rest warms up
+                for width in (WIDE, NARROW):
+                    runs = self._turn(tracer, worker, KINDS[0], (self.size.few, width), keep=False)
+                    arrived = sinks.spans(tracer) if tracer != "untraced" else 0
+                    self.spans[tracer, width], odd = divmod(arrived - made[tracer], runs)
+                    assert not odd, f"{tracer}: runs of one graph differ in their spans"
+                    made[tracer] = arrived
+                for kind, shape in self.shapes:
+                    made[tracer] += self.spans[tracer, shape[1]] * self._turn(tracer, worker, kind, shape, keep=False)
+            warm = dict(made)
             if "redecode" in tracers:
                 sinks.drain("redecode")
             for round_ in range(self.size.rounds):
                 order = tracers[round_ % len(tracers) :] + tracers[: round_ % len(tracers)]
-                for (kind, tokens), tracer in product(self.shapes, order):
-                    runs[tracer] += self._turn(tracer, workers[tracer], kind, tokens, keep=True)
+                for (kind, shape), tracer in product(self.shapes, order):
+                    runs = self._turn(tracer, workers[tracer], kind, shape, keep=True)
+                    made[tracer] += self.spans[tracer, shape[1]] * runs
             for worker in workers.values():
                 assert worker.stdin is not None
                 worker.stdin.close()
                 worker.wait()
         if "redecode" in tracers:
-            drained = sinks.drain("redecode") / (runs["redecode"] - warm["redecode"])
-            self.spans[DRAINED] = self.spans["redecode"]
+            self.spans[DRAINED, WIDE] = self.spans["redecode", WIDE]
+            span_s = sinks.drain("redecode") / (made["redecode"] - warm["redecode"])
             for kind in KINDS:
-                times = self.cpu["redecode", kind, self.size.few]
-                self.cpu[DRAINED, kind, self.size.few] = [used + drained for used in times]
+                times = self.cpu["redecode", kind, self.wide]
+                self.cpu[DRAINED, kind, self.wide] = [used + span_s * self.spans[DRAINED, WIDE] for used in times]
         for tracer in tracers[1:]:
-            self.lost[tracer] = runs[tracer] * self.spans[tracer] - sinks.spans(tracer)
+            self.lost[tracer] = made[tracer] - sinks.spans(tracer)
             self.recorded[tracer] = sinks.recorded(tracer)
 
-    def _turn(self, tracer: str, worker: subprocess.Popen[str], kind: Kind, tokens: int, *, keep: bool) -> int:
+    def _turn(self, tracer: str, worker: subprocess.Popen[str], kind: Kind, shape: Shape, *, keep: bool) -> int:
         """Let one tracer run the graph; returns how often."""
         runs = 1 if kind[1] else 2
-        turn = {"how": kind[0], "stream": kind[1], "tokens": tokens, "runs": runs}
+        turn = {"how": kind[0], "stream": kind[1], "tokens": shape[0], "width": shape[1], "runs": runs}
         assert worker.stdin is not None
         worker.stdin.write(json.dumps(turn) + "\n")
         worker.stdin.flush()
         used = json.loads(line(worker))
         if keep:
-            self.cpu[tracer, kind, tokens].append(used["cpu_s"] / runs)
-            self.wall[tracer, kind, tokens].append(used["wall_s"] / runs)
+            self.cpu[tracer, kind, shape].append(used["cpu_s"] / runs)
+            self.wall[tracer, kind, shape].append(used["wall_s"] / runs)
         return runs
 
     def rows(self) -> list[dict[str, Any]]:
         """The table."""
-        return [
-            self._row(tracer, kind) for kind in KINDS for tracer in SHOWN if (tracer, kind, self.size.few) in self.cpu
-        ]
+        return [self._row(tracer, kind) for kind in KINDS for tracer in SHOWN if (tracer, kind, self.wide) in self.cpu]
 
     def _row(self, tracer: str, kind: Kind) -> dict[str, Any]:
-        few, many = self.size.tokens(kind)
+        wide, few, many = self.size.shapes(kind)
         row: dict[str, Any] = {"calls": f"{kind[0]}{', streamed' if kind[1] else ''}", "tracer": tracer}
-        row["cpu_ms_run"] = median(self.cpu[tracer, kind, few]) * 1e3
+        row["cpu_ms_run"] = median(self.cpu[tracer, kind, wide]) * 1e3
         if tracer == "untraced":
+            plain = zip(self.cpu[tracer, kind, few], self.cpu[tracer, kind, many], strict=True)
+            row["cpu_us_token"] = median(self._per_token(few, many, a, b) for a, b in plain)
             return row
-        added = self._added(self.cpu, tracer, kind, few)
-        plain = self.cpu["untraced", kind, few]
-        row["cpu_ratio"] = median((a + b) / b for a, b in zip(added, plain, strict=True))
+        added = self._added(self.cpu, tracer, kind, wide)
+        plain_run = self.cpu["untraced", kind, wide]
+        row["cpu_ratio"] = median((a + b) / b for a, b in zip(added, plain_run, strict=True))
         row["added_us_run"] = median(added) * 1e6
         row["run_spread"] = _spread(added) * 1e6
-        row["added_us_span"] = median(added) / self.spans[tracer] * 1e6
+        row["added_us_span"] = median(added) / self.spans[tracer, WIDE] * 1e6
         if tracer == DRAINED:
             return row
-        more = zip(added, self._added(self.cpu, tracer, kind, many), strict=True)
-        tokens = [(b - a) / (many - few) / CALLS for a, b in more]
-        row["added_us_token"], row["token_spread"] = median(tokens) * 1e6, _spread(tokens) * 1e6
-        before = self.wall["untraced", kind, few]
-        ratios = zip(self._added(self.wall, tracer, kind, few), before, strict=True)
+        more = zip(*(self._added(self.cpu, tracer, kind, shape) for shape in (few, many)), strict=True)
+        tokens = [self._per_token(few, many, a, b) for a, b in more]
+        row["added_us_token"], row["token_spread"] = median(tokens), _spread(tokens)
+        before = self.wall["untraced", kind, wide]
+        ratios = zip(self._added(self.wall, tracer, kind, wide), before, strict=True)
         row["added_wall_pct"] = median(a / b for a, b in ratios) * 100
-        row["spans_run"] = self.spans[tracer]
+        row["spans_run"] = self.spans[tracer, WIDE]
         row["spans_lost"] = self.lost[tracer]
         return row
 
     @staticmethod
-    def _added(what: dict[tuple[str, Kind, int], list[float]], tracer: str, kind: Kind, tokens: int) -> list[float]:
-        pairs = zip(what[tracer, kind, tokens], what["untraced", kind, tokens], strict=True)
+    def _per_token(few: Shape, many: Shape, few_s: float, many_s: float) -> float:
+        """Microseconds of a sampled token, from the seconds of a run with few and of one with many."""
+        return (many_s - few_s) / (many[0] - few[0]) / (OTHER_CALLS + NARROW) * 1e6
+
+    @staticmethod
+    def _added(what: dict[tuple[str, Kind, Shape], list[float]], tracer: str, kind: Kind, shape: Shape) -> list[float]:
+        pairs = zip(what[tracer, kind, shape], what["untraced", kind, shape], strict=True)
         return [traced - plain for traced, plain in pairs]
 
 
@@ -308,7 +321,7 @@ def conditions(size: Size) -> dict[str, Any]:
         "opentelemetry-sdk": version("opentelemetry-sdk"),
         "load before": round(os.getloadavg()[0], 2),
         "rounds": size.rounds,
-        "FM calls a run": CALLS,
+        "FM calls a run": f"{OTHER_CALLS} and {WIDE} at once; for tokens {OTHER_CALLS + NARROW}, one after another",
         "tokens a call": f"{size.few} and {size.many[0]}, streamed {size.few} and {size.many[1]}",
     }
 

@@ -144,6 +144,13 @@ def _logprob(token: str) -> dict[str, Any]:
     return {"token": token, "logprob": -ord(token) / 100, "bytes": list(token.encode()), "top_logprobs": []}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share tests among processes by file, so that no fixture is made twice; those on vLLM share one engine."""
+    for item in items:
+        vllm = item.get_closest_marker("vllm") is not None
+        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else str(item.path)))
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., OpenAIServer]]:
     """Make OpenAI-compatible servers that end with the test."""

@@ -107,12 +107,13 @@ class Recording:
             return  # already done, or our own import of LangChain brought us here: that call finishes it
         try:
             from redecode.tracer.langgraph import agents as langgraph
+            from redecode.tracer.langgraph import tokens
         except ImportError:
             return  # LangChain's modules import each other; in the middle of that we wait for the next of them
 
         self._handler = langgraph.RunHandler(self.recorder, _by_hand.get)
         langgraph.install(self._handler)
-        self._undo.append(langgraph.remove)
+        self._undo += [langgraph.remove, tokens.install(self._handler)]
         self._imports.call("langchain_core.tools.base", self._tools)
 
     def _tools(self) -> None:

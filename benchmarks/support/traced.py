@@ -1,12 +1,12 @@
 """One LangGraph workload under one tracer: usage `traced.py TRACER MODEL_URL SINK`.
 
 SINK is a store directory for redecode, else the URL of an OTLP/HTTP sink. Turns come as JSON lines on standard input,
-`{"how": "sync" | "async", "stream": bool, "tokens": int, "runs": int}`, and are answered on standard output with the
-CPU time of this process (all its threads) and the wall time, in seconds; both include handing over all that was
-recorded.
+`{"how": "sync" | "async", "stream": bool, "tokens": int, "width": int, "runs": int}`, and are answered on standard
+output with the CPU time of this process (all its threads) and the wall time, in seconds; both include handing over all
+that was recorded.
 
-One run of the graph is twelve FM calls: a plan, eight questions at once (`Send`), an agent that calls a tool
-(`ToolNode`), a draft, and a check of it.
+One run of the graph is four FM calls (a plan, an agent that calls a tool by `ToolNode`, a draft, and a check of it) and
+`width` questions at once (`Send`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ PEERS = {
     "openllmetry": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
     "otel-genai": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
 }
-WIDTH = 8
 SYSTEM = SystemMessage(" ".join(f"Rule {n}: answer in the fewest words that are still true." for n in range(20)))
 
 
@@ -59,8 +58,8 @@ def look_up(text: str) -> str:
     return f"{len(text)} characters were looked up"
 
 
-def build(*, stream: bool, tokens: int) -> Any:
-    """The graph with calls of so many tokens, compiled."""
+def build(*, stream: bool, tokens: int, width: int) -> Any:
+    """The graph with calls of so many tokens and so many questions at once, compiled."""
     model = ChatOpenAI(
         model="m",
         base_url=MODEL,
@@ -95,7 +94,7 @@ def build(*, stream: bool, tokens: int) -> Any:
     graph.add_node("draft", talk(model))
     graph.add_node("check", ask(lambda state: f"Check {len(state['found'])} findings."))
     graph.add_edge(START, "plan")
-    graph.add_conditional_edges("plan", lambda state: [Send("ask", {"number": n}) for n in range(WIDTH)], ["ask"])
+    graph.add_conditional_edges("plan", lambda state: [Send("ask", {"number": n}) for n in range(width)], ["ask"])
     graph.add_edge("ask", "agent")
     graph.add_edge("agent", "tools")
     graph.add_edge("tools", "draft")
@@ -127,11 +126,11 @@ def main() -> None:
     """Take turns until standard input ends."""
     flush, end = start()
     loop = asyncio.new_event_loop()
-    graphs: dict[tuple[bool, int], Any] = {}
+    graphs: dict[tuple[bool, int, int], Any] = {}
     for line in sys.stdin:
         turn = json.loads(line)
-        shape = turn["stream"], turn["tokens"]
-        graph = graphs.get(shape) or graphs.setdefault(shape, build(stream=shape[0], tokens=shape[1]))
+        shape = turn["stream"], turn["tokens"], turn["width"]
+        graph = graphs.get(shape) or graphs.setdefault(shape, build(stream=shape[0], tokens=shape[1], width=shape[2]))
         gc.collect()  # a full collection falls into some turns and not into others, and is as long as a turn
         cpu, wall = time.process_time(), time.perf_counter()
         for _ in range(turn["runs"]):

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("langgraph")
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackHandler, CallbackManagerForLLMRun
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph.config import get_stream_writer
@@ -123,3 +124,34 @@ def test_a_graph_streamed_inside_a_node(record: Record) -> None:
     base = "run/n@1[pull:n]/graph:LangGraph"
     assert found.of(SpanKind.GRAPH) == [base, f"{base}/sub@2[pull:sub]/graph:LangGraph"]
     assert found.of(SpanKind.DECODE) == [f"{base}/ask@1[pull:ask]/chat"]
+
+
+class Listener(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.tokens: list[Any] = []
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.tokens.append(token)
+
+
+@pytest.mark.parametrize("others", [0, 1, 2], ids=["alone", "with one more", "with two more"])
+def test_a_token_reaches_every_handler(record: Record, others: int) -> None:
+    listeners = [Listener() for _ in range(others)]
+    config: Any = {"callbacks": listeners}
+    ways = CallbackManagerForLLMRun.on_llm_new_token, AsyncCallbackManagerForLLMRun.on_llm_new_token
+
+    def program() -> list[str]:
+        assert (CallbackManagerForLLMRun.on_llm_new_token, AsyncCallbackManagerForLLMRun.on_llm_new_token) != ways
+        return [str(part.content) for part in model().stream("?", config)]
+
+    async def program_async() -> list[str]:
+        return [str(part.content) async for part in model().astream("?", config)]
+
+    for how in (program, lambda: asyncio.run(program_async())):
+        for listener in listeners:
+            listener.tokens.clear()
+        (seen,) = record(how)
+        (decode,) = seen.recorded.decodes
+        assert len(decode.chunk_times_ns or ()) == 5  # three words and what is between them
+        assert [listener.tokens for listener in listeners] == [["one", " ", "two", " ", "three"]] * others
+    assert (CallbackManagerForLLMRun.on_llm_new_token, AsyncCallbackManagerForLLMRun.on_llm_new_token) == ways
