@@ -1,37 +1,64 @@
-"""`redecode engine start|status|stop`: a local vLLM with the flags that replay needs."""
+"""`redecode engine start|status|logs|stop`: a local vLLM with the flags that replay needs."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL, model_dir
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, progress, say, store_path
+from redecode.cli.common import (
+    JsonOption,
+    StoreOption,
+    errors_in_one_line,
+    fail,
+    print_json,
+    progress,
+    say,
+    store_path,
+    store_to_read,
+)
+from redecode.replay.engine import logs as log_files
 from redecode.replay.engine import server
-from redecode.replay.engine.launch import EngineOptions, check_model
+from redecode.replay.engine.launch import EngineOptions, check_model, find_device, installed_vllm
+from redecode.replay.engine.recorded import Likeness, like_recorded
 from redecode.replay.engine.state import EngineState
 
 app = typer.Typer(no_args_is_help=True, help="Start, ask after and stop a local vLLM engine for replay.")
+_DEFAULT_SEQS = EngineOptions().max_num_seqs
 
 
 @app.command(
-    epilog="Example: redecode engine start --model redecode-fm-xs --port 8000",
+    epilog="Example: redecode engine start --model redecode-fm-xs --port 8000; or: redecode engine start --like 3f2a",
 )
 def start(
     *,
     model: Annotated[
-        str, typer.Option("--model", help=f"Model folder, or a bundled one: {', '.join(BUNDLED_MODELS)}.")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option(
+            "--model",
+            help=f"Model folder, or a bundled one: {', '.join(BUNDLED_MODELS)}; by default {DEFAULT_MODEL}, or the "
+            "model of --like.",
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="Start one with the model and settings of the engine this run was recorded on.", metavar="RUN"
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port; a free one is picked if not given.", min=1, max=65535)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="Served model name; the folder's name if not given.")] = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt and output together, in tokens.", min=1)
     ] = None,
-    max_num_seqs: Annotated[int, typer.Option(help="Calls decoded at the same time.", min=1)] = 16,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(help=f"Calls decoded at the same time; {_DEFAULT_SEQS} if not given.", min=1)
+    ] = None,
     kv_cache_bytes: Annotated[int | None, typer.Option(help="Size of the KV cache.", min=1)] = None,
     dtype: Annotated[str | None, typer.Option(help="Number type, as vLLM names it; the model's if not given.")] = None,
     trace_replay: Annotated[
@@ -49,18 +76,26 @@ def start(
     as_json: JsonOption = False,
 ) -> None:
     """Start an engine and wait until it is healthy; it keeps running when this command ends."""
-    options = EngineOptions(
-        served_name=name,
-        host=host,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        kv_cache_bytes=kv_cache_bytes,
-        dtype=dtype,
-        trace_replay=trace_replay,
-        extra_args=tuple(extra_args or ()),
-    )
     with errors_in_one_line():
-        folder = check_model(_resolve_model(model), bundled=BUNDLED_MODELS)
+        likeness = _like(like, model, store) if like is not None else None
+        given = {
+            "served_name": name,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "kv_cache_bytes": kv_cache_bytes,
+            "dtype": dtype,
+        }
+        options = replace(
+            likeness.options if likeness is not None else EngineOptions(trace_replay=trace_replay),
+            host=host,
+            **{key: value for key, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+        options = replace(options, extra_args=(*options.extra_args, *(extra_args or ())))
+        chosen = likeness.model if likeness is not None else _resolve_model(model or DEFAULT_MODEL)
+        folder = check_model(chosen, bundled=BUNDLED_MODELS)
+        differs = likeness.differs if likeness is not None else ()
+        for line in differs:
+            say(f"not as in run {like}: {line}")
         begin = time.monotonic()
         with progress(f"starting vLLM with {folder.name}") as report:
             state = server.start(
@@ -73,7 +108,8 @@ def start(
             )
         took_s = time.monotonic() - begin
     if as_json:
-        print_json({"running": True, "healthy": True, "start_s": round(took_s, 3), **state.model_dump()})
+        started = {"running": True, "healthy": True, "start_s": round(took_s, 3), "differs": list(differs)}
+        print_json({**started, **state.model_dump()})
     else:
         typer.echo(f"engine ready after {took_s:.1f} s: {_describe(state)}")
         typer.echo(f"log: {state.log}")
@@ -95,6 +131,34 @@ def status(*, store: StoreOption = None, as_json: JsonOption = False) -> None:
     raise typer.Exit(0 if found.healthy else 1)
 
 
+@app.command(epilog="Example: redecode engine logs --follow")
+def logs(
+    *,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines; 0 is all.", min=0)] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the engine ends, or Ctrl-C.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Only what says why it ended.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what the engine of this store has said, or the last one there was."""
+    with errors_in_one_line():
+        home = _home(store)
+        log = server.log_file(home)
+        if log is None:
+            fail(f"no engine was started in {home}; start one with `redecode engine start`")
+        if as_json and follow:
+            fail("--json prints one document, --follow never ends: one or the other")
+        text = log_files.meaningful_tail(log, lines=lines or 10**9) if errors else log_files.last_lines(log, lines)
+        if as_json:
+            print_json({"log": str(log), "lines": text})
+            return
+        for line in text:
+            typer.echo(line)
+        if follow:
+            for line in log_files.follow(log, lambda: server.status(home).state is not None):
+                typer.echo(line)
+
+
 @app.command(epilog="Example: redecode engine stop")
 def stop(
     *,
@@ -111,6 +175,20 @@ def stop(
         print_json({"stopped": True, "stop_s": round(took_s, 3), **state.model_dump()})
     else:
         typer.echo(f"engine stopped after {took_s:.1f} s: {_describe(state)}")
+
+
+def _like(run: str, model: str | None, store: str | None) -> Likeness:
+    source = store_to_read(store)
+    recorded = source.load(run)
+    known = (source.engine(decode.engine_id) for decode in recorded.decodes if decode.engine_id)
+    return like_recorded(
+        next((info for info in known if info), None),
+        run_id=recorded.run.run_id,
+        device=find_device(),
+        vllm_version=installed_vllm(),
+        model=None if model is None else _resolve_model(model),
+        bundled={name: model_dir(name) for name in BUNDLED_MODELS},
+    )
 
 
 def _home(store: str | None) -> Path:

@@ -10,7 +10,9 @@
   x EngineNotRunning     there is no engine to stop
   x EngineStateCorrupt   engine.json cannot be read
   x EngineUnreachable    nothing answers at the URL
+  x EngineUnknown        a recording does not say what its engine was
   x EngineLacksPlugin    a server answers, but without redecode's middleware
+  x EngineLacksFlags     it has the plug-in, and was not started with all that this replay needs
   x EngineRefused        the engine answered a call with an error
   x TokensNotForceable   the recorded tokens cannot be forced on this engine
 
@@ -110,6 +112,16 @@ class EngineUnreachable(EngineError):
         self.base_url = base_url
 
 
+class EngineUnknown(EngineError):
+    """A run's recording does not say what engine it had."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run {run_id[:12]} does not say what engine it had (it ran without redecode's plug-in); "
+            "name the model: redecode engine start --model FOLDER"
+        )
+
+
 class EngineLacksPlugin(EngineError):
     """The server is there, but `/redecode/info` is not."""
 
@@ -119,6 +131,17 @@ class EngineLacksPlugin(EngineError):
             "`redecode engine start`, or give vLLM the flags "
             "`--logits-processors redecode.replay.engine.plugin:ForceTokens "
             "--middleware redecode.replay.engine.middleware.RedecodeMiddleware`"
+        )
+        self.base_url = base_url
+
+
+class EngineLacksFlags(EngineError):
+    """The engine was not started with all that this replay needs."""
+
+    def __init__(self, base_url: str, lacks: Sequence[str], flags: Sequence[str], command: str | None) -> None:
+        way = f"`{command}` starts one that has all" if command else "`redecode engine start` gives all of them"
+        super().__init__(
+            f"the engine at {base_url} will not do: {'; '.join(lacks)}. Start vLLM with {', '.join(flags)}; {way}"
         )
         self.base_url = base_url
 

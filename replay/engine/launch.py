@@ -78,6 +78,8 @@ class EngineOptions:
     trace_replay: bool = True
     #: Passed to vLLM as they are, last, so they win.
     extra_args: Sequence[str] = field(default=())
+    #: Set in the server's environment, last, so they win.
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_model(model: Path, *, bundled: Sequence[str] = ()) -> Path:
@@ -148,9 +150,11 @@ def _cuda_args(options: EngineOptions) -> list[str]:
     return [*argv, "--gpu-memory-utilization", "0.85"]
 
 
-def build_env(base: Mapping[str, str], step_log: Path, device: Device) -> dict[str, str]:
-    """Build the server's environment: the caller's, and what replay needs on top."""
-    env = {**base, **_BASE_ENV, **(_CPU_ENV if device is Device.CPU else {})}
+def build_env(
+    base: Mapping[str, str], step_log: Path, device: Device, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Build the server's environment: the caller's, what replay needs on top, and `more` above all."""
+    env = {**base, **_BASE_ENV, **(_CPU_ENV if device is Device.CPU else {}), **(more or {})}
     if not env.get("VLLM_CPU_KVCACHE_SPACE", "set"):
         del env["VLLM_CPU_KVCACHE_SPACE"]  # set but empty, it crashes vLLM
     env[STEP_LOG_ENV] = str(step_log)
@@ -182,6 +186,11 @@ def _read_config(model: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelNotFound(model, f"its config.json is no JSON ({error})") from error
     return config if isinstance(config, dict) else {}
+
+
+def installed_vllm() -> str | None:
+    """Version of the vLLM that would be started, whichever build it is."""
+    return _dist_version("vllm-cpu") or _dist_version("vllm")
 
 
 def _dist_version(name: str) -> str | None:

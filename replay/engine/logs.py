@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _TAIL_BYTES = 64 * 2**10
+_FOLLOW_POLL_S = 0.2
 #: "(APIServer pid=1) ERROR 11-21 10:00:00 [core.py:1] text": who, when and where are noise here.
 _PREFIX = re.compile(r"^(?:\([\w ]+ pid=\d+\) ?)?(?:(?:DEBUG|INFO|WARNING|ERROR) [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
 #: The exception's own line, argparse's, and the reasons that pydantic indents below its own.
@@ -32,6 +36,28 @@ def last_line(log: Path) -> str:
     """Return the last line that says something, without its prefix."""
     lines = _tail_lines(log)
     return lines[-1] if lines else ""
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """Return the last `count` lines as they are, all of them if it is 0."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n") for line in (deque(file, count) if count else file)]
+
+
+def follow(log: Path, alive: Callable[[], bool]) -> Iterator[str]:
+    """Lines as they are written, from now on until nobody is alive to write any."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        file.seek(0, 2)
+        rest, ended = "", False
+        while True:
+            *whole, rest = (rest + file.read()).split("\n")
+            yield from whole
+            if ended:
+                break
+            ended = not alive()
+            time.sleep(_FOLLOW_POLL_S)
+        if rest:
+            yield rest
 
 
 def meaningful_tail(log: Path, *, lines: int = 6) -> list[str]:

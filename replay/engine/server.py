@@ -90,6 +90,7 @@ def start(
             argv=argv,
             home=home,
             env=os.environ if env is None else env,
+            more_env=options.env,
             device=device,
             base_url=f"http://{_dial_host(options.host)}:{port}",
             model=folder,
@@ -139,6 +140,15 @@ def stop(home: Path, *, grace_s: float = 10.0, on_wait: Callable[[str], None] = 
     return state
 
 
+def log_file(home: Path) -> Path | None:
+    """The log of the engine of this home, or of the last one there was; `None`: none was ever started."""
+    state = read_state(home)
+    if state is not None and Path(state.log).is_file():
+        return Path(state.log)
+    kept = sorted((home / "logs").glob("*.log"), key=lambda file: file.stat().st_mtime_ns)
+    return kept[-1] if kept else None
+
+
 def is_healthy(base_url: str, *, timeout_s: float = 2.0) -> bool:
     """Whether GET /health answers 200."""
     host, _, port = base_url.removeprefix("http://").rpartition(":")
@@ -159,6 +169,7 @@ class _Launch:
     argv: list[str]
     home: Path
     env: Mapping[str, str]
+    more_env: Mapping[str, str]
     device: Device
     base_url: str
     model: Path
@@ -173,7 +184,7 @@ def _spawn(launch: _Launch) -> tuple[EngineState, subprocess.Popen[bytes]]:
     with log.open("ab") as output:
         process = subprocess.Popen(
             launch.argv,
-            env=build_env(launch.env, step_log, launch.device),
+            env=build_env(launch.env, step_log, launch.device, launch.more_env),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

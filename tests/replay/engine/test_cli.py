@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from redecode.cli.engine import app
-from redecode.replay.engine import server
+from redecode.replay.engine import logs, server
 from redecode.replay.engine.launch import Device, EngineOptions
 from redecode.replay.engine.state import EngineState
 
@@ -105,3 +105,36 @@ def test_a_store_below_a_file_exits_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["start", "status", "stop"])
 def test_help_has_an_example(verb: str) -> None:
     assert f"redecode engine {verb}" in redecode_engine(verb, "--help").stdout
+
+
+def test_without_an_engine_there_is_no_log(store: Path) -> None:
+    result = redecode_engine("logs", "--store", store)
+    assert result.exit_code == 2
+    assert "redecode engine start" in result.stderr
+
+
+def test_the_log_is_there_while_it_runs_and_after(engine: EngineState, store: Path) -> None:
+    log = Path(engine.log)
+    with log.open("a") as file:
+        file.write("".join(f"line {n}\n" for n in range(50)) + "RuntimeError: out of luck\n")
+    last = redecode_engine("logs", "--store", store, "-n", 2)
+    assert (last.exit_code, last.stdout) == (0, "line 49\nRuntimeError: out of luck\n")
+    assert redecode_engine("logs", "--store", store, "-n", 0).stdout == log.read_text()
+    assert redecode_engine("logs", "--store", store, "--errors").stdout == "RuntimeError: out of luck\n"
+    server.stop(store / "engine")
+    told = orjson.loads(redecode_engine("logs", "--store", store, "--json", "-n", 1).stdout)
+    assert told == {"log": engine.log, "lines": [log.read_text().splitlines()[-1]]}
+    both = redecode_engine("logs", "--store", store, "--json", "--follow")
+    assert both.exit_code == 2
+
+
+def test_a_followed_log_ends_with_the_engine(engine: EngineState, store: Path) -> None:
+    log = Path(engine.log)
+    alive = iter([True, False])
+
+    def write_and_die() -> bool:
+        with log.open("a") as file:
+            file.write("still here\nno end")
+        return next(alive)
+
+    assert list(logs.follow(log, write_and_die)) == ["still here", "no endstill here", "no end"]
