@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.answers import recorded_error, response_body
+from redecode.replay.answers import answer, recorded_error
 from redecode.replay.divergence import FieldDifference, differences, diverged, nearest, same
 from redecode.replay.errors import ReplayDivergence, TooLittleRecorded
 from redecode.replay.pinned import Pinned
@@ -128,10 +128,13 @@ class Playback:
         wait = (recorded.e2e_ns or 0) / 1e9 * self._pace
         self._pinned.reach(recorded.done_ns)
         there = source.spans[span.step_key]
-        if recorded.output is None or recorded.error is not None:
-            return Played(None, error=recorded_error(there, recorded.error), wait_s=wait)
         chunks = tuple(t / 1e9 * self._pace for t in recorded.chunk_times_ns or ()) if recorded.stream else ()
-        return Played(response_body(recorded, request.path, there), wait_s=wait, chunks_s=chunks)
+
+        def patience() -> ReplayDivergence:
+            what = "the recorded caller gave this call up here, and this one goes on waiting"
+            return self._raised(diverged(what, run_id=source.recorded.run.run_id, step_key=span.step_key))
+
+        return answer(recorded, request.path, there, wait_s=wait, chunks_s=chunks, patience=patience)
 
     def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played:
         """The recorded result of the tool call of this step."""

@@ -12,14 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 from redecode.tracer.autostart import environment
 from redecode.tracer.clock import Clock
-from redecode.tracer.conventions import CHANGED, ERROR_CLASS, REDACTED, RESPONSE_ID, USAGE, plain
+from redecode.tracer.conventions import (
+    ANSWER_EXTRAS,
+    ANSWERED_BY,
+    CHANGED,
+    ERROR_ANSWER,
+    ERROR_CLASS,
+    FIDELITY_LIMIT,
+    LANGCHAIN_ANSWER,
+    OVERRIDDEN,
+    PROVIDER,
+    REDACTED,
+    REPLAY_OPTIONS,
+    RESPONSE_ID,
+    SOURCE_SPAN,
+    TOOL_RESULT,
+    USAGE,
+    plain,
+)
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
-from redecode.tracer.player import FmRequest, Played, Player
+from redecode.tracer.player import ERROR_EVENT, FmRequest, Live, Played, Player
 from redecode.tracer.privacy.redaction import WITHHELD, asked_privacy
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder
 from redecode.tracer.records import (
+    Choice,
     Decode,
     Edge,
     EdgeKind,
@@ -36,13 +54,25 @@ if TYPE_CHECKING:
     from redecode.tracer.store import Dataset, ReadableStore, RecordedRun, Store, open_store, publish_runs
 
 __all__ = [
+    "ANSWERED_BY",
+    "ANSWER_EXTRAS",
     "CHANGED",
+    "ERROR_ANSWER",
     "ERROR_CLASS",
+    "ERROR_EVENT",
+    "FIDELITY_LIMIT",
+    "LANGCHAIN_ANSWER",
+    "OVERRIDDEN",
+    "PROVIDER",
     "REDACTED",
+    "REPLAY_OPTIONS",
     "RESPONSE_ID",
+    "SOURCE_SPAN",
+    "TOOL_RESULT",
     "USAGE",
     "WITHHELD",
     "AmbiguousRun",
+    "Choice",
     "Clock",
     "Dataset",
     "Decode",
@@ -51,6 +81,7 @@ __all__ = [
     "EdgeKind",
     "Fidelity",
     "FmRequest",
+    "Live",
     "LiveSpan",
     "Played",
     "Player",

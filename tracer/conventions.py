@@ -94,6 +94,12 @@ PREFILL_NS = "redecode.engine.prefill_ns"
 DECODE_NS = "redecode.engine.decode_ns"
 OPEN = "redecode.open"  # over OTLP, which has no open spans
 ENGINES = "redecode.engines"  # over OTLP, of the resource: what its engines said of themselves, JSON by id
+ANSWER_EXTRAS = "redecode.answer_extras"  # what the caller got besides and nobody else keeps, JSON
+ERROR_ANSWER = "redecode.error_answer"  # of a failed FM call: status and body of the answer, JSON
+LANGCHAIN_ANSWER = "redecode.langchain_answer"  # of a model known from callbacks alone: its messages, whole, JSON
+REPLAY_OPTIONS = "redecode.run.replay_options"  # what the replay was told, JSON
+ANSWERED_BY = "redecode.answered_by"  # of a call in a playback or fork: "recording" or "live"
+OVERRIDDEN = "redecode.overridden"  # of a live call in a fork: what was sent in place of what the program asked, JSON
 CHANGED = "redecode.changed"  # of a playback: what was asked otherwise than recorded, and answered nevertheless
 LOST = "redecode.lost"  # over OTLP, of the resource: events of the run that could not be written down
 
@@ -114,6 +120,7 @@ COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isi
     OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
     REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
     CHANGED, HTTP_STATUS, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
+    ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
 }  # fmt: skip
 
 

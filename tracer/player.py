@@ -1,16 +1,20 @@
-"""The seam of a playback: who answers FM calls and tools in place of engine and world.
+"""The seam of a playback or fork: who answers FM calls, tools and retrievers in place of engine and world.
 
-The seams that record also know where a call belongs, so they are the ones that ask. What to answer is
-decided in the replay room; nothing here knows a recording.
+The seams that record also know where a call belongs, so they are the ones that ask. What to answer, and what may be
+live, is decided in the replay room; nothing here knows a recording.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redecode.tracer.recorder import LiveSpan
 from redecode.tracer.records import JsonObject
+
+ERROR_EVENT = "error_event"
+"""In a body of an answer whose stream was ended by the server: the event it said so in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +22,7 @@ class FmRequest:
     """What an FM is asked.
 
     Attributes:
-        path: of the endpoint, as in `/chat/completions`.
+        path: of the endpoint, as in `/chat/completions`; empty of a LangChain model that calls no OpenAI client.
         messages: as sent: messages, a prompt, or the input of a response.
         sampling: every other parameter of the request.
     """
@@ -36,27 +40,62 @@ class Played:
     """An answer from a recording.
 
     Attributes:
-        value: a whole chat or completion response body, or a tool's result.
-        error: to be raised instead.
+        value: the body of a chat, text completion or response; of a LangChain model what its callbacks recorded
+            (`conventions.LANGCHAIN_ANSWER`); a tool's result; a retriever's documents.
+        error: raised instead.
+        status: of an HTTP error, whose body (text) is `value`; its headers are `headers`.
+        cut: of a stream that was cut: makes what is raised after its last part.
         wait_s: how long the answer takes.
         chunks_s: of a stream, when each of its parts comes, in seconds after the call; empty: all at once at the end.
+        chunk_tokens: how many tokens each of them has; empty: unknown.
+        tokens: the body has what vLLM says when it is asked for all: the caller gets of it what the caller asked.
     """
 
-    value: Any
+    value: Any = None
     error: BaseException | None = None
+    status: int = 200
+    headers: JsonObject = field(default_factory=dict)
+    cut: Callable[[], BaseException] | None = None
     wait_s: float = 0.0
     chunks_s: tuple[float, ...] = ()
+    chunk_tokens: tuple[int, ...] = ()
+    tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """No answer: the call goes to the engine or to the world, as a fork may allow.
+
+    Attributes:
+        change: makes the request body to send from the one that the program made; `None` sends that.
+        base_url: the engine to send it to, in place of the program's.
+    """
+
+    change: Callable[[JsonObject], JsonObject] | None = None
+    base_url: str | None = None
 
 
 class Player(Protocol):
-    """Answers in place of engine and tools. Raises when it has no answer: nothing ever goes live."""
+    """Answers in place of engine and tools. Raises when it has no answer and nothing may go live."""
 
-    def decode(self, span: LiveSpan, request: FmRequest) -> Played:
-        """The answer to an FM call."""
+    def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
+        """The answer to an FM call of the OpenAI client."""
         ...
 
-    def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played:
+    def model(self, span: LiveSpan, request: FmRequest) -> Played | Live | None:
+        """The answer to a call of a LangChain model; `None`: its call of the OpenAI client will ask."""
+        ...
+
+    def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played | Live:
         """The answer to a tool call."""
+        ...
+
+    def retrieval(self, span: LiveSpan, query: str) -> Played | Live:
+        """The answer of a retriever."""
+        ...
+
+    def context(self, span: LiveSpan, step_key: str, edges: list[Any], context: Any) -> Any:
+        """The LangGraph context that a task of the graph `span` gets, which is about to begin."""
         ...
 
     def other(self, span: LiveSpan | None, what: str) -> None:

@@ -18,6 +18,8 @@ from redecode.tracer.recorder import LiveSpan, Recorder, count_fault, never_rais
 from redecode.tracer.records import Choice, Decode, Fidelity, JsonObject, SpanKind, TimeSource
 
 CUT_SHORT = "stream closed before its end"
+_LONGEST_ERROR = 65_536
+_TOLD_WITH_ERRORS = ("content-type", "retry-after", "x-request-id")
 PART = "it was cut short: only the part received is recorded"
 
 
@@ -160,7 +162,7 @@ class Call(InFlight):
         # Taken now: the caller may go on with its list of messages while a stream is still running.
         asked = wire.prompt_of(body)
         self._asked = None if asked is None else orjson.Fragment(c.dumps(asked))
-        self.captured = wire.Captured()
+        self.captured = wire.Captured(whole_logprobs=body.get("logprobs") not in (None, False))
         self._cut = False
         self._refused: str | None = None
 
@@ -221,6 +223,9 @@ class Call(InFlight):
         attributes[c.RESPONSE_ID] = captured.response_id
         attributes[c.USAGE] = c.to_json(captured.usage) if captured.usage else None
         attributes[c.FIDELITY_LIMIT] = limit
+        attributes[c.ANSWER_EXTRAS] = self._extras()
+        if error is not None:
+            attributes[c.ERROR_ANSWER] = self._error_answer(error)
         if self.attempts.failed:
             attributes |= self.attempts.attributes()
         self.span.set(attributes)
@@ -231,6 +236,27 @@ class Call(InFlight):
             span = {"run": self.span.run_id, "span": self.span.span_id, "sent_ns": sent_ns, "tokens": tokens}
             self.engines.fetch_steps(self.address, self.rid, span)
         return error
+
+    def _extras(self) -> str | None:
+        """What the caller got besides, that a playback is to give it too."""
+        captured, asked = self.captured, self.prepared.asked.token_ids or not self.prepared.extended
+        body = wire.public({k: v for k, v in captured.extras.items() if asked or k not in wire_responses.RAW})
+        choices = {str(n): wire.public(choice.extras) for n, choice in captured.choices.items() if choice.extras}
+        found = {name: value for name, value in (("body", body), ("choices", choices)) if value}
+        return c.to_json(found) if found else None
+
+    def _error_answer(self, error: BaseException | str) -> str | None:
+        """What the server said in place of an answer: an HTTP status and a body, or an event of a stream."""
+        public = self.recorder.keys.text
+        if self.captured.error_event is not None:
+            found: JsonObject = {"event": public(c.to_json(self.captured.error_event))}
+        elif isinstance(status := getattr(error, "status_code", None), int):
+            response = getattr(error, "response", None)
+            headers = {k: v for k in _TOLD_WITH_ERRORS if (v := getattr(response, "headers", {}).get(k)) is not None}
+            found = {"status": status, "headers": headers, "body": public(_body_text(error))}
+        else:
+            return None
+        return c.to_json(found)
 
     @property
     def _is_chat(self) -> bool:
@@ -318,6 +344,14 @@ class Call(InFlight):
             return Fidelity.TOKENS, "the engine gave no timing of its own" if known else "the engine has no fingerprint"
         seeded = prepared.seed is not None or prepared.body.get("temperature") == 0
         return (Fidelity.SEEDED if seeded else Fidelity.TEXT), limit
+
+
+def _body_text(error: Any) -> str:
+    """The body of an HTTP error as it came; as the client read it where it is gone."""
+    try:
+        return str(error.response.text)[:_LONGEST_ERROR]
+    except Exception:  # it was read as a stream, and closed
+        return c.to_json(getattr(error, "body", None))[:_LONGEST_ERROR]
 
 
 def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from redecode.tracer import conventions as c
 from redecode.tracer.fm import wire
 from redecode.tracer.fm.call import CUT_SHORT, Call, EmbeddingCall, InFlight
-from redecode.tracer.fm.engine_probe import UNKNOWN, Address, Engine, Engines
-from redecode.tracer.fm.played_response import played_response
+from redecode.tracer.fm.engine_probe import PLAYED, UNKNOWN, Address, Engine, Engines
+from redecode.tracer.fm.played_response import play, play_async
 from redecode.tracer.fm.response_tap import answered
-from redecode.tracer.player import Played, Player
+from redecode.tracer.player import Live, Played, Player
 from redecode.tracer.recorder import LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import JsonObject, SpanKind
 
@@ -105,10 +103,7 @@ class ClientSeam:
 
     def _begin(self, path: str, options: Any, address: Address, engine: Engine) -> tuple[InFlight, Any]:
         """The call, and the options to send it with."""
-        body = options.json_data
-        if options.extra_json:  # as the client merges them
-            merged = {**body, **options.extra_json}
-            body = {name: value for name, value in merged.items() if type(value).__name__ != "Omit"}
+        body = body_of(options)
         model = str(body.get("model"))
         if path.endswith(wire.EMBEDDINGS):
             embeddings = (SpanKind.RETRIEVAL, f"embeddings {model}", "embeddings")
@@ -119,6 +114,22 @@ class ClientSeam:
             span, owns = opened, []
         else:
             span, owns = self._open(SpanKind.DECODE, f"chat {model}", "chat", {c.REQUEST_MODEL: model})
+        call, sent = self._call(span, owns, body, path, options, address, engine)
+        if opened is not None:
+            self._placing.claim(call.finish)
+        return call, sent
+
+    def _call(
+        self,
+        span: LiveSpan,
+        owns: list[LiveSpan],
+        body: JsonObject,
+        path: str,
+        options: Any,
+        address: Address,
+        engine: Engine,
+    ) -> tuple[Call, Any]:
+        """An FM call of that span, and the options to send it with."""
         call = Call(
             self._recorder,
             span,
@@ -130,8 +141,6 @@ class ClientSeam:
             engine=engine,
             address=address,
         )
-        if opened is not None:
-            self._placing.claim(call.finish)
         if call.prepared.extended:
             options = options.model_copy()
             options.json_data, options.extra_json = call.prepared.body, None
@@ -164,11 +173,12 @@ class ClientSeam:
             token = _current.set(call)
             try:
                 if self.player is not None:
-                    played = self._played(self.player, call, path, client, options, kwargs)
-                    time.sleep(0.0 if played.chunks_s else played.wait_s)
-                    if played.error is not None:
-                        raise played.error
-                    return client._process_response(cast_to=cast_to, options=options, response=played.value, **kwargs)
+                    played = self._asked(self.player, call, path)
+                    if isinstance(played, Played):
+                        call = self._as_played(call, played, path, options)
+                        return play(client, cast_to, options, path, played, kwargs)
+                    options, address = self._redirected(client, call, options, played)
+                    call, sent = self._goes_on(call, path, options, address, self._engines.ask(address))
                 refusal = None
                 try:
                     return original(client, cast_to, sent, **kwargs)
@@ -193,9 +203,7 @@ class ClientSeam:
                 path = recorded_path(options)
                 if path is not None:
                     address = self._address(client)
-                    engine = UNKNOWN if self.player else self._engines.known(address.root)
-                    if engine is None:
-                        engine = await asyncio.to_thread(self._engines.ask, address)
+                    engine = UNKNOWN if self.player else await self._ask(address)
                     call, sent = self._begin(path, options, address, engine)
             except Exception as fault:
                 count_fault("preparing an FM call", self._recorder, fault)
@@ -205,13 +213,12 @@ class ClientSeam:
             token = _current.set(call)
             try:
                 if self.player is not None:
-                    played = self._played(self.player, call, path, client, options, kwargs, asynchronous=True)
-                    await asyncio.sleep(0.0 if played.chunks_s else played.wait_s)
-                    if played.error is not None:
-                        raise played.error
-                    return await client._process_response(
-                        cast_to=cast_to, options=options, response=played.value, **kwargs
-                    )
+                    played = self._asked(self.player, call, path)
+                    if isinstance(played, Played):
+                        call = self._as_played(call, played, path, options)
+                        return await play_async(client, cast_to, options, path, played, kwargs)
+                    options, address = self._redirected(client, call, options, played)
+                    call, sent = self._goes_on(call, path, options, address, await self._ask(address))
                 refusal = None
                 try:
                     return await original(client, cast_to, sent, **kwargs)
@@ -229,39 +236,56 @@ class ClientSeam:
 
         return request
 
+    async def _ask(self, address: Address) -> Engine:
+        engine = self._engines.known(address.root)
+        return engine if engine is not None else await asyncio.to_thread(self._engines.ask, address)
+
     def _goes_live(self, options: Any) -> None:
         """A request that is not recorded; a playback has no answer to it."""
         if self.player is not None:
             self.player.other(self._placing.parent(), f"{options.method} {options.url} of the OpenAI client")
 
-    def _played(
-        self,
-        player: Player,
-        call: InFlight,
-        path: str,
-        client: Any,
-        options: Any,
-        kwargs: JsonObject,
-        *,
-        asynchronous: bool = False,
-    ) -> Played:
-        """The recorded response to this call, as the HTTP response the client would have got."""
-        kwargs.setdefault("stream", False)
-        kwargs.setdefault("stream_cls", None)
-        played = player.decode(call.span, wire.request(path, call.body))
-        if played.error is not None:
-            return played
-        stream = kwargs["stream"]
-        response = played_response(
-            client,
-            options,
-            path,
-            played.value,
-            stream=stream,
-            chunks_s=played.chunks_s if stream else (),
-            asynchronous=asynchronous,
-        )
-        return replace(played, value=response, chunks_s=played.chunks_s if stream else ())
+    def _asked(self, player: Player, call: InFlight, path: str) -> Played | Live:
+        """What a playback has to say to this call."""
+        if isinstance(call, Call):
+            return player.decode(call.span, wire.request(path, call.body))
+        player.other(call.span, f"{call.span.name}: vectors are not recorded; it")
+        return Live()
+
+    def _as_played(self, call: InFlight, played: Played, path: str, options: Any) -> InFlight:
+        """The call as it is recorded when it is answered from a recording."""
+        if not isinstance(call, Call) or not played.tokens:
+            return call
+        again, _ = self._call(call.span, call.owns, call.body, path, options, call.address, PLAYED)
+        return self._instead(call, again)
+
+    def _goes_on(
+        self, call: InFlight, path: str, options: Any, address: Address, engine: Engine
+    ) -> tuple[InFlight, Any]:
+        """The call that goes live in a fork, and the options to send it with."""
+        if not isinstance(call, Call):
+            return call, options
+        again, sent = self._call(call.span, call.owns, body_of(options), path, options, address, engine)
+        return self._instead(call, again), sent
+
+    def _instead(self, call: Call, again: Call) -> Call:
+        if not call.owns:
+            self._placing.claim(again.finish)
+        _current.set(again)  # the caller puts back what was there before
+        return again
+
+    def _redirected(self, client: Any, call: InFlight, options: Any, live: Live) -> tuple[Any, Address]:
+        """The options with what a fork changes in them, and where they are sent."""
+        address = self._address(client)
+        if live.change is not None and isinstance(call, Call):
+            options = options.model_copy()
+            options.json_data, options.extra_json = live.change(call.body), None
+        if live.base_url is not None and isinstance(call, Call):
+            options = options.model_copy()
+            end = next(end for end in _FM_CALLS if str(options.url).partition("?")[0].endswith(end))
+            options.url = live.base_url.rstrip("/") + end
+            address = Address.of(live.base_url, address.headers)
+        return options, address
 
     def _refused(self, call: InFlight, refusal: str) -> None:
         """What the caller asked went through, what we asked for more did not: never ask that server again."""
@@ -348,6 +372,15 @@ def _answered(response: Any, *, asynchronous: bool) -> None:
         answered(response, call, asynchronous=asynchronous)
     except Exception as fault:
         count_fault("reading an answer", call.recorder, fault, call.span.run_id)
+
+
+def body_of(options: Any) -> JsonObject:
+    """The body of a client request, as the client puts it together."""
+    body: JsonObject = options.json_data
+    if options.extra_json:
+        merged = {**body, **options.extra_json}
+        body = {name: value for name, value in merged.items() if type(value).__name__ != "Omit"}
+    return body
 
 
 def recorded_path(options: Any) -> str | None:

@@ -127,6 +127,8 @@ class Engine:
 
 
 UNKNOWN = Engine(root="", vllm=False, info={}, engine_id=None)
+PLAYED = Engine(root="", vllm=True, info={}, engine_id=None)
+"""A recording of a vLLM that answers in its place: with its token ids, and without its clock."""
 
 
 def describe(info: JsonObject) -> tuple[str, JsonObject]:

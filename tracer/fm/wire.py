@@ -159,7 +159,12 @@ def request(path: str, body: JsonObject) -> FmRequest:
 
 def sampling(body: JsonObject) -> JsonObject:
     """Every sampling parameter of a request body, as sent; never a key."""
-    return {k: _without_keys(v) for k, v in body.items() if k not in _CONTENT and not is_secret(k)}
+    return public({k: v for k, v in body.items() if k not in _CONTENT})
+
+
+def public(fields: JsonObject) -> JsonObject:
+    """Fields of a request or an answer without what lets one in."""
+    return {k: _without_keys(v) for k, v in fields.items() if not is_secret(k)}
 
 
 def _without_keys(value: Any) -> Any:
@@ -169,6 +174,13 @@ def _without_keys(value: Any) -> Any:
     return [_without_keys(v) for v in value] if isinstance(value, list) else value
 
 
+# Fields that are kept by name; see `Captured.extras` for the rest.
+_OF_A_BODY = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "prompt_token_ids", "error"}
+)
+_OF_A_CHOICE = frozenset(
+    {"index", "message", "delta", "text", "finish_reason", "token_ids", "logprobs", "prompt_token_ids"}
+)
 # Fields of a message that come whole, however often they come; other text comes in pieces.
 _WHOLE = frozenset({"role", "id", "type", "name", "index"})
 
@@ -181,6 +193,7 @@ class Choice:
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
+    extras: JsonObject = field(default_factory=dict)
 
     def message(self) -> JsonObject:
         """The choice as a message with its finish reason."""
@@ -204,8 +217,10 @@ class Captured:
     Attributes:
         chunk_times: arrival of each part of a stream that brought something, monotonic ns.
         chunk_tokens: how many sampled tokens each of them had, of all choices together.
-        error: what the server said in place of the rest.
+        error: what the server said in place of the rest, and the event it said that in.
         done: the response has come to its end.
+        extras: fields of a whole body that nothing else here has and that are not null; of a choice likewise.
+        whole_logprobs: the caller asked for logprobs: they are among the extras of a choice as it gets them.
     """
 
     response_id: str | None = None
@@ -217,7 +232,10 @@ class Captured:
     chunk_times: list[int] = field(default_factory=list)
     chunk_tokens: list[int] = field(default_factory=list)
     error: str | None = None
+    error_event: JsonObject | None = None
     done: bool = False
+    extras: JsonObject = field(default_factory=dict)
+    whole_logprobs: bool = False
 
     @property
     def first(self) -> Choice:
@@ -252,11 +270,12 @@ class Captured:
         self.prompt_ids = get("prompt_token_ids") or self.prompt_ids
         if (error := get("error")) is not None:
             text = error.get("message") if isinstance(error, dict) else error
-            self.error = f"APIError: {text}"
+            self.error, self.error_event = f"APIError: {text}", payload
 
     def whole(self, payload: JsonObject) -> None:
         """Take in a whole response."""
         self.envelope(payload)
+        self.extras = {k: v for k, v in payload.items() if v is not None and k not in _OF_A_BODY}
         for choice in payload.get("choices") or ():
             self.add(choice)
         self.done = True
@@ -299,6 +318,10 @@ class Captured:
         _merge(choice.parts, get("message") or get("delta") or {"content": get("text")})
         choice.finish_reason = get("finish_reason") or choice.finish_reason
         self.prompt_ids = get("prompt_token_ids") or self.prompt_ids
+        if get("finish_reason"):
+            choice.extras |= {k: v for k, v in raw.items() if v is not None and k not in _OF_A_CHOICE}
+        if self.whole_logprobs and get("logprobs"):
+            _merge(choice.extras, {"logprobs": get("logprobs")})
         ids, values = get("token_ids"), _logprobs(get("logprobs"))
         if ids is not None:
             choice.token_ids = (choice.token_ids or []) + ids

@@ -13,7 +13,8 @@ from redecode.tracer.fm import wire
 from redecode.tracer.fm.wire_stream import PassTap, payload_of
 from redecode.tracer.records import JsonObject
 
-_RAW = ("input_messages", "output_messages")
+RAW = ("input_messages", "output_messages")
+_KEPT = frozenset({"id", "object", "created_at", "model", "output", "usage", "error"})
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
@@ -32,7 +33,7 @@ def read_response(data: bytes, prepared: wire.Prepared, captured: wire.Captured)
 
 
 def _strip(response: JsonObject) -> None:
-    for name in _RAW:
+    for name in RAW:
         if name in response:
             response[name] = None  # as vLLM has it where nobody asked
 
@@ -40,6 +41,7 @@ def _strip(response: JsonObject) -> None:
 def take_response(response: JsonObject, captured: wire.Captured) -> None:
     """Take in a response object."""
     captured.envelope(response)
+    captured.extras = {k: v for k, v in response.items() if v is not None and k not in _KEPT}
     choice = captured.choice(0)
     items: list[JsonObject] = [item for item in response.get("output") or () if isinstance(item, dict)]
     choice.parts = {**_message(items), "output": items}
@@ -127,7 +129,7 @@ class Events:
         elif kind == "error" or payload.get("error"):
             error = payload.get("error")
             text = error.get("message") if isinstance(error, dict) else payload.get("message")
-            captured.error = f"APIError: {text}"
+            captured.error, captured.error_event = f"APIError: {text}", payload
         elif kind == "response.created":
             captured.response_id = (payload.get("response") or {}).get("id")
 

@@ -38,7 +38,7 @@ MACHINE = frozenset(
         c.CHUNK_TOKENS, c.TOKEN_GAPS, c.BATCH_ROWS, c.TOKEN_TIME_SOURCE, c.QUEUE_NS, c.PREFILL_NS, c.DECODE_NS,
         c.PROMPT_HASHES, c.REDACTED, c.AGENT_VERSION, c.TOOL_CALL_ID, c.SUPERSTEP, c.LEFT_BY, c.INTERRUPTED,
         c.HTTP_STATUS, c.EMBEDDING_DIMENSIONS, c.FIDELITY_LIMIT, c.RETRIES, c.EMBEDDED,
-        c.ATTEMPTS,
+        c.ATTEMPTS, c.ANSWERED_BY,
     }
 )  # fmt: skip
 # Structure too, but people chose the words: patterns look at them.
@@ -48,7 +48,8 @@ _SPELLING = frozenset({c.PROMPT_IDS, c.SAMPLED_IDS, c.LOGPROBS, c.DIGEST})
 _JSON = frozenset(
     {
         c.INPUT_MESSAGES, c.OUTPUT_MESSAGES, c.TOOL_DEFINITIONS, c.TOOL_ARGUMENTS, c.TOOL_RESULT, c.RUN_INPUT,
-        c.RUN_OUTPUT, c.SAMPLING, c.USAGE,
+        c.RUN_OUTPUT, c.SAMPLING, c.USAGE, c.ANSWER_EXTRAS, c.ERROR_ANSWER, c.LANGCHAIN_ANSWER, c.REPLAY_OPTIONS,
+        c.OVERRIDDEN,
     }
 )  # fmt: skip
 # Sampling parameters whose texts are choices from a list.
