@@ -13,18 +13,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from redecode.replay.compare import DecodeComparison, ReplayReport, TokenDivergence
     from redecode.replay.critical_path import Segment, critical_spans, find_critical_path
-    from redecode.replay.engine_replay import ReplayMode, replay_on_engine
+    from redecode.replay.engine_replay import replay_on_engine
     from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
+    from redecode.replay.options import ReplayMode, ReplayOptions
+    from redecode.replay.lanes import RunComparison, StepLanes, compare_runs
     from redecode.replay.player import Changed, Playback, playback
     from redecode.replay.run_graph import RunGraph, build_run_graph
 
 _MODULES = {
+    "RunComparison": "lanes",
+    "StepLanes": "lanes",
+    "compare_runs": "lanes",
     "Changed": "player",
     "DecodeComparison": "compare",
     "ReplayDivergence": "errors",
     "ReplayError": "errors",
-    "ReplayMode": "engine_replay",
+    "ReplayMode": "options",
     "Playback": "player",
+    "ReplayOptions": "options",
     "ReplayReport": "compare",
     "RunGraph": "run_graph",
     "Segment": "critical_path",
@@ -44,12 +50,16 @@ __all__ = [
     "ReplayDivergence",
     "ReplayError",
     "ReplayMode",
+    "ReplayOptions",
     "ReplayReport",
+    "RunComparison",
     "RunGraph",
     "Segment",
+    "StepLanes",
     "TokenDivergence",
     "TooLittleRecorded",
     "build_run_graph",
+    "compare_runs",
     "critical_spans",
     "find_critical_path",
     "playback",

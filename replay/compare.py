@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
+from redecode.replay.pacing import ScheduleError
 from redecode.tracer import Decode
 
 # What tells engines apart without saying how they compute.
@@ -19,6 +22,7 @@ class TokenDivergence:
         index: position of the first differing token; the shorter length when one is a prefix of the other;
             `None` when the tokens cannot be compared.
         recorded_token, replayed_token: ids there, `None` past an end.
+        recorded_text, replayed_text: of these tokens, where the engine was asked.
         logprob_gap: recorded minus replayed logprob of the chosen token there, `None` if either is unknown.
         error: why there is nothing to compare: the engine refused, or the recording was changed since.
     """
@@ -30,6 +34,8 @@ class TokenDivergence:
     replayed_token: int | None
     logprob_gap: float | None
     error: str | None = None
+    recorded_text: str | None = None
+    replayed_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +43,9 @@ class DecodeComparison:
     """One decode, recorded against replayed. Times in seconds; `None` where one side did not measure it.
 
     Attributes:
-        logprob_gap: largest |recorded - replayed| logprob over the common tokens.
+        logprob_gap: largest |recorded - replayed| logprob over the tokens up to the first that differs.
+        logprob_gap_mean: the mean of the same.
+        notes: what about the replayed call was otherwise than recorded, on purpose.
     """
 
     span_id: str
@@ -47,6 +55,7 @@ class DecodeComparison:
     tokens_replayed: int
     tokens_equal: bool
     logprob_gap: float | None
+    logprob_gap_mean: float | None
     ttft_recorded_s: float | None
     ttft_replayed_s: float | None
     tpot_recorded_s: float | None
@@ -56,6 +65,7 @@ class DecodeComparison:
     cached_recorded: int | None
     cached_replayed: int | None
     divergence: TokenDivergence | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +73,9 @@ class ReplayReport:
     """What a replay showed.
 
     Attributes:
-        skipped: step keys of decodes without tokens in the recording (failed calls), replayed as waits.
-        lateness_p99_s: how late the replay started its calls (99th percentile), a measure of its own pacing.
+        skipped: step key → why that FM call was not made but waited through.
+        schedule_error: how late the replay itself was; `None` of an old replay that was read from the store.
+        place: in its batch.
         engine_differences: settings that differ between the recorded and the present engine: name → (then, now).
     """
 
@@ -74,9 +85,15 @@ class ReplayReport:
     decodes: tuple[DecodeComparison, ...]
     e2e_recorded_s: float
     e2e_replayed_s: float
-    lateness_p99_s: float
-    skipped: tuple[str, ...]
+    skipped: dict[str, str]
     engine_differences: dict[str, tuple[Any, Any]]
+    schedule_error: ScheduleError | None = None
+    place: int = 0
+
+    @property
+    def lateness_p99_s(self) -> float | None:
+        """How late points of the replay were, 99th percentile."""
+        return None if self.schedule_error is None else self.schedule_error.p99_s
 
     @property
     def divergences(self) -> list[TokenDivergence]:
@@ -111,10 +128,34 @@ class ReplayReport:
             "divergences": [asdict(d) for d in self.divergences],
             "e2e_recorded_s": self.e2e_recorded_s,
             "e2e_replayed_s": self.e2e_replayed_s,
+            **logprob_gaps([self]),
             "lateness_p99_s": self.lateness_p99_s,
+            "schedule_error": None if self.schedule_error is None else self.schedule_error.to_json(),
             "skipped": list(self.skipped),
+            "notes": notes_of([self]),
             "engine_differences": {k: list(v) for k, v in self.engine_differences.items()},
         }
+
+
+def logprob_gaps(reports: Iterable[ReplayReport]) -> dict[str, float | None]:
+    """Largest and mean |recorded - replayed| logprob over the tokens that came out equal; `None` if none was given."""
+    known = [d for r in reports for d in r.decodes if d.logprob_gap is not None and d.logprob_gap_mean is not None]
+    weights = [min(d.tokens_recorded, d.tokens_replayed) for d in known]
+    total = sum((d.logprob_gap_mean or 0.0) * n for d, n in zip(known, weights, strict=True))
+    return {
+        "logprob_gap_max": max((d.logprob_gap or 0.0 for d in known), default=None),
+        "logprob_gap_mean": total / sum(weights) if sum(weights) else None,
+    }
+
+
+def notes_of(reports: Iterable[ReplayReport]) -> list[dict[str, str]]:
+    """What was otherwise than recorded on purpose, a run and step at a time."""
+    found = []
+    for report in reports:
+        said = [(key, why) for key, why in report.skipped.items()]
+        said += [(d.step_key, note) for d in report.decodes for note in d.notes]
+        found += [{"run_id": report.run_id, "step_key": key, "note": note} for key, note in said]
+    return found
 
 
 def first_divergence(recorded: Decode, replayed: Decode) -> TokenDivergence | None:
@@ -146,11 +187,12 @@ def first_divergence(recorded: Decode, replayed: Decode) -> TokenDivergence | No
     )
 
 
-def compare_decodes(recorded: Decode, replayed: Decode) -> DecodeComparison:
+def compare_decodes(recorded: Decode, replayed: Decode, notes: tuple[str, ...] = ()) -> DecodeComparison:
     """Compare one decode with its replay."""
-    a, b = recorded.logprobs, replayed.logprobs
-    gap = max((abs(x - y) for x, y in zip(a, b, strict=False)), default=None) if a and b else None
     divergence = first_divergence(recorded, replayed)
+    same = divergence.index if divergence is not None else None  # behind it the contexts differ
+    pairs = zip((recorded.logprobs or ())[:same], (replayed.logprobs or ())[:same], strict=False)
+    gaps = [abs(x - y) for x, y in pairs]
     return DecodeComparison(
         span_id=recorded.span_id,
         step_key=recorded.step_key,
@@ -158,7 +200,8 @@ def compare_decodes(recorded: Decode, replayed: Decode) -> DecodeComparison:
         tokens_recorded=len(recorded.sampled_ids or ()),
         tokens_replayed=len(replayed.sampled_ids or ()),
         tokens_equal=divergence is None,
-        logprob_gap=gap,
+        logprob_gap=max(gaps, default=None),
+        logprob_gap_mean=fmean(gaps) if gaps else None,
         ttft_recorded_s=_s(recorded.ttft_ns),
         ttft_replayed_s=_s(replayed.ttft_ns),
         tpot_recorded_s=_s(recorded.tpot_ns),
@@ -168,6 +211,7 @@ def compare_decodes(recorded: Decode, replayed: Decode) -> DecodeComparison:
         cached_recorded=recorded.cached_tokens,
         cached_replayed=replayed.cached_tokens,
         divergence=divergence,
+        notes=notes,
     )
 
 

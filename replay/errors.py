@@ -3,6 +3,7 @@
 RedecodeError
 └── ReplayError          the run cannot be replayed as asked; says why and what would work
     ├── TooLittleRecorded  the mode needs more than this recording holds
+    ├── EngineUnfit        the engine cannot take what was recorded
     └── ReplayDivergence   a playback asked for something the recording does not have
 """
 
@@ -22,6 +23,10 @@ class ReplayError(RedecodeError):
 
 class TooLittleRecorded(ReplayError):
     """The mode needs more than this recording holds."""
+
+
+class EngineUnfit(ReplayError):
+    """The engine cannot take what was recorded: another vocabulary, too small a context."""
 
 
 class ReplayDivergence(ReplayError):

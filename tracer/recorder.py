@@ -79,6 +79,10 @@ class LiveSpan:
         if self.call is not None:
             self.call.flowing = True
 
+    def label(self, labels: JsonObject) -> None:
+        """Give a run that is open further labels, or others of the same name."""
+        self.set({c.LABELS: c.to_json({**(c.from_json(self.event.attributes.get(c.LABELS)) or {}), **labels})})
+
     def replays(self, run_id: str, mode: str) -> None:
         """Say that this run plays back a recorded one."""
         self.set({c.SOURCE_RUN: run_id, c.REPLAY_MODE: mode})
@@ -274,8 +278,8 @@ class Recorder:
         live.run_input = c.from_json(given.get(c.RUN_INPUT))
         return live
 
-    def start_replay(self, source: Run, *, mode: str, start_ns: int) -> LiveSpan:
-        """Open a run that replays another one."""
+    def start_replay(self, source: Run, *, mode: str, start_ns: int, labels: JsonObject | None = None) -> LiveSpan:
+        """Open a run that replays another one; it has the other's labels, and these."""
         attributes = {
             c.AGENT_NAME: source.agent,
             c.AGENT_VERSION: source.agent_version,
@@ -285,6 +289,8 @@ class Recorder:
             c.RUN_INPUT: c.to_json(source.input),
             c.RUN_OUTPUT: c.to_json(source.output),
         }
+        if given := {**source.labels, **(labels or {})}:
+            attributes[c.LABELS] = c.to_json(given)
         return self.start(
             SpanKind.RUN, f"invoke_agent {source.agent}", None, "run", start_ns=start_ns, attributes=attributes
         )

@@ -5,7 +5,8 @@ Forced tokens go to vLLM's own trace replay where the engine offers it (GPU, mod
 our logits processor otherwise; the caller does not see which, and compares the ids it gets with
 those it asked for. This client never takes equality for granted and never compares.
 
-Rejected: the OpenAI SDK (drops `token_ids` and timing, adds retries that would falsify a replay).
+Rejected: the OpenAI SDK (drops `token_ids` and timing, adds retries that would falsify a replay); proxies, which
+would falsify every time.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import base64
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import httpx2
 import orjson
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from redecode.replay.engine.errors import (
     EngineUnreachable,
     TokensNotForceable,
 )
+from redecode.replay.engine.http import Answer, ConnectionFailed, Connections, EventParser, Take
 from redecode.replay.engine.processes import boot_id
 from redecode.replay.engine.protocol import (
     PROTOCOL,
@@ -51,6 +52,7 @@ _NATIVE_SAMPLING = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"}
 )
 _STEPS_PER_REQUEST = 1_000
+_NOT_FOUND, _METHOD_NOT_ALLOWED, _BAD_REQUEST = 404, 405, 400
 
 
 class EngineClient:
@@ -61,22 +63,16 @@ class EngineClient:
         base_url: str,
         *,
         api_key: str | None = None,
-        max_connections: int = 512,
-        timeout_s: float = 600.0,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        timeout_s: float = 1800.0,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
-        self._now_ns = now_ns
         self._info: EngineInfo | None = None
-        self._http = httpx2.AsyncClient(
-            base_url=self.base_url,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            timeout=httpx2.Timeout(timeout_s, connect=10.0),
-            limits=httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-            transport=transport,
-            trust_env=False,  # a proxy between us and the engine would falsify every time
-        )
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        try:
+            self._http = Connections(self.base_url, headers, timeout_s=timeout_s, now_ns=now_ns)
+        except ConnectionFailed as error:
+            raise EngineUnreachable(self.base_url, str(error)) from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,7 +92,7 @@ class EngineClient:
             answer = await self._json("GET", "/redecode/info")
             self._info = EngineInfo.model_validate(answer)
         except EngineRefused as error:
-            if error.status == httpx2.codes.NOT_FOUND:
+            if error.status == _NOT_FOUND:
                 raise EngineLacksPlugin(self.base_url) from error
             raise
         except ValidationError as error:
@@ -134,15 +130,20 @@ class EngineClient:
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         answer = Assembly()
-        sent_ns = self._now_ns()
         if stream:
-            async for part in self._stream(path, body):
-                answer.add(part, self._now_ns())
+            response = await self._send("POST", path, body, self._taker(answer))
         else:
-            answer.add(await self._json("POST", path, body), self._now_ns())
-        done_ns = self._now_ns()
+            response = await self._send("POST", path, body)
+            answer.add(self._document(path, response), response.done_ns)
         steps = await self._own_steps(rid, info) if with_steps else None
-        return answer.finish(sent_ns=sent_ns, done_ns=done_ns, streamed=stream, steps=steps)
+        return answer.finish(sent_ns=response.sent_ns, done_ns=response.done_ns, streamed=stream, steps=steps)
+
+    async def healthy(self) -> bool:
+        """Whether the engine says that it can go on; False when it is dying or gone."""
+        try:
+            return (await self._http.exchange("GET", "/health")).status < _BAD_REQUEST
+        except ConnectionFailed:
+            return False
 
     async def steps(self, rids: Sequence[str]) -> StepsAnswer:
         """Fetch the step clock of these calls; ids the engine does not know (any more) are absent."""
@@ -159,7 +160,7 @@ class EngineClient:
             try:
                 return bool((await self._json("POST", path, {}))["success"])
             except EngineRefused as error:
-                if error.status not in (httpx2.codes.NOT_FOUND, httpx2.codes.METHOD_NOT_ALLOWED):
+                if error.status not in (_NOT_FOUND, _METHOD_NOT_ALLOWED):
                     raise
         return False
 
@@ -169,44 +170,56 @@ class EngineClient:
         tokens: list[int] = (await self._json("POST", "/tokenize", body))["tokens"]
         return tokens
 
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """Turn token ids into text by the engine's own tokenizer."""
+        answer = await self._json("POST", "/detokenize", {"tokens": list(tokens)})
+        return str(answer.get("prompt", ""))
+
     async def _own_steps(self, rid: str, info: EngineInfo) -> TokenSteps | None:
-        if not info.step_clock or info.boot_id is None or info.boot_id != boot_id():
+        if not has_our_clock(info):
             return None
         return (await self.steps([rid])).steps.get(rid)
 
     async def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._document(path, await self._send(method, path, body))
+
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None, take: Take | None = None) -> Answer:
+        content = None if body is None else orjson.dumps(body)
         try:
-            response = await self._http.request(method, path, **_content(body))
-        except httpx2.TransportError as error:
-            raise EngineUnreachable(self.base_url, _words(error)) from error
-        self._refuse_errors(response.status_code, response.content)
-        try:
-            answer = orjson.loads(response.content)
-        except ValueError as error:
-            raise EngineRefused(self.base_url, response.status_code, f"{path} answered no JSON") from error
-        if not isinstance(answer, dict):
-            raise EngineRefused(self.base_url, response.status_code, f"{path} answered no JSON object")
+            answer = await self._http.exchange(method, path, content, take)
+        except ConnectionFailed as error:
+            raise EngineUnreachable(self.base_url, str(error)) from error
+        if answer.status >= _BAD_REQUEST:
+            raise EngineRefused(self.base_url, answer.status, _message(answer.body))
         return answer
 
-    async def _stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    def _document(self, path: str, response: Answer) -> dict[str, Any]:
         try:
-            async with self._http.stream("POST", path, **_content(body)) as response:
-                if response.is_error:
-                    self._refuse_errors(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data:").strip()
-                    if not line.startswith("data:") or data == "[DONE]":
-                        continue
-                    part: dict[str, Any] = orjson.loads(data)
-                    if "error" in part:  # the stream had begun: the status can say nothing any more
-                        raise EngineRefused(self.base_url, 500, _message(data.encode()))
-                    yield part
-        except httpx2.TransportError as error:
-            raise EngineUnreachable(self.base_url, _words(error)) from error
+            answer = orjson.loads(response.body)
+        except ValueError as error:
+            raise EngineRefused(self.base_url, response.status, f"{path} answered no JSON") from error
+        if not isinstance(answer, dict):
+            raise EngineRefused(self.base_url, response.status, f"{path} answered no JSON object")
+        return answer
 
-    def _refuse_errors(self, status: int, content: bytes) -> None:
-        if status >= httpx2.codes.BAD_REQUEST:
-            raise EngineRefused(self.base_url, status, _message(content))
+    def _taker(self, answer: Assembly) -> Take:
+        events = EventParser()
+
+        def take(data: bytes, arrived_ns: int) -> None:
+            for event in events.feed(data):
+                if event == b"[DONE]":
+                    continue
+                part = orjson.loads(event)
+                if "error" in part:  # the stream had begun: the status can say nothing any more
+                    raise EngineRefused(self.base_url, 500, _message(event))
+                answer.add(part, arrived_ns)
+
+        return take
+
+
+def has_our_clock(info: EngineInfo) -> bool:
+    """Whether the engine's step clock is there, and is the clock of this host."""
+    return bool(info.step_clock and info.boot_id is not None and info.boot_id == boot_id())
 
 
 def _request(
@@ -260,16 +273,6 @@ def _check_forceable(force: Sequence[int], prompt_tokens: int, info: EngineInfo)
             f"the recorded call is {needed} tokens long ({prompt_tokens} of prompt), the engine serving "
             f"{info.served_model_name} takes {info.max_model_len}: start it with --max-model-len {needed}"
         )
-
-
-def _content(body: Mapping[str, Any] | None) -> dict[str, Any]:
-    if body is None:
-        return {}
-    return {"content": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _message(content: bytes) -> str:

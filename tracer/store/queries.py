@@ -66,7 +66,8 @@ RUNS = f"""
     SELECT run_id, attributes->>'$."{c.AGENT_NAME}"' AS agent, 'open' AS status,
            start_ns AS started_ns, attributes->>'$."{c.RUN_INPUT}"' AS input, journal,
            attributes->>'$."{c.SOURCE_RUN}"' AS source_run_id,
-           attributes->>'$."{c.REPLAY_MODE}"' AS replay_mode
+           attributes->>'$."{c.REPLAY_MODE}"' AS replay_mode,
+           attributes->>'$."{c.LABELS}"' AS labels
     FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE kind = 'run'
 """
 """Every run, ended or open."""

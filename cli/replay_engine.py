@@ -1,0 +1,155 @@
+"""`redecode replay --mode force|resample`: a batch of runs on an engine, begun or gone on with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from redecode.cli.common import fail, print_json, progress, say, shown, store_to_read
+from redecode.cli.replay_report import print_report
+from redecode.replay import ReplayMode, ReplayOptions
+from redecode.replay.batch import Batch, load_batch
+from redecode.replay.engine import status
+from redecode.replay.engine_replay import Chosen, choose, make_batch, replay_batch
+from redecode.replay.errors import ReplayError
+from redecode.replay.report import BatchReport
+from redecode.tracer import Clock, Dataset, RecordedRun, Store
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which runs: by id, or the recorded ones that fit.
+
+    Attributes:
+        last: at most so many, the newest.
+        since: recorded within this time, as "24h".
+        agent: of this agent.
+    """
+
+    ids: Sequence[str]
+    last: int | None
+    since: str | None
+    agent: str | None
+
+    @property
+    def by_id(self) -> bool:
+        """Whether the runs are named one by one: each of them must be replayable then."""
+        return bool(self.ids)
+
+
+def load_selected(source: Store | Dataset, selection: Selection) -> list[RecordedRun]:
+    """The runs asked for; exit 2 if there are none, or none was asked for."""
+    wanted = selection.last is not None or selection.since is not None
+    if selection.by_id == wanted:
+        fail("name the runs to replay, or say --last N or --since 24h; `redecode runs` lists them")
+    if selection.by_id:
+        return [source.load(i) for i in selection.ids]
+    earliest = 0 if selection.since is None else Clock.start().now_ns() - round(duration_s(selection.since) * 1e9)
+    found = [
+        r
+        for r in source.runs()
+        if r.source_run_id is None
+        and r.decodes
+        and r.status != "open"
+        and r.started_ns >= earliest
+        and (selection.agent is None or r.agent == selection.agent)
+    ][: selection.last]
+    if not found:
+        of = f" of agent {selection.agent}" if selection.agent else ""
+        within = f" since {selection.since} ago" if selection.since else ""
+        fail(f"no recorded run{of} with FM calls{within} in {shown(source)}")
+    return [source.load(r.run_id) for r in found]
+
+
+def duration_s(text: str) -> float:
+    """Seconds of "90s", "15m", "24h", "7d" or "2w".
+
+    Raises:
+        ReplayError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if found is None:
+        raise ReplayError(f"--since wants a duration like 90s, 15m, 24h, 7d or 2w, not '{text}'")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def replay_runs(
+    path: Path,
+    source: Store | Dataset,
+    selection: Selection,
+    mode: ReplayMode,
+    options: ReplayOptions,
+    engine: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Replay a selection as a new batch; ends the program as it went."""
+    chosen = choose(load_selected(source, selection), mode, leave_out=not selection.by_id)
+    url = engine or engine_of(path)
+    runs = [p.recorded for p in chosen.plans.values()]
+    elsewhere = shown(source) if isinstance(source, Dataset) or source.path != path else None
+    batch = make_batch(runs, mode, url, options, source=elsewhere)
+    _run(path, source, batch, chosen, url, as_json=as_json, one=selection.by_id and len(runs) == 1)
+
+
+def resume(path: Path, prefix: str, engine: str | None, *, as_json: bool) -> None:
+    """Go on with a batch; ends the program as it went."""
+    batch = load_batch(path, prefix)
+    source = store_to_read(batch.source or str(path))
+    ids = list(dict.fromkeys(item.run_id for item in batch.items))
+    chosen = choose([source.load(i) for i in ids], batch.mode)
+    _run(path, source, batch, chosen, engine or batch.engine, as_json=as_json, one=False)
+
+
+def engine_of(store: Path) -> str:
+    """URL of the engine that runs in a store; exit 2 if none does."""
+    state = status(store / "engine").state
+    if state is None:
+        fail(f"no engine runs in {store}; start one with `redecode engine start`, or name one with --engine URL")
+    return state.base_url
+
+
+def _run(
+    path: Path, source: Store | Dataset, batch: Batch, chosen: Chosen, url: str, *, as_json: bool, one: bool
+) -> None:
+    many = len(batch.items)
+    with progress(f"replaying {many} run{'s' * (many != 1)} by {batch.mode}") as tell:
+
+        async def go() -> BatchReport:
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            return await replay_batch(
+                path,
+                batch,
+                chosen.plans,
+                url,
+                api_key=os.environ.get("OPENAI_API_KEY"),
+                on_progress=lambda done, total: tell(f"{done} of {total} decodes"),
+                source=source,
+                left_out=chosen.left_out,
+            )
+
+        report = asyncio.run(go())
+    if as_json:
+        print_json(report.one_json() if one and report.replays else report.to_json())
+    else:
+        print_report(report, one=one)
+    if report.stopped is not None:
+        rest = report.items - len(report.replays)
+        say(
+            f"redecode: {report.stopped}; {len(report.replays)} of {report.items} runs are replayed and kept, "
+            f"{len(report.partial)} of the other {rest} in part; go on with: redecode replay --resume {report.batch_id}"
+        )
+        raise typer.Exit(_INTERRUPTED if report.stopped == "interrupted" else 2)
+    raise typer.Exit(0 if report.tokens_equal else 1)
