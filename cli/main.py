@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from redecode.cli import collect, demo, doctor, engine, export, import_, record, replay, runs, show, store
+from redecode.cli import collect, compare, demo, doctor, engine, export, import_, record, replay, runs, show, store
 
 app = typer.Typer(
     name="redecode",
@@ -42,6 +42,7 @@ app.add_typer(engine.app, name="engine")
 runs.register(app)
 show.register(app)
 replay.register(app)
+compare.register(app)
 export.register(app)
 import_.register(app)
 app.add_typer(store.app, name="store")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from redecode.replay.critical_path import Segment, critical_spans, find_critical_path
     from redecode.replay.engine_replay import replay_on_engine
     from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
-    from redecode.replay.options import ReplayMode, ReplayOptions
     from redecode.replay.lanes import RunComparison, StepLanes, compare_runs
+    from redecode.replay.options import ReplayMode, ReplayOptions
     from redecode.replay.player import Changed, Playback, playback
     from redecode.replay.run_graph import RunGraph, build_run_graph
 
