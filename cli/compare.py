@@ -18,6 +18,7 @@ from redecode.cli.common import (
     store_to_read,
 )
 from redecode.replay import RunComparison, StepLanes, compare_runs
+from redecode.replay.batch import LABEL
 from redecode.replay.compare import engine_differences
 from redecode.tracer import Dataset, RecordedRun, Run, Store
 
@@ -77,7 +78,10 @@ def _newest_replay(runs: list[Run], source: Run) -> str:
 
 def _plain_replay(run: Run, source: Run) -> bool:
     """Whether a run is a finished replay by force of the other, with nothing scaled."""
-    return run.source_run_id == source.run_id and run.replay_mode == "force" and run.status == "ok"
+    how = run.labels.get(LABEL)
+    scaled = isinstance(how, dict) and (how.get("tool_speed", 1.0) != 1.0 or how.get("steps"))
+    finished = run.status != "open" and not run.lost
+    return run.source_run_id == source.run_id and run.replay_mode == "force" and finished and not scaled
 
 
 def _engines(opened: Store | Dataset, a: RecordedRun, b: RecordedRun) -> dict[str, tuple[object, object]]:
