@@ -10,7 +10,7 @@ from rich.text import Text
 
 from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, seconds, store_to_read
 from redecode.cli.runs import run_json
-from redecode.replay import Segment, build_run_graph, critical_spans, find_critical_path
+from redecode.replay.analysis import PathSegment, analyze_recorded
 from redecode.replay.withheld import said_of
 from redecode.tracer import Decode, RecordedRun, Span, SpanKind
 
@@ -33,7 +33,7 @@ def show(
     """Show one run: its steps, their times, and the critical path as far as the recorded edges give it."""
     with errors_in_one_line():
         recorded = store_to_read(store).load(run)
-        path = find_critical_path(build_run_graph(recorded))
+        path = analyze_recorded(recorded).critical_path
     if as_json:
         print_json(_json(recorded, path))
         return
@@ -49,7 +49,7 @@ def show(
             console.print(row)
 
 
-def _json(recorded: RecordedRun, path: tuple[Segment, ...]) -> dict[str, Any]:
+def _json(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> dict[str, Any]:
     return {
         "run": {
             **run_json(recorded.run),
@@ -72,9 +72,9 @@ def _json(recorded: RecordedRun, path: tuple[Segment, ...]) -> dict[str, Any]:
             for s in recorded.spans
         ],
         "edges": [{"src": e.src, "dst": e.dst, "kind": e.kind, "provenance": e.provenance} for e in recorded.edges],
-        "critical_path": critical_spans(path),
+        "critical_path": _critical_spans(path),
         "critical_segments": [
-            {"span_id": s.span_id, "work": s.work, "start_ns": s.start_ns, "end_ns": s.end_ns} for s in path
+            {"span_id": s.activity.span_id, "work": not s.gap, "start_ns": s.start_ns, "end_ns": s.end_ns} for s in path
         ],
         "decodes": [_decode_json(d) for d in recorded.decodes],
         "tools": [
@@ -91,6 +91,10 @@ def _json(recorded: RecordedRun, path: tuple[Segment, ...]) -> dict[str, Any]:
     }
 
 
+def _critical_spans(path: tuple[PathSegment, ...]) -> list[str]:
+    return list(dict.fromkeys(s.activity.span_id for s in path if not s.gap))
+
+
 def _decode_json(d: Decode) -> dict[str, Any]:
     plain = (
         "span_id", "step_key", "model", "fidelity", "seed", "seed_source", "sampling", "fingerprint", "engine_id",
@@ -104,10 +108,10 @@ def _decode_json(d: Decode) -> dict[str, Any]:
     return {**{k: getattr(d, k) for k in plain}, **more, "ttft_ns": d.ttft_ns, "tpot_ns": d.tpot_ns, "e2e_ns": d.e2e_ns}
 
 
-def _head(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[str]:
+def _head(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> list[str]:
     run = recorded.run
-    work = sum(s.duration_ns for s in path if s.work) / 1e9
-    gaps = sum(s.duration_ns for s in path if not s.work) / 1e9
+    work = sum(s.duration_ns for s in path if not s.gap) / 1e9
+    gaps = sum(s.duration_ns for s in path if s.gap) / 1e9
     lines = [
         f"run {run.run_id}  {run.agent}  {run.status}  {seconds(run.duration_s)}  fidelity {run.fidelity or '-'}",
         f"critical path (●): work {seconds(work)}, gaps {seconds(gaps)}",
@@ -125,11 +129,11 @@ def _head(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[str]:
     return lines
 
 
-def _tree(recorded: RecordedRun, path: tuple[Segment, ...]) -> list[Text]:
+def _tree(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> list[Text]:
     children: dict[str | None, list[Span]] = {}
     for span in recorded.spans:
         children.setdefault(span.parent_span_id, []).append(span)
-    critical = set(critical_spans(path))
+    critical = set(_critical_spans(path))
     decodes = {d.span_id: d for d in recorded.decodes}
     begin = recorded.run.started_ns
     end = max((s.end_ns or s.start_ns for s in recorded.spans), default=begin)
@@ -179,7 +183,7 @@ def _detail(span: Span, decode: Decode | None) -> str:
     return f"{decode.input_tokens or '?'}→{decode.output_tokens or '?'} tokens, TTFT {ttft}, TPOT {tpot}{source}"
 
 
-def _where_time_went(path: tuple[Segment, ...], recorded: RecordedRun) -> list[str]:
+def _where_time_went(path: tuple[PathSegment, ...], recorded: RecordedRun) -> list[str]:
     """The longest stretches of the critical path."""
     spans = {s.span_id: s for s in recorded.spans}
     total = sum(s.duration_ns for s in path)
@@ -187,11 +191,12 @@ def _where_time_went(path: tuple[Segment, ...], recorded: RecordedRun) -> list[s
         return []
     spent: dict[tuple[str, bool], int] = {}
     for segment in path:
-        spent[segment.span_id, segment.work] = spent.get((segment.span_id, segment.work), 0) + segment.duration_ns
+        key = segment.activity.span_id, not segment.gap
+        spent[key] = spent.get(key, 0) + segment.duration_ns
     top = sorted(spent.items(), key=lambda item: -item[1])[:5]
     lines = ["on the critical path, longest first:"]
     for (span_id, work), duration in top:
-        what = spans[span_id].step_key + ("" if work else "  (gap: framework and own code)")
+        what = spans[span_id].step_key + ("" if work else "  (gap before it, or its end: framework)")
         lines.append(f"  {duration / total:>5.0%}  {seconds(duration / 1e9):>10}  {what}")
     return lines
 

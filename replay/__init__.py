@@ -1,7 +1,8 @@
 """Replay: reproduce a recorded run, and see what it waited for.
 
-`build_run_graph` and `find_critical_path` are pure functions of a recorded run; `replay_on_engine` repeats its FM calls
-on a real engine, closed loop over the recorded edges (`force`, `resample`); `engine/` runs that engine.
+`analyze` says where the time of a run went (the rest of that is in `analysis/`), `build_run_graph` what waited for
+what: pure functions of a recorded run. `replay_on_engine` repeats its FM calls on a real engine, closed loop over the
+recorded edges (`force`, `resample`); `engine/` runs that engine.
 
 The names are looked up when asked for: vLLM loads our plug-in through this package, and must not pay for
 (or fail on) the imports of the rest.
@@ -11,8 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from redecode.replay.analysis import (
+        Activity,
+        ActivityAnalysis,
+        ActivityKind,
+        RunAnalysis,
+        activities_of,
+        analyze,
+        analyze_run,
+    )
     from redecode.replay.compare import DecodeComparison, ReplayReport, TokenDivergence
-    from redecode.replay.critical_path import Segment, critical_spans, find_critical_path
     from redecode.replay.engine_replay import replay_on_engine
     from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
     from redecode.replay.lanes import RunComparison, StepLanes, compare_runs
@@ -21,6 +30,13 @@ if TYPE_CHECKING:
     from redecode.replay.run_graph import RunGraph, build_run_graph
 
 _MODULES = {
+    "Activity": "analysis",
+    "ActivityAnalysis": "analysis",
+    "ActivityKind": "analysis",
+    "RunAnalysis": "analysis",
+    "activities_of": "analysis",
+    "analyze": "analysis",
+    "analyze_run": "analysis",
     "RunComparison": "lanes",
     "StepLanes": "lanes",
     "compare_runs": "lanes",
@@ -33,17 +49,17 @@ _MODULES = {
     "ReplayOptions": "options",
     "ReplayReport": "compare",
     "RunGraph": "run_graph",
-    "Segment": "critical_path",
     "TokenDivergence": "compare",
     "TooLittleRecorded": "errors",
     "build_run_graph": "run_graph",
-    "critical_spans": "critical_path",
-    "find_critical_path": "critical_path",
     "playback": "player",
     "replay_on_engine": "engine_replay",
 }
 
 __all__ = [
+    "Activity",
+    "ActivityAnalysis",
+    "ActivityKind",
     "Changed",
     "DecodeComparison",
     "Playback",
@@ -52,16 +68,17 @@ __all__ = [
     "ReplayMode",
     "ReplayOptions",
     "ReplayReport",
+    "RunAnalysis",
     "RunComparison",
     "RunGraph",
-    "Segment",
     "StepLanes",
     "TokenDivergence",
     "TooLittleRecorded",
+    "activities_of",
+    "analyze",
+    "analyze_run",
     "build_run_graph",
     "compare_runs",
-    "critical_spans",
-    "find_critical_path",
     "playback",
     "replay_on_engine",
 ]

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from redecode.replay.analysis.runs import analyze_recorded
 from redecode.replay.compare import DecodeComparison, compare_decodes
-from redecode.replay.critical_path import find_critical_path
 from redecode.replay.divergence import FieldDifference, differences, same
 from redecode.replay.noise import Band, band
 from redecode.replay.player import _TRACERS_OWN
-from redecode.replay.run_graph import build_run_graph
 from redecode.tracer import Decode, RecordedRun, Span, ToolStep
 
 
@@ -216,10 +215,16 @@ class _Steps:
 
 def _path_times(recorded: RecordedRun) -> dict[tuple[str, bool], int]:
     """Time on the critical path by step key, at work and not."""
+    parents = {s.span_id: s.parent_span_id for s in recorded.spans}
     keys = {s.span_id: s.step_key for s in recorded.spans}
+    inner = set(parents.values())
     spent: Counter[tuple[str, bool]] = Counter()
-    for segment in find_critical_path(build_run_graph(recorded)):
-        spent[keys[segment.span_id], not segment.work] += segment.duration_ns
+    for segment in analyze_recorded(recorded).critical_path:
+        span_id = segment.activity.span_id
+        if segment.gap and segment.activity.part != "end":  # it passed in the graph that was to begin it
+            span_id = parents[span_id] or span_id
+        key = keys.get(span_id, keys[segment.activity.span_id])
+        spent[key, segment.gap or segment.activity.span_id in inner] += segment.duration_ns
     return dict(spent)
 
 

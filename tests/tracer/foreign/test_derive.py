@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redecode.replay import build_run_graph, find_critical_path
+from redecode.replay.analysis.model import RunAnalysis
+from redecode.replay.analysis.runs import analyze_recorded
 from redecode.tracer import Edge, EdgeKind, Provenance, RecordedRun, Run, Span, SpanKind, Store
 from redecode.tracer.events import SpanEvent
 from redecode.tracer.foreign import MISSING_PARENT, OtlpSpan, derive
@@ -66,8 +67,8 @@ def edges(events: list[SpanEvent]) -> set[tuple[str, str, str, str]]:
     return {(short[src], short[e.span], kind, how) for e in events for src, kind, how in e.edges}
 
 
-def run_graph(events: list[SpanEvent]) -> Any:
-    """The graph that `redecode show` walks."""
+def recorded(events: list[SpanEvent]) -> RecordedRun:
+    """The run as a store gives it."""
     spans = [
         Span(
             run_id=e.run, span_id=e.span, parent_span_id=e.parent, kind=SpanKind(e.kind), name=e.name,
@@ -80,7 +81,14 @@ def run_graph(events: list[SpanEvent]) -> Any:
         run_id=RUN, agent="a", status="ok", started_ns=0, ended_ns=None, fidelity=None, decodes=0, tools=0, tokens=0,
         prompt_tokens=0,
     )  # fmt: skip
-    return build_run_graph(RecordedRun(run, spans, found, [], []))
+    return RecordedRun(run, spans, found, [], [])
+
+
+def analyzed(events: list[SpanEvent]) -> RunAnalysis:
+    """Where its time went: all of it is somewhere."""
+    out = analyze_recorded(recorded(events))
+    assert out.split.total_ns == out.makespan_ns
+    return out
 
 
 # -- what is missing, doubled or at odds --
@@ -146,8 +154,10 @@ def test_a_call_outside_any_agent_gets_a_run_of_its_own() -> None:
 def test_times_are_never_moved_however_the_clocks_differ() -> None:
     events = derive([agent(1, start=100, end=200), llm(2, 1, 0, 50), llm(3, 1, 250, 400)])
     assert [(e.start_ns, e.end_ns) for e in events] == [(1100, 1200), (1000, 1050), (1250, 1400)]
-    path = find_critical_path(run_graph(events))
-    assert sum(s.duration_ns for s in path) == 100
+    found = analyzed(events)
+    assert found.makespan_ns == 100
+    assert found.edges_by_time > 0
+    assert any("before" in words for words in found.warnings)
 
 
 def test_the_other_side_of_a_call_returns_even_if_its_clock_is_ahead() -> None:
@@ -159,7 +169,7 @@ def test_parents_that_go_in_circles_are_cut_once() -> None:
     events = derive([span(1, 2, 5), span(2, 1, 3), span(3, 3, 8), agent(4)])
     assert [e.kind for e in events].count("run") == 1
     assert {e.span for e in events} == {f"{n:016x}" for n in (1, 2, 3, 4)}
-    run_graph(events)
+    analyzed(events)
 
 
 def test_of_one_span_sent_twice_the_later_knowledge_counts() -> None:
@@ -385,7 +395,7 @@ def check(spans: list[OtlpSpan]) -> list[SpanEvent]:
             assert all(kind == "call" or how != "recorded" for _, kind, how in event.edges)
     if not ours:
         assert max(Counter(e.step_key for e in events).values()) == 1
-        run_graph(events)  # raises if the edges went in circles
+        analyzed(events)  # raises if the edges went in circles
     return events
 
 

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("langgraph")
 
-from redecode.replay import build_run_graph, find_critical_path
+from redecode.replay.analysis.runs import analyze_recorded
 from redecode.tracer import Provenance, RecordedRun, Span, SpanKind
 
 Program = Callable[[], Any]
@@ -73,8 +73,8 @@ def check(r: RecordedRun) -> None:
     assert r.run.lost == 0
     reached = {e.dst for e in r.edges if e.provenance is not Provenance.DECLARED}
     assert {s.span_id for s in r.spans if s.parent_span_id is not None} <= reached
-    path = find_critical_path(build_run_graph(r))
-    assert sum(s.duration_ns for s in path) == r.run.ended_ns - r.run.started_ns
+    found = analyze_recorded(r)
+    assert found.split.total_ns == found.makespan_ns == r.run.ended_ns - r.run.started_ns
 
 
 def both_ways(graph: Any, value: Any, config: Any = None) -> Program:

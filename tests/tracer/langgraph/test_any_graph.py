@@ -15,7 +15,8 @@ pytest.importorskip("langgraph")
 
 from hypothesis import HealthCheck, given, settings
 
-from redecode.tracer import Provenance
+from redecode.tracer import Provenance, Store
+from tests.replay.analysis.adding_up import adds_up
 from tests.tracer.langgraph import random_graphs
 from tests.tracer.langgraph.random_graphs import Recorded, Shape, run_every_way, shapes
 
@@ -44,7 +45,11 @@ def hold(runs: list[Recorded]) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=shapes())
 def test_on_every_run(shape: Shape, tmp_path_factory: pytest.TempPathFactory) -> None:
-    hold(run_every_way(shape, tmp_path_factory.mktemp("any") / "store"))
+    path = tmp_path_factory.mktemp("any") / "store"
+    hold(run_every_way(shape, path))
+    store = Store(path)
+    for run in store.runs():
+        adds_up(store.load(run.run_id))
 
 
 def test_in_every_process(tmp_path: Path) -> None:

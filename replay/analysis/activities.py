@@ -1,0 +1,272 @@
+"""A recorded run, cut into activities and the edges between them.
+
+Every span has two points in time, its start and its end, and a recorded edge joins two points (see `EdgeKind`). What
+stands between a point and the last it waited for is an activity if the span it passed in was at work (the agent's own
+code between two calls, a tool's around what it calls), and a gap if that span only schedules (a LangGraph graph between
+supersteps). A span without children is an activity, or several (`parts`). A start, and the end of a graph, are
+activities that take no time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from redecode.replay.analysis.errors import NoActivities
+from redecode.replay.analysis.model import Activity, ActivityKind
+from redecode.replay.analysis.parts import HOST, OWN, launched_at, parts_of
+from redecode.tracer import Decode, Edge, EdgeKind, Provenance, RecordedRun, Run, Span, SpanKind
+from redecode.tracer.conventions import SUPERSTEP
+
+START, END = "start", "end"
+_Point = tuple[str, str]
+_STARTS_FROM_START = frozenset({EdgeKind.CALL, EdgeKind.STREAM})
+_RETURNS = frozenset({EdgeKind.RETURN, EdgeKind.JOIN})
+_SCHEDULERS = (SpanKind.RUN, SpanKind.GRAPH)
+
+
+@dataclass(frozen=True, slots=True)
+class RunActivities:
+    """A run as `analyze` wants it.
+
+    Attributes:
+        start_ns: the start of its root span.
+        end: the activity whose finish is the run's end: what does not lead to it, nobody waited for.
+        parents: span id → its parent's, of every span but the root.
+    """
+
+    run: Run
+    activities: tuple[Activity, ...]
+    edges: tuple[Edge, ...]
+    start_ns: int
+    end: str
+    status: str
+    parents: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def activities_of(recorded: RecordedRun) -> RunActivities:
+    """The activities and edges of a recorded run.
+
+    Raises:
+        NoActivities: nothing of the run was recorded but its name.
+    """
+    return _Cutter(recorded).cut()
+
+
+@dataclass(slots=True)
+class _Arc:
+    src: _Point
+    kind: EdgeKind
+    provenance: Provenance
+
+
+@dataclass(slots=True)
+class _Cutter:
+    recorded: RecordedRun
+    spans: dict[str, Span] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    children: dict[str, list[str]] = field(default_factory=dict)
+    decodes: dict[str, Decode] = field(default_factory=dict)
+    schedulers: set[str] = field(default_factory=set)
+    arcs: dict[_Point, list[_Arc]] = field(default_factory=dict)
+    orphans: list[str] = field(default_factory=list)
+    cuts: dict[str, list[int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    activities: list[Activity] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    # The activity whose finish a point is, and when that is; what a point's own activity waits with.
+    finish: dict[_Point, tuple[str, int]] = field(default_factory=dict)
+    entry: dict[_Point, str] = field(default_factory=dict)
+
+    def cut(self) -> RunActivities:
+        root = self._read_spans()
+        self._read_edges()
+        self._complete(root)
+        self._cut_streams()
+        callers = {arc.src for arcs in self.arcs.values() for arc in arcs if arc.src[1] == START}
+        for span_id in self.spans:
+            if span_id not in self.children:
+                self._leaf(span_id, calls=(span_id, START) in callers)
+            else:
+                self._mark_start(span_id)
+                self.finish[span_id, END] = f"{span_id}/{END}", self.ends[span_id]
+        for point, arcs in self.arcs.items():
+            self._join(point, arcs)
+        self._without_barriers()
+        status = "open" if self.spans[root].end_ns is None else self.spans[root].status
+        return RunActivities(
+            run=self.recorded.run,
+            activities=tuple(self.activities),
+            edges=tuple(self.edges),
+            start_ns=self.spans[root].start_ns,
+            end=self.finish[root, END][0],
+            status=status,
+            parents=self.parents,
+            warnings=tuple(self.warnings),
+        )
+
+    # -- what was recorded --
+
+    def _read_spans(self) -> str:
+        spans, twice = self.spans, 0
+        for span in sorted(self.recorded.spans, key=lambda s: (s.start_ns, s.span_id)):
+            if span.span_id in spans:
+                twice += 1
+            else:
+                spans[span.span_id] = span
+        if not spans:
+            raise NoActivities(f"nothing of run {self.recorded.run.run_id} was recorded that took time")
+        if twice:
+            self.warnings.append(f"{twice} spans have the id of another one and are left out")
+        decodes = self.decodes = {d.span_id: d for d in self.recorded.decodes}
+        latest = max(
+            max(s.start_ns if s.end_ns is None else s.end_ns for s in spans.values()),
+            max((d.done_ns or d.sent_ns for d in decodes.values()), default=0),
+        )
+        root = min(spans.values(), key=lambda s: (s.parent_span_id is not None, s.kind is not SpanKind.RUN)).span_id
+        backwards = 0
+        for span_id, span in spans.items():
+            end = latest if span.end_ns is None else span.end_ns
+            backwards += end < span.start_ns
+            self.ends[span_id] = max(end, span.start_ns)
+            if span_id == root:
+                continue
+            parent = span.parent_span_id
+            if parent is None or parent not in spans:
+                self.orphans.append(span_id)
+                parent = root
+            self.parents[span_id] = parent
+            self.children.setdefault(parent, []).append(span_id)
+            if SUPERSTEP in span.attributes and spans[parent].kind in _SCHEDULERS:
+                self.schedulers.add(parent)
+        if backwards:
+            self.warnings.append(f"{backwards} spans end before they start and are taken to take no time")
+        if self.orphans:
+            self.warnings.append(
+                f"{len(self.orphans)} spans have no parent that was recorded and are taken to be the run's"
+            )
+        return root
+
+    def _read_edges(self) -> None:
+        unknown, seen = 0, set()
+        for edge in self.recorded.edges:
+            if edge.src not in self.spans or edge.dst not in self.spans:
+                unknown += 1
+                continue
+            if edge in seen:
+                continue
+            seen.add(edge)
+            to_end = edge.kind in _RETURNS and self.parents.get(edge.src) == edge.dst
+            src = (edge.src, START if edge.kind in _STARTS_FROM_START else END)
+            dst = (edge.dst, END if to_end else START)
+            self.arcs.setdefault(dst, []).append(_Arc(src, edge.kind, edge.provenance))
+        if unknown:
+            self.warnings.append(f"{unknown} edges name spans that were not recorded and are left out")
+
+    def _complete(self, root: str) -> None:
+        """What every point waits for at least."""
+        orphans = set(self.orphans)
+        for span_id, parent in self.parents.items():
+            if not self._waits((span_id, START)):
+                how = Provenance.TIME if span_id in orphans else Provenance.RECORDED
+                self._arc((span_id, START), _Arc((parent, START), EdgeKind.CALL, how))
+        followed = {a.src for arcs in self.arcs.values() for a in arcs if a.provenance is not Provenance.DECLARED}
+        for span_id in self.orphans:
+            if (span_id, END) not in followed and self.ends[span_id] <= self.ends[root]:
+                self._arc((root, END), _Arc((span_id, END), EdgeKind.JOIN, Provenance.TIME))
+        for span_id, below in self.children.items():
+            if self._waits((span_id, END)):
+                continue
+            arcs = []
+            if self.spans[span_id].end_ns is None:
+                # The record stops here. As at a recorded end, it waits for what nothing else has waited for.
+                rest = [c for c in below if (c, END) not in followed] or below
+                arcs = [_Arc((c, END), EdgeKind.JOIN, Provenance.RECORDED) for c in rest]
+            for arc in arcs or [_Arc((span_id, START), EdgeKind.CALL, Provenance.RECORDED)]:
+                self._arc((span_id, END), arc)
+
+    def _waits(self, point: _Point) -> bool:
+        return any(a.provenance is not Provenance.DECLARED for a in self.arcs.get(point, ()))
+
+    def _arc(self, point: _Point, arc: _Arc) -> None:
+        self.arcs.setdefault(point, []).append(arc)
+
+    def _cut_streams(self) -> None:
+        """A call that something was launched from while it streamed is cut at the token that launched it."""
+        for (span_id, _), arcs in self.arcs.items():
+            for arc in arcs:
+                source = arc.src[0]
+                if arc.kind is EdgeKind.STREAM and source not in self.children:
+                    begun = self.spans[span_id].start_ns
+                    cut = launched_at(self.decodes.get(source), begun, self.spans[source])
+                    cut = min(cut, self.ends[source])
+                    self.cuts.setdefault(source, []).append(cut)
+                    arc.src = (source, f"cut {cut}")
+
+    # -- activities --
+
+    def _leaf(self, span_id: str, *, calls: bool) -> None:
+        cuts = self.cuts.get(span_id, ())
+        parts = parts_of(self.spans[span_id], self.ends[span_id], self.decodes.get(span_id), cuts)
+        self.activities += parts
+        self.entry[span_id, START] = parts[0].id
+        self.finish[span_id, END] = parts[-1].id, parts[-1].end_ns
+        for one, other in pairwise(parts):
+            self.edges.append(Edge(one.id, other.id, EdgeKind.CALL, Provenance.RECORDED))
+        if calls or any(cut < parts[0].end_ns for cut in cuts):
+            # What is launched before anything has come is launched with the call.
+            self._mark_start(span_id)
+            self.edges.append(Edge(f"{span_id}/{START}", parts[0].id, EdgeKind.CALL, Provenance.RECORDED))
+        for cut in cuts:
+            before = [(a.id, a.end_ns) for a in parts if a.end_ns <= cut]
+            self.finish[span_id, f"cut {cut}"] = before[-1] if before else self.finish[span_id, START]
+
+    def _mark_start(self, span_id: str) -> None:
+        """An activity that takes no time, where a span starts."""
+        span, id_ = self.spans[span_id], f"{span_id}/{START}"
+        self.activities.append(self._own(span, id_, span.start_ns, span.start_ns, START, ActivityKind.FRAMEWORK))
+        self.finish[span_id, START] = id_, span.start_ns
+        self.entry[span_id, START] = id_
+
+    @staticmethod
+    def _own(span: Span, id_: str, start: int, end: int, part: str, kind: str) -> Activity:
+        return Activity(
+            id_, start, end, kind, span.span_id, span.step_key, part, span.status, span.attributes.get(HOST), None,
+            span.name,
+        )  # fmt: skip
+
+    def _join(self, point: _Point, arcs: list[_Arc]) -> None:
+        """What a point waits for, the own code between that and it, and its activity."""
+        span_id, side = point
+        if side == END and span_id not in self.children:
+            return  # of what has no children: its work leads there
+        known = [(arc, *self.finish[arc.src]) for arc in arcs]
+        at = self.ends[span_id] if side == END else self.spans[span_id].start_ns
+        release = max((when for arc, _, when in known if arc.provenance is not Provenance.DECLARED), default=at)
+        owner = self.spans[span_id if side == END else self.parents.get(span_id, span_id)]
+        works = owner.span_id not in self.schedulers
+        if side == END:
+            entry = f"{span_id}/{END}"
+            begin = min(release, at) if works else at
+            kind = OWN[owner.kind.value] if works else ActivityKind.FRAMEWORK
+            self.activities.append(self._own(owner, entry, begin, at, "at its end" if works else END, kind))
+        else:
+            entry = self.entry[point]
+            if works and release < at:
+                code, kind = f"{span_id}/before", OWN[owner.kind.value]
+                part = "before " + self.spans[span_id].step_key.removeprefix(owner.step_key).lstrip("/")
+                self.activities.append(self._own(owner, code, release, at, part, kind))
+                self.edges.append(Edge(code, entry, EdgeKind.CALL, Provenance.RECORDED))
+                entry = code
+        for arc, src, _ in known:
+            self.edges.append(Edge(src, entry, arc.kind, arc.provenance))
+
+    def _without_barriers(self) -> None:
+        """Without its barrier, what a superstep ran would still be waited for at the end of its graph."""
+        held = {arc.src[0]: None for arcs in self.arcs.values() for arc in arcs if arc.kind is EdgeKind.BARRIER}
+        for span_id in held:
+            if (parent := self.parents.get(span_id)) is not None:
+                src = self.finish[span_id, END][0]
+                self.edges.append(Edge(src, f"{parent}/{END}", EdgeKind.JOIN, Provenance.DECLARED))

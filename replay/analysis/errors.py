@@ -1,0 +1,43 @@
+"""What the analysis raises on purpose; docs/critical-path.md has the table of bad input.
+
+ReplayError
+└── AnalysisError        these activities and edges cannot be analysed
+    ├── NoActivities
+    ├── DuplicateActivity
+    ├── UnknownActivity  an edge, a profile or a change names what is not there
+    ├── BackwardsActivity  it ends before it starts
+    ├── CyclicEdges
+    └── BadDeadline      the deadline is before the run began
+"""
+
+from __future__ import annotations
+
+from redecode.replay.errors import ReplayError
+
+
+class AnalysisError(ReplayError):
+    """These activities and edges cannot be analysed."""
+
+
+class NoActivities(AnalysisError):
+    """There is nothing to analyse."""
+
+
+class DuplicateActivity(AnalysisError):
+    """Two activities have the same id."""
+
+
+class UnknownActivity(AnalysisError):
+    """An edge, a profile or a change names an activity that is not there."""
+
+
+class BackwardsActivity(AnalysisError):
+    """An activity ends before it starts."""
+
+
+class CyclicEdges(AnalysisError):
+    """The edges form a cycle: nothing in it could have begun."""
+
+
+class BadDeadline(AnalysisError):
+    """The deadline is no point in time after the run began."""
