@@ -15,13 +15,17 @@ from redecode.tracer import (
     ERROR_ANSWER,
     ERROR_CLASS,
     ERROR_EVENT,
+    LANGCHAIN_ANSWER,
+    LEFT_BY,
     PROVIDER,
     RESPONSE_ID,
+    TOOL_OUTPUT,
     USAGE,
     Choice,
     Decode,
     Played,
     Span,
+    ToolStep,
 )
 
 _PATIENCE_S = 2.0
@@ -60,10 +64,56 @@ def answer(
     if not decode.stream or not (decode.output or "event" in said):
         return Played(error=recorded_error(span, decode.error), wait_s=wait_s)
     played = _spoken(decode, path, span, wait_s, chunks_s)
-    if (event := _loaded(said.get("event"))) is not None:
+    if (event := plain_json(said.get("event"))) is not None:
         played.value[ERROR_EVENT] = event
         return played
     return replace(played, cut=patience if given_up else lambda: recorded_error(span, decode.error))
+
+
+def model_answer(
+    decode: Decode, span: Span, *, wait_s: float, chunks_s: tuple[float, ...], patience: Callable[[], BaseException]
+) -> Played | None:
+    """The answer of a LangChain model that calls no OpenAI client; `None` if that was not recorded.
+
+    Args:
+        wait_s, chunks_s, patience: as `answer`.
+    """
+    said = plain_json(span.attributes.get(LANGCHAIN_ANSWER)) or _said(decode)
+    if decode.error is None:
+        return Played(said, wait_s=wait_s, chunks_s=chunks_s) if said else None
+    if gave_up(span, decode.error) and not (chunks_s and said):
+        return Played({"generations": []}, wait_s=(decode.e2e_ns or 0) / 1e9 + _PATIENCE_S, cut=patience)
+    if not (chunks_s and said):
+        return Played(error=recorded_error(span, decode.error), wait_s=wait_s)
+    cut = patience if gave_up(span, decode.error) else lambda: recorded_error(span, decode.error)
+    return Played(said, wait_s=wait_s, chunks_s=chunks_s, cut=cut)
+
+
+def _said(decode: Decode) -> dict[str, Any] | None:
+    """A message as LangChain writes it, from the one that was recorded in the form of the OpenAI API."""
+    if not decode.output:
+        return None
+    generations = []
+    for message in decode.output:
+        calls = [
+            {"name": c["function"]["name"], "args": plain_json(c["function"].get("arguments")) or {}, "id": c.get("id")}
+            for c in message.get("tool_calls") or ()
+        ]
+        finish = message.get("finish_reason")
+        data = {"content": message.get("content") or "", "tool_calls": calls}
+        data["response_metadata"] = {"finish_reason": finish} if finish else {}
+        generations.append({"message": {"type": "ai", "data": data}, "text": data["content"]})
+    return {"generations": generations}
+
+
+def tool_answer(recorded: ToolStep, span: Span, *, wait_s: float) -> Played:
+    """What a recorded tool returned, or raised."""
+    form = plain_json(span.attributes.get(TOOL_OUTPUT))
+    if recorded.error is not None and form is None:
+        return Played(error=recorded_error(span, recorded.error), wait_s=wait_s)
+    if form is None and LEFT_BY in span.attributes:
+        return Played(error=RecordedError(f"it was left by {span.attributes[LEFT_BY]}"), wait_s=wait_s)
+    return Played(recorded.result, wait_s=wait_s, form=form)
 
 
 def gave_up(span: Span, error: str | None) -> bool:
@@ -85,8 +135,8 @@ def response_body(decode: Decode, path: str, span: Span, *, tokens: bool) -> dic
     Args:
         tokens: with the token ids and logprobs that vLLM gives where it is asked for them.
     """
-    extras = _loaded(span.attributes.get(ANSWER_EXTRAS)) or {}
-    usage = _loaded(span.attributes.get(USAGE))
+    extras = plain_json(span.attributes.get(ANSWER_EXTRAS)) or {}
+    usage = plain_json(span.attributes.get(USAGE))
     response_id = span.attributes.get(RESPONSE_ID) or f"playback-{decode.span_id}"
     common = {"id": response_id, "model": decode.model, "usage": usage, **extras.get("body", {})}
     created = decode.sent_ns // 1_000_000_000
@@ -168,10 +218,11 @@ def _items(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _error_answer(span: Span) -> dict[str, Any]:
-    return _loaded(span.attributes.get(ERROR_ANSWER)) or {}
+    return plain_json(span.attributes.get(ERROR_ANSWER)) or {}
 
 
-def _loaded(text: Any) -> Any:
+def plain_json(text: Any) -> Any:
+    """The value of a recorded JSON text; `None` where there is none."""
     try:
         return orjson.loads(text) if isinstance(text, str) else None
     except orjson.JSONDecodeError:  # a secret was taken out of it, and a quote with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ import orjson
 
 from redecode.replay.errors import ReplayDivergence
 
+_ADDRESS = re.compile(rb" at 0x[0-9a-fA-F]+")  # in the text of an object, another one in every process
 _SHOWN = 60  # characters of a text on each side of its first difference
 
 
@@ -103,7 +105,8 @@ def same(then: Any, now: Any) -> bool:
 
 
 def _canonical(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return _ADDRESS.sub(b"", text) if b" at 0x" in text else text
 
 
 def nearest(step_key: str, candidates: Iterable[str], *, equal: Iterable[str] = (), most: int = 3) -> list[str]:

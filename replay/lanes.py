@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from redecode.replay.analysis.runs import analyze_recorded
+from redecode.replay.changes import TRACERS_OWN
 from redecode.replay.compare import DecodeComparison, compare_decodes
 from redecode.replay.divergence import FieldDifference, differences, same
 from redecode.replay.noise import Band, band
-from redecode.replay.player import _TRACERS_OWN
 from redecode.tracer import Decode, RecordedRun, Span, ToolStep
 
 
@@ -271,7 +271,7 @@ def _decode_changes(then: Decode, now: Decode) -> list[Change]:
 
 
 def _asked(decode: Decode) -> dict[str, Any]:
-    sampling = {k: v for k, v in decode.sampling.items() if k not in _TRACERS_OWN}
+    sampling = {k: v for k, v in decode.sampling.items() if k not in TRACERS_OWN}
     asked = {"model": decode.model, "messages": decode.messages, "tools": decode.tool_definitions}
     return {**asked, "seed": decode.seed, "sampling": sampling}
 

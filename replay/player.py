@@ -8,27 +8,35 @@ answers). A call that the recording does not have, or that asks something else t
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.answers import answer, recorded_error
+from redecode.replay.answers import answer, model_answer, plain_json, recorded_error, tool_answer
+from redecode.replay.changes import decode_differences, tool_differences
 from redecode.replay.divergence import FieldDifference, differences, diverged, nearest, same
-from redecode.replay.errors import ReplayDivergence, TooLittleRecorded
+from redecode.replay.errors import ReplayDivergence
 from redecode.replay.pinned import Pinned
-from redecode.replay.withheld import first_withheld
+from redecode.replay.sources import Source, Sources
 from redecode.tracer import (
+    ANSWERED_BY,
     CHANGED,
+    LANGCHAIN_ANSWER,
+    SOURCE_SPAN,
+    TOOL_ARGUMENTS,
+    TOOL_RESULT,
     Decode,
+    Dependency,
     FmRequest,
+    Live,
     LiveSpan,
     Played,
     RecordedRun,
     Span,
+    SpanKind,
     ToolStep,
     current_step,
     default_store,
@@ -39,8 +47,8 @@ from redecode.tracer import (
     uninstrument,
 )
 
-# Asked of the engine by the tracer, not by the program: no change if they are not asked now.
-_TRACERS_OWN = frozenset({"logprobs", "return_token_ids", "stream_options", "enable_response_messages"})
+RECORDING, LIVE = "recording", "live"
+"""What `ANSWERED_BY` says."""
 
 
 class Changed(StrEnum):
@@ -48,18 +56,6 @@ class Changed(StrEnum):
 
     REFUSE = "refuse"
     ANSWER = "answer"
-
-
-@dataclass(slots=True)
-class _Source:
-    """One recorded run and what of it has been asked for."""
-
-    recorded: RecordedRun
-    decodes: dict[str, Decode]
-    tools: dict[str, ToolStep]
-    spans: dict[str, Span]
-    asked: set[str] = field(default_factory=set)
-    taken_by: str | None = None
 
 
 class Playback:
@@ -89,73 +85,75 @@ class Playback:
         changed: Changed = Changed.REFUSE,
     ) -> None:
         self._pace, self._changed = pace, changed
-        self._lock = threading.Lock()
         self._pinned = Pinned(pin, current_step)
         self.divergences: list[ReplayDivergence] = []
         self.changes: dict[str, tuple[FieldDifference, ...]] = {}
-        for recorded in runs:
-            if (why := first_withheld(recorded)) is not None:
-                raise TooLittleRecorded(f"run {recorded.run.run_id[:12]} cannot be played back: {why}")
-        ordered = sorted(runs, key=lambda r: r.run.started_ns)
-        self._sources = [
-            _Source(
-                recorded=r,
-                decodes={d.step_key: d for d in r.decodes},
-                tools={t.step_key: t for t in r.tools},
-                spans={s.step_key: s for s in r.spans},
-            )
-            for r in ordered
-        ]
-        if self._sources and self._pinned.pins:  # what the program does before its first run is pinned too
-            first = self._sources[0].recorded.run
+        self._sources = Sources(runs)
+        if self._sources.all and self._pinned.pins:  # what the program does before its first run is pinned too
+            first = self._sources.all[0].recorded.run
             self._pinned.start(first.run_id, first.started_ns)
 
-    def decode(self, span: LiveSpan, request: FmRequest) -> Played:
+    def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
         """The recorded answer to the FM call of this step."""
-        source = self._source(span)
-        recorded, messages = source.decodes.get(span.step_key), plain(request.messages)
-        if recorded is None:
-            equal = (
-                key for key, d in source.decodes.items() if d.model == request.model and same(d.messages, messages)
-            )
-            raise self._unknown(source, span, f"FM call {request.model}", source.decodes, equal)
-        now = {"model": request.model, "messages": messages, "tools": plain(request.tools)}
-        then = {"model": recorded.model, "messages": recorded.messages, "tools": recorded.tool_definitions}
-        found = differences(then, now) + _sampling_differences(recorded, plain(request.sampling))
-        if found:
-            self._differs(source, span, "the FM call asks something else than was recorded", found)
-        source.asked.add(span.step_key)
-        wait = (recorded.e2e_ns or 0) / 1e9 * self._pace
+        source = self._source(span, request)
+        recorded = self._recorded_decode(source, span, request)
+        if recorded.base_url is None and LANGCHAIN_ANSWER in source.spans[span.step_key].attributes:
+            what = "LangChain's own cache or another client had answered this FM call when it was recorded"
+            raise self.unmade(span, what)
+        there, wait = self._answering(source, span), (recorded.e2e_ns or 0) / 1e9 * self._pace
         self._pinned.reach(recorded.done_ns)
-        there = source.spans[span.step_key]
-        chunks = tuple(t / 1e9 * self._pace for t in recorded.chunk_times_ns or ()) if recorded.stream else ()
-
-        def patience() -> ReplayDivergence:
-            what = "the recorded caller gave this call up here, and this one goes on waiting"
-            return self._raised(diverged(what, run_id=source.recorded.run.run_id, step_key=span.step_key))
-
+        chunks = self._chunks_s(recorded)
+        patience = partial(self._patience, span)
         return answer(recorded, request.path, there, wait_s=wait, chunks_s=chunks, patience=patience)
 
-    def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played:
+    def model(self, span: LiveSpan, request: FmRequest) -> Played | Live | None:
+        """The recorded answer to the call of a LangChain model, unless its OpenAI client had been recorded."""
+        source = self._source(span, request)
+        recorded = source.decodes.get(span.step_key)
+        if recorded is not None and recorded.base_url is not None:
+            return None
+        recorded = self._recorded_decode(source, span, request)
+        there, wait = self._answering(source, span), (recorded.e2e_ns or 0) / 1e9 * self._pace
+        self._pinned.reach(recorded.done_ns)
+        played = model_answer(
+            recorded, there, wait_s=wait, chunks_s=self._chunks_s(recorded), patience=partial(self._patience, span)
+        )
+        if played is None:
+            raise self.unmade(span, "what this model answered was not recorded")
+        return played
+
+    def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played | Live:
         """The recorded result of the tool call of this step."""
         source = self._source(span)
         recorded = source.tools.get(span.step_key)
-        given = plain(arguments)
         if recorded is None:
-            equal = (k for k, t in source.tools.items() if t.tool == name and _same_arguments(t.arguments, given))
+            equal = (k for k, t in source.tools.items() if t.tool == name and same(t.arguments, arguments))
             raise self._unknown(source, span, f"call of tool {name}", source.tools, equal)
-        then = source.spans[span.step_key]
-        if isinstance(recorded.arguments, dict) and isinstance(given, dict):
-            # What LangGraph puts in itself (state, runtime) is not among the recorded arguments.
-            now = {k: given[k] for k in recorded.arguments if k in given}
-            if found := differences({"arguments": {k: recorded.arguments[k] for k in now}}, {"arguments": now}):
-                self._differs(source, span, f"tool {name} has other arguments than were recorded", found)
-        source.asked.add(span.step_key)
-        wait = (then.duration_ns or 0) / 1e9 * self._pace
-        self._pinned.reach(then.end_ns)
+        if found := tool_differences(recorded, name, arguments):
+            self._differs(source, span, f"tool {name} has other arguments than were recorded", found)
+        return self._tool_answer(source, span, recorded)
+
+    def retrieval(self, span: LiveSpan, query: str) -> Played | Live:
+        """The recorded documents of the retrieval of this step."""
+        source = self._source(span)
+        recorded = source.spans.get(span.step_key)
+        if recorded is None or recorded.kind != SpanKind.RETRIEVAL:
+            known = [key for key, s in source.spans.items() if s.kind == SpanKind.RETRIEVAL]
+            raise self._unknown(source, span, "retrieval", known, ())
+        asked = plain_json(recorded.attributes.get(TOOL_ARGUMENTS))
+        if found := differences({"query": asked}, {"query": query}):
+            self._differs(source, span, "the retriever is asked something else than was recorded", found)
+        there, wait = self._answering(source, span), (recorded.duration_ns or 0) / 1e9 * self._pace
+        self._pinned.reach(recorded.end_ns)
         if recorded.error is not None:
-            return Played(None, error=recorded_error(then, recorded.error), wait_s=wait)
-        return Played(recorded.result, wait_s=wait)
+            return Played(error=recorded_error(there, recorded.error), wait_s=wait)
+        if TOOL_RESULT not in recorded.attributes:
+            raise self.unmade(span, "the documents of this retrieval were not recorded")
+        return Played(plain_json(recorded.attributes[TOOL_RESULT]), wait_s=wait)
+
+    def context(self, graph: LiveSpan, step_key: str, edges: list[Dependency], context: Any) -> Any:
+        """The context of a task of that graph: its own."""
+        return context
 
     def other(self, span: LiveSpan | None, what: str) -> None:
         """Nothing else is recorded, so nothing else is answered.
@@ -163,65 +161,73 @@ class Playback:
         Raises:
             ReplayDivergence: always.
         """
-        run_id = next((s.recorded.run.run_id for s in self._sources if span and s.taken_by == span.root.run_id), "")
+        raise self.unmade(span, f"{what} is not recorded, so it has no answer")
+
+    def unmade(self, span: LiveSpan | None, what: str) -> ReplayDivergence:
+        """What to raise where there is no answer to be had, for that reason."""
+        source = self._sources.taken_by(span.root.run_id) if span is not None else None
         key = span.step_key if span is not None else "outside any step"
-        raise self._raised(diverged(f"{what} is not recorded, so it has no answer", run_id=run_id, step_key=key))
+        return self._raised(diverged(what, run_id=source.run_id if source is not None else "", step_key=key))
 
     def unasked(self) -> list[tuple[str, str]]:
         """(run id, step key) of recorded calls of played runs that nobody asked for."""
-        return [
-            (s.recorded.run.run_id, key)
-            for s in self._sources
-            if s.taken_by is not None
-            for key in sorted({*s.decodes, *s.tools} - s.asked)
-        ]
+        taken = [s for s in self._sources.all if s.taken_by is not None]
+        return [(s.run_id, key) for s in taken for key in s.unasked()]
 
     @property
     def played(self) -> int:
         """Recorded runs that have been played back."""
-        return sum(s.taken_by is not None for s in self._sources)
+        return sum(s.taken_by is not None for s in self._sources.all)
 
     def close(self) -> None:
         """Let clock, random numbers and uuids go."""
         self._pinned.stop()
 
-    def _source(self, span: LiveSpan) -> _Source:
-        root = span.root
-        with self._lock:
-            for source in self._sources:
-                if source.taken_by == root.run_id:
-                    return source
-            wanted = plain(root.run_input)
-            agent = root.name.removeprefix("invoke_agent ")
-            of_agent = [s for s in self._sources if s.recorded.run.agent == agent]
-            free = [s for s in of_agent if s.taken_by is None]
-            for source in free:
-                run = source.recorded.run
-                if same(run.input, wanted):
-                    source.taken_by = root.run_id
-                    root.replays(run.run_id, "playback")
-                    if self._pinned.pins:
-                        self._pinned.start(run.run_id, run.started_ns)
-                    return source
-        if not of_agent:
-            agents = sorted({s.recorded.run.agent for s in self._sources})
-            what = f"no run of agent {agent} is being played back, only of {', '.join(agents) or 'none'}"
-            raise self._raised(diverged(what, run_id="", step_key=span.step_key))
-        if not free:
-            what = f"the program runs agent {agent} more often than the {len(of_agent)} recorded runs being played back"
-            raise self._raised(diverged(what, run_id="", step_key=span.step_key))
-        closest = min(free, key=lambda s: len(differences({"input": s.recorded.run.input}, {"input": wanted})))
-        run = closest.recorded.run
-        raise self._raised(
-            diverged(
-                f"no recorded run of agent {agent} has this run's input",
-                run_id=run.run_id,
-                step_key=span.step_key,
-                differences=differences({"input": run.input}, {"input": wanted}),
-            )
-        )
+    def _source(self, span: LiveSpan, request: FmRequest | None = None) -> Source:
+        found = self._sources.find(span, request, self._begin)
+        if isinstance(found, ReplayDivergence):
+            raise self._raised(found)
+        return found
 
-    def _differs(self, source: _Source, span: LiveSpan, what: str, found: list[FieldDifference]) -> None:
+    def _begin(self, source: Source, root: LiveSpan) -> None:
+        """A run of the program begins to be answered."""
+        root.replays(source.run_id, "playback")
+        if self._pinned.pins:
+            self._pinned.start(source.run_id, source.recorded.run.started_ns)
+
+    def _recorded_decode(self, source: Source, span: LiveSpan, request: FmRequest) -> Decode:
+        """The decode of this step, if it asks what this request does."""
+        recorded, messages = source.decodes.get(span.step_key), plain(request.messages)
+        if recorded is None:
+            equal = (
+                key for key, d in source.decodes.items() if d.model == request.model and same(d.messages, messages)
+            )
+            raise self._unknown(source, span, f"FM call {request.model}", source.decodes, equal)
+        if found := decode_differences(recorded, request):
+            self._differs(source, span, "the FM call asks something else than was recorded", found)
+        return recorded
+
+    def _answering(self, source: Source, span: LiveSpan) -> Span:
+        """The recorded span of this step, which answers now."""
+        source.asked.add(span.step_key)
+        there = source.spans[span.step_key]
+        span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: there.span_id})
+        return there
+
+    def _tool_answer(self, source: Source, span: LiveSpan, recorded: ToolStep) -> Played:
+        then = next(s for s in source.recorded.spans if s.span_id == recorded.span_id)
+        source.asked.add(recorded.step_key)
+        span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: then.span_id})
+        self._pinned.reach(then.end_ns)
+        return tool_answer(recorded, then, wait_s=(then.duration_ns or 0) / 1e9 * self._pace)
+
+    def _chunks_s(self, recorded: Decode) -> tuple[float, ...]:
+        return tuple(t / 1e9 * self._pace for t in recorded.chunk_times_ns or ()) if recorded.stream else ()
+
+    def _patience(self, span: LiveSpan) -> ReplayDivergence:
+        return self.unmade(span, "the recorded caller gave this call up here, and this one goes on waiting")
+
+    def _differs(self, source: Source, span: LiveSpan, what: str, found: list[FieldDifference]) -> None:
         if self._changed is Changed.ANSWER:
             self.changes[span.step_key] = tuple(found)
             span.set({CHANGED: [str(difference) for difference in found]})
@@ -229,7 +235,7 @@ class Playback:
         raise self._raised(
             diverged(
                 what,
-                run_id=source.recorded.run.run_id,
+                run_id=source.run_id,
                 step_key=span.step_key,
                 differences=found,
                 way_out="to go on with the recorded answer: --changed answer",
@@ -237,14 +243,16 @@ class Playback:
         )
 
     def _unknown(
-        self, source: _Source, span: LiveSpan, what: str, known: Collection[str], equal: Iterable[str]
+        self, source: Source, span: LiveSpan, what: str, known: Collection[str], equal: Iterable[str], way_out: str = ""
     ) -> ReplayDivergence:
+        why = source.why_missing(span.step_key)
         return self._raised(
             diverged(
-                f"this {what} is not in the recording",
-                run_id=source.recorded.run.run_id,
+                f"this {what} is not in the recording{f': {why}' if why else ''}",
+                run_id=source.run_id,
                 step_key=span.step_key,
                 nearest=nearest(span.step_key, known, equal=equal),
+                way_out=way_out,
             )
         )
 
@@ -305,18 +313,3 @@ def start_from_settings(
     recorded = [opened.load(run_id) for run_id in runs]
     instrument(store)
     play(Playback(recorded, pace=pace, pin=pin, changed=Changed(changed)))
-
-
-def _sampling_differences(recorded: Decode, now: Mapping[str, Any]) -> list[FieldDifference]:
-    then = {k: v for k, v in recorded.sampling.items() if k in now or k not in _TRACERS_OWN}
-    if recorded.seed_source == "tracer":
-        then.pop("seed", None)
-    if recorded.base_url is None:  # another tracer's account: what it does not say is unknown
-        now = {k: v for k, v in now.items() if k in then}
-    return differences(then, now)
-
-
-def _same_arguments(then: Any, now: Any) -> bool:
-    if isinstance(then, dict) and isinstance(now, dict):
-        return all(key in now and same(value, now[key]) for key, value in then.items())
-    return same(then, now)

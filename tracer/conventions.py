@@ -97,6 +97,7 @@ ENGINES = "redecode.engines"  # over OTLP, of the resource: what its engines sai
 ANSWER_EXTRAS = "redecode.answer_extras"  # what the caller got besides and nobody else keeps, JSON
 ERROR_ANSWER = "redecode.error_answer"  # of a failed FM call: status and body of the answer, JSON
 LANGCHAIN_ANSWER = "redecode.langchain_answer"  # of a model known from callbacks alone: its messages, whole, JSON
+TOOL_OUTPUT = "redecode.tool_output"  # of a tool: what it returned, where that was more than text or plain data, JSON
 REPLAY_OPTIONS = "redecode.run.replay_options"  # what the replay was told, JSON
 ANSWERED_BY = "redecode.answered_by"  # of a call in a playback or fork: "recording" or "live"
 OVERRIDDEN = "redecode.overridden"  # of a live call in a fork: what was sent in place of what the program asked, JSON
@@ -120,7 +121,7 @@ COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isi
     OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
     REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
     CHANGED, HTTP_STATUS, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
-    ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
+    ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, TOOL_OUTPUT, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
 }  # fmt: skip
 
 

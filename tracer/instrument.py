@@ -115,11 +115,17 @@ class Recording:
         langgraph.install(self._handler)
         self._undo += [langgraph.remove, tokens.install(self._handler)]
         self._imports.call("langchain_core.tools.base", self._tools)
+        self._imports.call("langchain_core.language_models.chat_models", self._models)
 
     def _tools(self) -> None:
         from redecode.tracer.langgraph import tool_seam
 
-        self._undo.append(tool_seam.install(lambda: self.player, self._handler.parent))
+        self._undo.append(tool_seam.install(lambda: self.player, self._handler))
+
+    def _models(self) -> None:
+        from redecode.tracer.langgraph import model_seam
+
+        self._undo.append(model_seam.install(lambda: self.player, self._handler))
 
     def _pregel(self) -> None:
         self._langchain()

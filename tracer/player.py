@@ -48,6 +48,7 @@ class Played:
         wait_s: how long the answer takes.
         chunks_s: of a stream, when each of its parts comes, in seconds after the call; empty: all at once at the end.
         chunk_tokens: how many tokens each of them has; empty: unknown.
+        form: how a tool's result is made again where it was more than plain data (`conventions.TOOL_OUTPUT`).
         tokens: the body has what vLLM says when it is asked for all: the caller gets of it what the caller asked.
     """
 
@@ -59,6 +60,7 @@ class Played:
     wait_s: float = 0.0
     chunks_s: tuple[float, ...] = ()
     chunk_tokens: tuple[int, ...] = ()
+    form: JsonObject | None = None
     tokens: bool = False
 
 
@@ -87,7 +89,11 @@ class Player(Protocol):
         ...
 
     def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played | Live:
-        """The answer to a tool call."""
+        """The answer to a tool call, whose arguments are as its span has them."""
+        ...
+
+    def unmade(self, span: LiveSpan | None, what: str) -> BaseException:
+        """What to raise where the recorded answer cannot be made again here."""
         ...
 
     def retrieval(self, span: LiveSpan, query: str) -> Played | Live:

@@ -102,6 +102,11 @@ class Callbacks(BaseCallbackHandler):
         entry = self._entries.get(getattr(manager, "parent_run_id", None))  # type: ignore[arg-type]
         return entry.span if entry is not None and entry.span is not None and not entry.span.ended else None
 
+    def span_of(self, run_id: UUID) -> LiveSpan | None:
+        """The span of a LangChain run that is going on; the nearest above it where it has none."""
+        entry = self._entries.get(run_id)
+        return entry.span if entry is not None else None
+
     def fault(self, what: str, error: Exception, run_id: UUID | None, parent_run_id: UUID | None) -> None:
         """Count it; what is below the run it happened in goes to the span above, or nowhere if there is none."""
         above = self._entries.get(parent_run_id) if parent_run_id is not None else None

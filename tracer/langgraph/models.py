@@ -14,7 +14,9 @@ from redecode.tracer.fm import wire
 from redecode.tracer.fm.call import CUT_SHORT, PART
 from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.langgraph.callbacks import Callbacks, Chat, guarded
+from redecode.tracer.langgraph.model_answers import written
 from redecode.tracer.langgraph.task_names import attempt
+from redecode.tracer.player import FmRequest
 from redecode.tracer.recorder import LiveSpan
 from redecode.tracer.records import Decode, Fidelity, JsonObject, SpanKind, TimeSource
 
@@ -43,6 +45,13 @@ class ModelCallbacks(Callbacks):
             chat = next((one for one in waiting if _last_said(one.messages) == _last_said(_sent(body))), chat)
         chat.claimed = True
         return chat.span
+
+    def chat_of(self, run_id: UUID | None) -> Chat | None:
+        """The model call of that LangChain run; without one, the one opened last in this context."""
+        if run_id is not None:
+            entry = self._entries.get(run_id)
+            return entry.chat if entry is not None else None
+        return next((chat for chat in reversed(_open_chats.get()) if not chat.span.ended), None)
 
     def claim(self, finish: Callable[[], None]) -> None:
         """The client seam's way to record what a stream had given when the model call ends first."""
@@ -162,18 +171,19 @@ class ModelCallbacks(Callbacks):
                 span.root.tool_order[call["id"]] = place
         output = [_answer(generation) for generation in generations]
         sent = span.start_ns
+        asked = request_of(chat)
         decode = Decode(
             run_id=span.run_id,
             span_id=span.span_id,
             step_key=span.step_key,
-            model=str(span.event.attributes.get(c.REQUEST_MODEL)),
+            model=asked.model,
             fidelity=Fidelity.TEXT,
             sent_ns=sent,
             first_chunk_ns=chat.times[0] if chat.times else None,
             done_ns=self.recorder.clock.now_ns(),
-            sampling=wire.sampling({k: v for k, v in chat.params.items() if k in _SAMPLING and v is not None}),
-            messages=_asked(chat.messages),
-            tool_definitions=wire.tools_of(chat.params),
+            sampling=asked.sampling,
+            messages=asked.messages,
+            tool_definitions=asked.tools,
             output=output,
             stream=bool(chat.times),
             token_time_source=TimeSource.CLIENT if chat.times else None,
@@ -187,8 +197,22 @@ class ModelCallbacks(Callbacks):
         operation = str(span.event.attributes.get(c.OPERATION))
         attributes = decode_attributes(decode, operation=operation)
         attributes[c.USAGE] = c.to_json(usage) if usage else None
+        if generations:
+            attributes[c.LANGCHAIN_ANSWER] = written(generations, getattr(response, "llm_output", None))
         attributes[c.FIDELITY_LIMIT] = f"{PART}; {ONLY_CALLBACKS}" if error is not None and output else ONLY_CALLBACKS
         return attributes
+
+
+def request_of(chat: Chat) -> FmRequest:
+    """What a model is asked, as far as its callbacks are told."""
+    return FmRequest(
+        path="",
+        model=str(chat.span.event.attributes.get(c.REQUEST_MODEL)),
+        messages=_asked(chat.messages),
+        tools=wire.tools_of(chat.params),
+        sampling=wire.sampling({k: v for k, v in chat.params.items() if k in _SAMPLING and v is not None}),
+        stream=False,
+    )
 
 
 def _sent(body: JsonObject) -> list[Any]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from langchain_core.messages import ToolMessage
+
 from redecode.tracer import conventions as c
 from redecode.tracer.langgraph.callbacks import Callbacks, guarded
+from redecode.tracer.langgraph.objects import is_plain, lost, written
 from redecode.tracer.langgraph.task_names import attempt
 from redecode.tracer.records import JsonObject, SpanKind
+
+_OF_A_MESSAGE = ("artifact", "status", "additional_kwargs", "response_metadata", "id")
 
 
 class ToolCallbacks(Callbacks):
@@ -60,13 +65,19 @@ class ToolCallbacks(Callbacks):
         """A tool has returned."""
         result = getattr(output, "content", output)
         failed = getattr(output, "status", None) == "error"
-        self._end_leaf(run_id, {c.TOOL_RESULT: c.to_json(result)}, str(result) if failed else None)
+        span = self.span_of(run_id)
+        called = span is not None and c.TOOL_CALL_ID in span.event.attributes
+        attributes = {c.TOOL_RESULT: c.to_json(result), c.TOOL_OUTPUT: _more_than_plain(output, called=called)}
+        self._end_leaf(run_id, attributes, str(result) if failed else None)
 
     @guarded("the failure of a tool")
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool has raised."""
         if any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__):
-            self._end_leaf(run_id, {c.LEFT_BY: type(error).__name__})
+            held = error.args[0] if error.args else None
+            asked = [written(one.value) for one in held if hasattr(one, "value")] if isinstance(held, tuple) else []
+            left = {c.LEFT_BY: type(error).__name__, c.TOOL_OUTPUT: c.to_json({"interrupts": asked})}
+            self._end_leaf(run_id, left)
         else:
             self._end_leaf(run_id, {}, error)
 
@@ -105,3 +116,20 @@ class ToolCallbacks(Callbacks):
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever has failed."""
         self._end_leaf(run_id, {}, error)
+
+
+def _more_than_plain(output: Any, *, called: bool) -> str | None:
+    """A tool's output as JSON that makes it again; `None` where its result alone does.
+
+    Args:
+        called: with a tool call, whose answer LangChain makes a message of.
+    """
+    try:
+        if isinstance(output, ToolMessage) and called:
+            kept = {k: v for k in _OF_A_MESSAGE if (v := getattr(output, k)) not in (None, {}, "success")}
+            if isinstance(output.content, str) and not kept:
+                return None
+            return c.to_json({"message": written({"content": output.content, **kept})})
+        return None if is_plain(output) else c.to_json({"value": written(output)})
+    except Exception:  # an object of the host's may do anything when it is looked at
+        return c.to_json({"value": lost(output)})
