@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from redecode.replay.compare import DecodeComparison, ReplayReport, TokenDivergence
     from redecode.replay.engine_replay import replay_on_engine
     from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
+    from redecode.replay.forking import Fork, fork
     from redecode.replay.lanes import RunComparison, StepLanes, compare_runs
     from redecode.replay.options import ReplayMode, ReplayOptions
+    from redecode.replay.overrides import Overrides
     from redecode.replay.player import Changed, Playback, playback
     from redecode.replay.run_graph import RunGraph, build_run_graph
 
@@ -45,6 +47,8 @@ _MODULES = {
     "ReplayDivergence": "errors",
     "ReplayError": "errors",
     "ReplayMode": "options",
+    "Fork": "forking",
+    "Overrides": "overrides",
     "Playback": "player",
     "ReplayOptions": "options",
     "ReplayReport": "compare",
@@ -52,6 +56,7 @@ _MODULES = {
     "TokenDivergence": "compare",
     "TooLittleRecorded": "errors",
     "build_run_graph": "run_graph",
+    "fork": "forking",
     "playback": "player",
     "replay_on_engine": "engine_replay",
 }
@@ -62,6 +67,8 @@ __all__ = [
     "ActivityKind",
     "Changed",
     "DecodeComparison",
+    "Fork",
+    "Overrides",
     "Playback",
     "ReplayDivergence",
     "ReplayError",
@@ -79,6 +86,7 @@ __all__ = [
     "analyze_run",
     "build_run_graph",
     "compare_runs",
+    "fork",
     "playback",
     "replay_on_engine",
 ]

@@ -36,6 +36,7 @@ from redecode.tracer import (
     Played,
     RecordedRun,
     Span,
+    SpanEvent,
     SpanKind,
     ToolStep,
     current_step,
@@ -154,6 +155,9 @@ class Playback:
     def context(self, graph: LiveSpan, step_key: str, edges: list[Dependency], context: Any) -> Any:
         """The context of a task of that graph: its own."""
         return context
+
+    def ended(self, event: SpanEvent) -> None:
+        """A span has ended: nothing that matters here."""
 
     def other(self, span: LiveSpan | None, what: str) -> None:
         """Nothing else is recorded, so nothing else is answered.
@@ -283,21 +287,32 @@ def playback(
         UnknownRun, AmbiguousRun: the store has no such run, or several.
         TooLittleRecorded, ReplayError: as `Playback`.
     """
-    source = str(store) if store is not None else str(default_store())
-    if any(isinstance(run, str) for run in runs):
-        opened = open_store(source)
-        runs = tuple(opened.load(run) if isinstance(run, str) else run for run in runs)
-    player = Playback([r for r in runs if isinstance(r, RecordedRun)], pace=pace, pin=pin, changed=Changed(changed))
-    try:
-        instrument(into if into is not None else source)
-        play(player)
+    source, recorded = loaded(runs, store)
+    player = Playback(recorded, pace=pace, pin=pin, changed=Changed(changed))
+    with playing(player, into if into is not None else source):
         yield player
+    if player.divergences:
+        raise player.divergences[0]
+
+
+def loaded(runs: Sequence[str | RecordedRun], store: str | Path | None) -> tuple[str, list[RecordedRun]]:
+    """The store that was meant, and the runs, read from it where only their ids are given."""
+    source = str(store) if store is not None else str(default_store())
+    opened = open_store(source) if any(isinstance(run, str) for run in runs) else None
+    return source, [opened.load(run) if opened is not None and isinstance(run, str) else run for run in runs]  # type: ignore[misc]
+
+
+@contextmanager
+def playing(player: Playback, into: str | Path) -> Iterator[None]:
+    """Record this process into a store, with a player answering."""
+    try:
+        instrument(into)
+        play(player)
+        yield
     finally:
         player.close()
         play(None)
         uninstrument()
-    if player.divergences:
-        raise player.divergences[0]
 
 
 def start_from_settings(

@@ -16,6 +16,7 @@ from redecode.tracer.conventions import (
     ANSWER_EXTRAS,
     ANSWERED_BY,
     CHANGED,
+    CONVERSATION,
     ERROR_ANSWER,
     ERROR_CLASS,
     FIDELITY_LIMIT,
@@ -34,6 +35,7 @@ from redecode.tracer.conventions import (
     plain,
 )
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
+from redecode.tracer.events import SpanEvent
 from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
 from redecode.tracer.player import ERROR_EVENT, FmRequest, Live, Played, Player
@@ -60,6 +62,7 @@ __all__ = [
     "ANSWERED_BY",
     "ANSWER_EXTRAS",
     "CHANGED",
+    "CONVERSATION",
     "ERROR_ANSWER",
     "ERROR_CLASS",
     "ERROR_EVENT",
@@ -98,6 +101,7 @@ __all__ = [
     "RedecodeError",
     "Run",
     "Span",
+    "SpanEvent",
     "SpanKind",
     "Store",
     "StoreError",

@@ -74,6 +74,11 @@ class Recording:
 
     def play(self, player: Player | None) -> None:
         """Answer FM calls and tools from `player` (`None`: from engine and world again)."""
+        listeners = self.recorder.listeners
+        if self.player is not None:
+            listeners.remove(self.player.ended)
+        if player is not None:
+            listeners.append(player.ended)
         self.player = self.client.player = player
 
     def stop(self) -> None:
@@ -131,11 +136,12 @@ class Recording:
         self._langchain()
         if self._handler is None:
             return
+        from redecode.tracer.langgraph import context_seam
         from redecode.tracer.langgraph.pregel import PregelSeam
 
         seam = PregelSeam(self._handler)
         seam.install()
-        self._undo.append(seam.remove)
+        self._undo += [seam.remove, context_seam.install(lambda: self.player, self._handler)]
 
     def _uvloop(self) -> None:
         self._undo.append(tasks.install(sys.modules["uvloop"].Loop))

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from redecode.tracer.recorder import LiveSpan
+from redecode.tracer.events import SpanEvent
+from redecode.tracer.recorder import Dependency, LiveSpan
 from redecode.tracer.records import JsonObject
 
 ERROR_EVENT = "error_event"
@@ -100,8 +101,12 @@ class Player(Protocol):
         """The answer of a retriever."""
         ...
 
-    def context(self, span: LiveSpan, step_key: str, edges: list[Any], context: Any) -> Any:
-        """The LangGraph context that a task of the graph `span` gets, which is about to begin."""
+    def context(self, graph: LiveSpan, step_key: str, edges: list[Dependency], context: Any) -> Any:
+        """The LangGraph context of a task of that graph, which is about to begin."""
+        ...
+
+    def ended(self, event: SpanEvent) -> None:
+        """A span has ended."""
         ...
 
     def other(self, span: LiveSpan | None, what: str) -> None:
