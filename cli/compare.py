@@ -118,7 +118,7 @@ def _shares(found: RunComparison, *, everything: bool) -> Table:
     table = _table(("where the difference comes from (critical paths)", "recorded", "candidate", "difference"))
     shown = [s for s in found.shares if s.delta_ns]
     for share in shown if everything else shown[:_SHOWN]:
-        what = _plain(share.step_key) + ("  (gap)" if share.gap else "")
+        what = _plain(share.step_key) + ("" if share.part == "work" else f"  ({share.part})")
         table.add_row(what, _s(share.recorded_ns), _s(share.candidate_ns), _signed(share.delta_ns))
     if not everything and (rest := shown[_SHOWN:]):
         sums = [sum(getattr(s, name) for s in rest) for name in ("recorded_ns", "candidate_ns", "delta_ns")]

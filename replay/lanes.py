@@ -18,6 +18,8 @@ from redecode.replay.divergence import FieldDifference, differences, same
 from redecode.replay.noise import Band, band
 from redecode.tracer import Decode, RecordedRun, Span, ToolStep
 
+_FM_PARTS = frozenset({"queue", "prefill", "decode", "transport"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLanes:
@@ -71,12 +73,13 @@ class Share:
     """What one step's stretches of the critical path give to the difference of the durations.
 
     Attributes:
-        gap: time in which nothing on the path was at work: framework, dispatch, the agent's own code.
+        part: "work"; of an FM call "queue", "prefill", "decode" or "transport" where both engines told them apart;
+            "gap" where nothing on the path was at work: framework, dispatch, the agent's own code.
         recorded_ns, candidate_ns: its time on either path; 0 where it is not on it.
     """
 
     step_key: str
-    gap: bool
+    part: str
     recorded_ns: int
     candidate_ns: int
 
@@ -163,10 +166,11 @@ def compare_runs(
         baseline: replays of the recorded run with nothing changed; two give a wide band, five a useful one.
         engine_differences: name → (recorded's, candidate's), as far as the caller knows the engines.
     """
-    then, now = _path_times(recorded), _path_times(candidate)
+    split = _split(recorded) & _split(candidate)
+    then, now = _path_times(recorded, split), _path_times(candidate, split)
     keys = dict.fromkeys((*then, *now))
-    shares = [Share(key, gap, then.get((key, gap), 0), now.get((key, gap), 0)) for key, gap in keys]
-    shares.sort(key=lambda s: (-abs(s.delta_ns), s.step_key, s.gap))
+    shares = [Share(*key, then.get(key, 0), now.get(key, 0)) for key in keys]
+    shares.sort(key=lambda s: (-abs(s.delta_ns), s.step_key, s.part))
     a, b = _Steps(recorded), _Steps(candidate)
     others = [_Steps(r) for r in baseline]
     order = _merged(list(a.spans), list(b.spans))
@@ -177,7 +181,7 @@ def compare_runs(
         baseline_ids=tuple(r.run.run_id for r in baseline),
         recorded_ns=sum(then.values()),
         candidate_ns=sum(now.values()),
-        baseline=band([sum(_path_times(r).values()) for r in baseline]),
+        baseline=band([sum(_path_times(r, split).values()) for r in baseline]),
         steps=tuple(_lanes(key, a, b, others) for key in order),
         changes=tuple(_changes(order, a, b)),
         decodes=tuple(compare_decodes(x, y) for x, y in pairs if x.sampled_ids and y.sampled_ids),
@@ -213,18 +217,26 @@ class _Steps:
         return None if span is None else span.duration_ns
 
 
-def _path_times(recorded: RecordedRun) -> dict[tuple[str, bool], int]:
-    """Time on the critical path by step key, at work and not."""
+def _split(recorded: RecordedRun) -> frozenset[str]:
+    """FM calls whose engine told queue, prefill and decode apart."""
+    return frozenset(d.step_key for d in recorded.decodes if d.prefill_ns is not None)
+
+
+def _path_times(recorded: RecordedRun, split: frozenset[str]) -> dict[tuple[str, str], int]:
+    """Time on the critical path by step key and part; of FM calls other than these all is work."""
     parents = {s.span_id: s.parent_span_id for s in recorded.spans}
     keys = {s.span_id: s.step_key for s in recorded.spans}
     inner = set(parents.values())
-    spent: Counter[tuple[str, bool]] = Counter()
+    spent: Counter[tuple[str, str]] = Counter()
     for segment in analyze_recorded(recorded).critical_path:
         span_id = segment.activity.span_id
         if segment.gap and segment.activity.part != "end":  # it passed in the graph that was to begin it
             span_id = parents[span_id] or span_id
         key = keys.get(span_id, keys[segment.activity.span_id])
-        spent[key, segment.gap or segment.activity.span_id in inner] += segment.duration_ns
+        part = "gap" if segment.gap or segment.activity.span_id in inner else "work"
+        if part == "work" and key in split and segment.kind in _FM_PARTS:
+            part = segment.kind
+        spent[key, part] += segment.duration_ns
     return dict(spent)
 
 

@@ -86,9 +86,20 @@ def test_the_difference_is_where_it_came_from() -> None:
     found = compare_runs(run("a", STEPS), run("b", slower))
     assert found.same  # only later
     assert found.delta_ns == 45
-    shares = {(s.step_key, s.gap): s.delta_ns for s in found.shares if s.delta_ns}
-    assert shares == {("chat", False): 40, ("root", True): 5}
+    shares = {(s.step_key, s.part): s.delta_ns for s in found.shares if s.delta_ns}
+    assert shares == {("chat", "work"): 40, ("root", "gap"): 5}
     assert found.shares[0].step_key == "chat"
+
+
+def test_an_fm_call_is_told_apart_where_both_engines_did() -> None:
+    def engine(prefill: int, decode: int) -> dict[str, Any]:
+        return {"decode": {"queue_ns": 0, "prefill_ns": prefill, "decode_ns": decode}}
+
+    slower = {"chat": (10, 90), "tool": (95, 135)}
+    found = compare_runs(run("a", STEPS, **engine(10, 30)), run("b", slower, **engine(50, 30)))
+    assert {(s.step_key, s.part): s.delta_ns for s in found.shares if s.delta_ns} == {("chat", "prefill"): 40}
+    only_one = compare_runs(run("a", STEPS), run("b", slower, **engine(50, 30)))
+    assert {(s.step_key, s.part): s.delta_ns for s in only_one.shares if s.delta_ns} == {("chat", "work"): 40}
 
 
 names = st.sampled_from(["chat", "tool", "chat#1", "tool#1", "chat#2", "tool#2"])
