@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,8 @@ from redecode.tracer import conventions as c
 from redecode.tracer.events import with_arrays
 
 _log = logging.getLogger("redecode")
-_TOKENS_AT_ONCE = 20_000  # of step clocks, in one request
+_TOKENS_AT_ONCE = 2_000  # of step clocks, in one request: reading more at a stretch would make points late
+_LONGEST_NS = 10_000_000_000  # a clock waits for no longer: with the engine it would be lost
 
 
 def replayed_decode(
@@ -97,7 +99,7 @@ def with_steps(decode: Decode, steps: TokenSteps, utc_ns: Callable[[int], int]) 
 
 
 class StepClocks:
-    """The step clocks of a replay's decodes, fetched together when nothing is being timed: asking costs the engine.
+    """The step clocks of a replay's decodes, fetched at the end, and on the way now and then: asking costs the engine.
 
     They are written behind the decodes, as the tracer does (`timing` events).
 
@@ -114,25 +116,30 @@ class StepClocks:
         self._most_tokens = int(kept.get("max_steps", 1_000_000)) // 2
         self._waiting: list[Decode] = []
         self._tokens = 0
+        self._since_ns = 0
 
     def add(self, decode: Decode) -> None:
         """Remember a decode that the engine has made."""
         if self._there and decode.sampled_ids:
+            if not self._waiting:
+                self._since_ns = time.monotonic_ns()
             self._waiting.append(decode)
             self._tokens += len(decode.sampled_ids)
 
     @property
     def urgent(self) -> bool:
-        """Whether the engine will soon forget the first."""
-        return self._tokens > self._most_tokens
+        """Whether it is time to fetch some: the engine will soon forget the first, or may be gone by the end."""
+        waited_ns = time.monotonic_ns() - self._since_ns
+        return bool(self._waiting) and (self._tokens > self._most_tokens or waited_ns > _LONGEST_NS)
 
     async def fetch(self) -> None:
         """Get all that are waited for. An engine that does not answer has none any more: said in the log."""
         waiting, self._waiting, self._tokens = self._waiting, [], 0
+        waiting.reverse()
         while waiting:
             some, tokens = [], 0
             while waiting and tokens < _TOKENS_AT_ONCE:
-                some.append(waiting.pop(0))
+                some.append(waiting.pop())
                 tokens += len(some[-1].sampled_ids or ())
             try:
                 answer = await self._client.steps([str(d.request_id) for d in some])

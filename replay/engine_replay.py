@@ -26,7 +26,7 @@ from redecode.replay.compare import ReplayReport, engine_differences
 from redecode.replay.engine import EngineClient, EngineInfo
 from redecode.replay.errors import ReplayError, TooLittleRecorded
 from redecode.replay.options import ReplayMode, ReplayOptions
-from redecode.replay.pacing import ScheduleError
+from redecode.replay.pacing import ScheduleError, short_slices
 from redecode.replay.plan import Plan, check_engine, plan
 from redecode.replay.report import BatchReport, name_tokens, report_of, report_of_recorded
 from redecode.replay.session import EngineLoop
@@ -165,7 +165,7 @@ async def replay_batch(
                 for place in todo:
                     item = batch.items[place]
                     loop.add(place, plans[item.run_id], round((item.at_s - first_s) * 1e9))
-                with _no_collections():
+                with _no_collections(), short_slices():
                     stopped = await loop.run()
                 await asyncio.shield(asyncio.ensure_future(loop.clocks.fetch()))
             reports = [*earlier, *(report_of(p, batch.mode) for p in loop.parts if p.complete)]
@@ -249,10 +249,17 @@ def _with_engine(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """No garbage collection of what is there already: with thousands of recorded runs it stops everything for long."""
+    """No garbage collection: with thousands of recorded runs one stops everything for tens of milliseconds.
+
+    What is kept is kept anyway, and what is dropped has no cycles but for errors.
+    """
+    was_on = gc.isenabled()
     gc.collect()
     gc.freeze()
+    gc.disable()
     try:
         yield
     finally:
         gc.unfreeze()
+        if was_on:
+            gc.enable()

