@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,8 +19,8 @@ from redecode.cli.common import (
     store_to_read,
 )
 from redecode.cli.replay_engine import Selection, load_selected, replay_runs, resume
-from redecode.cli.replay_program import play
-from redecode.replay import Changed, Playback, ReplayMode, ReplayOptions
+from redecode.cli.replay_program import fork_overrides, play
+from redecode.replay import Changed, Fork, Playback, ReplayMode, ReplayOptions
 from redecode.replay.arrivals import Arrivals
 from redecode.replay.scaling import Scaling, parse_steps
 from redecode.tracer import Dataset
@@ -37,6 +37,10 @@ class Mode(StrEnum):
     FORCE = "force"
     RESAMPLE = "resample"
     PLAYBACK = "playback"
+    FORK = "fork"
+
+
+_FORK: Any = {"rich_help_panel": "Fork"}
 
 
 def replay(
@@ -48,7 +52,7 @@ def replay(
         Mode,
         typer.Option(
             help="force: the recorded tokens through the engine; resample: the recorded seeds, and see; "
-            "playback: run CMD, answered from the recording, no engine."
+            "playback: run CMD, answered from the recording, no engine; fork: likewise up to a step, live from there."
         ),
     ] = Mode.FORCE,
     last: Annotated[int | None, typer.Option(help="Replay the last N recorded runs together.", min=1)] = None,
@@ -101,6 +105,38 @@ def replay(
         Changed,
         typer.Option(help="Playback: what a call gets that asks something else than was recorded at its step."),
     ] = Changed.REFUSE,
+    until: Annotated[
+        str | None,
+        typer.Option(help="The first step to be live: its step key, or enough of its end.", metavar="STEP", **_FORK),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model of live FM calls.", **_FORK)] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="The system prompt of live FM calls, or @FILE.", metavar="TEXT", **_FORK),
+    ] = None,
+    message: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A message of the FM call at STEP: 0 is the first, -1 the last; repeatable.",
+            metavar="PLACE=TEXT",
+            **_FORK,
+        ),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of live FM calls.", **_FORK)] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A sampling parameter of live FM calls (max_tokens=50), or a field of the LangGraph context "
+            "from STEP on (context.wording=brief); repeatable.",
+            metavar="KEY=VALUE",
+            **_FORK,
+        ),
+    ] = None,
+    live_tool: Annotated[
+        list[str] | None,
+        typer.Option(help="A tool that may run from STEP on; repeatable.", metavar="NAME", **_FORK),
+    ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engine's prefix cache as it is.")] = False,
     into: Annotated[
         str | None,
@@ -116,13 +152,26 @@ def replay(
 
     Each replay is recorded as a run too, and belongs to a batch; what stopped in the middle (Ctrl-C, an engine that
     died) is gone on with by --resume. Exit 1 when any decode came out with other tokens.
-    With --mode playback it runs CMD instead, whose FM calls and tools are answered from the recording;
+    With --mode playback or fork it runs CMD instead, whose FM calls and tools are answered from the recording;
     the exit code is then CMD's, or 1 if CMD went on after asking for something that was not recorded.
     """
     command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     ids = (run or [])[: len(run or []) - len(command)]
-    if bool(command) != (mode is Mode.PLAYBACK):
-        fail("--mode playback, and only it, runs a program: redecode replay RUN --mode playback -- python app.py")
+    runs_program = mode in (Mode.PLAYBACK, Mode.FORK)
+    if bool(command) != runs_program:
+        fail(
+            "--mode playback or fork, and only they, run a program: redecode replay RUN --mode playback -- python app.py"
+        )
+    if (until is None) == (mode is Mode.FORK):
+        fail(
+            "--mode fork goes with --until STEP, and --until with no other mode; `redecode show RUN` has the step keys"
+        )
+    changes = fork_overrides(
+        model=model, prompt=prompt, message=message or (), temperature=temperature, settings=set_ or (),
+        base_url=engine if mode is Mode.FORK else None,
+    )  # fmt: skip
+    if mode is not Mode.FORK and (changes.to_json() or live_tool):
+        fail("--model, --prompt, --message, --temperature, --set and --live-tool are of --mode fork")
     with errors_in_one_line():
         if resume_batch is not None:
             if ids or last is not None or since is not None:
@@ -133,12 +182,18 @@ def replay(
             fail(f"{source.url} is a published dataset: name a store to record the replay in, say --into .redecode")
         path = store_path(store if into is None else into)
         selection = Selection(ids, last, since, agent)
-        if mode is Mode.PLAYBACK:
-            pace = 1 / speed if speed else 0.0
+        if runs_program:
             chosen = load_selected(source, selection)
-            Playback(chosen, pin=pin or ()).close()  # what cannot be played back is refused before CMD runs without it
+            # What cannot be played back is refused before CMD runs without it.
             settings = {"store": str(path), "source": shown(source), "runs": [r.run.run_id for r in chosen]}
-            play(path, {**settings, "pace": pace, "pin": pin or [], "changed": changed.value}, command)
+            settings |= {"pace": 1 / speed if speed else 0.0, "pin": pin or [], "changed": changed.value}
+            if until is None:
+                Playback(chosen, pin=pin or ()).close()
+            else:
+                forked = Fork(chosen, until, changes, live_tools=live_tool or (), pin=pin or ())
+                forked.close()
+                settings |= {"until": forked.until, "overrides": changes.to_json(), "live_tools": live_tool or []}
+            play(path, settings, command)
         options = ReplayOptions(
             arrivals=arrivals,
             speed=speed,

@@ -103,11 +103,7 @@ class Fork(Playback):
     @property
     def unused(self) -> str | None:
         """Why the fork did not become what was asked; `None` if it did."""
-        if not self.reached:
-            return f"the program ended without coming to {self.until}"
-        if self._overrides.context and not self._changed_context:
-            return "no task was given the changed context: this version of LangGraph does not show its tasks"
-        return None
+        return None if self.reached else f"the program ended without coming to {self.until}"
 
     def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
         """The recorded answer, or none after the fork point."""
@@ -207,7 +203,7 @@ class Fork(Playback):
         return state == BEFORE
 
     def _live(self, span: LiveSpan) -> Live:
-        span.set({ANSWERED_BY: LIVE})
+        self._runs(span)
         overrides = self._overrides
         if not (overrides.to_json().keys() - {"context"}):
             return Live()
@@ -222,6 +218,8 @@ class Fork(Playback):
         return Live(change=change, base_url=overrides.base_url)
 
     def _runs(self, span: LiveSpan) -> Live:
+        if self._overrides.context and not self._changed_context:
+            raise ReplayError(f"step {span.step_key} is in no LangGraph task whose context could be changed")
         span.set({ANSWERED_BY: LIVE})
         return Live()
 
