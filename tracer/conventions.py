@@ -43,6 +43,7 @@ CONVERSATION = "gen_ai.conversation.id"
 FINGERPRINT = "openai.response.system_fingerprint"
 ERROR_TYPE = "error.type"
 HTTP_STATUS = "http.response.status_code"
+HOST = "host.name"  # of a span: where its clock is, if that is not its run's own
 EMBEDDING_DIMENSIONS = "gen_ai.embeddings.dimension.count"
 
 # Ours
@@ -120,7 +121,7 @@ ARRAYS = {
 COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isinstance(v, str)) - {
     OPERATION, PROVIDER, RESPONSE_ID, TIME_TO_FIRST_CHUNK, ERROR_TYPE, ERROR_CLASS, USAGE, SOURCE_SPAN,
     REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
-    CHANGED, HTTP_STATUS, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
+    CHANGED, HTTP_STATUS, HOST, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
     ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, TOOL_OUTPUT, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
 }  # fmt: skip
 

@@ -244,6 +244,16 @@ class Decode:
         return None if self.done_ns is None else self.done_ns - self.sent_ns
 
     @property
+    def first_token_ns(self) -> int | None:
+        """The first token by the step clock of the engine, ns after the call was sent; `None` without one."""
+        return self.token_times_ns[0] if self.token_times_ns and self.token_time_source is TimeSource.ENGINE else None
+
+    @property
+    def last_token_ns(self) -> int | None:
+        """The last token, as `first_token_ns`."""
+        return self.token_times_ns[-1] if self.token_times_ns and self.token_time_source is TimeSource.ENGINE else None
+
+    @property
     def ttft_ns(self) -> int | None:
         """FM call sent → first token, ns: from the step clock if there is one, else the first chunk."""
         if self.token_times_ns and self.token_time_source is TimeSource.ENGINE:

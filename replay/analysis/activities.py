@@ -11,12 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from redecode.replay.analysis.errors import NoActivities
 from redecode.replay.analysis.model import Activity, ActivityKind
-from redecode.replay.analysis.parts import HOST, OWN, launched_at, parts_of
-from redecode.tracer import Decode, Edge, EdgeKind, Provenance, RecordedRun, Run, Span, SpanKind
-from redecode.tracer.conventions import SUPERSTEP
+from redecode.replay.analysis.parts import OWN, launched_at, parts_of
+from redecode.tracer import Edge, EdgeKind, Provenance, Run, Span, SpanKind
+from redecode.tracer.conventions import HOST, SUPERSTEP
+
+if TYPE_CHECKING:
+    from redecode.replay.analysis.parts import Call
+    from redecode.tracer import RecordedRun
+    from redecode.tracer.store import RunStructure
 
 START, END = "start", "end"
 _Point = tuple[str, str]
@@ -32,7 +38,9 @@ class RunActivities:
     Attributes:
         start_ns: the start of its root span.
         end: the activity whose finish is the run's end: what does not lead to it, nobody waited for.
-        parents: span id → its parent's, of every span but the root.
+        spans: by id; `parents`: span id → its parent's, of every span but the root.
+        ends: span id → the activity that waits for what its start waited for, and the one that its end is.
+        tpot_ns: of FM calls, by span id, where it is known.
     """
 
     run: Run
@@ -41,11 +49,23 @@ class RunActivities:
     start_ns: int
     end: str
     status: str
-    parents: dict[str, str]
+    spans: dict[str, Span] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tpot_ns: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    def gaps_ns(self) -> dict[str, int]:
+        """The gap before each activity, by id (`ActivityAnalysis.gap_ns`)."""
+        finishes = {a.id: a.end_ns for a in self.activities}
+        release: dict[str, int] = {}
+        for edge in self.edges:
+            if edge.provenance is not Provenance.DECLARED:
+                release[edge.dst] = max(finishes[edge.src], release.get(edge.dst, 0))
+        return {a.id: a.start_ns - release.get(a.id, self.start_ns) for a in self.activities}
 
-def activities_of(recorded: RecordedRun) -> RunActivities:
+
+def activities_of(recorded: RecordedRun | RunStructure) -> RunActivities:
     """The activities and edges of a recorded run.
 
     Raises:
@@ -63,12 +83,12 @@ class _Arc:
 
 @dataclass(slots=True)
 class _Cutter:
-    recorded: RecordedRun
+    recorded: RecordedRun | RunStructure
     spans: dict[str, Span] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     children: dict[str, list[str]] = field(default_factory=dict)
-    decodes: dict[str, Decode] = field(default_factory=dict)
+    decodes: dict[str, Call] = field(default_factory=dict)
     schedulers: set[str] = field(default_factory=set)
     arcs: dict[_Point, list[_Arc]] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
@@ -103,7 +123,13 @@ class _Cutter:
             start_ns=self.spans[root].start_ns,
             end=self.finish[root, END][0],
             status=status,
+            spans=self.spans,
             parents=self.parents,
+            ends={
+                span_id: (self.entry.get((span_id, "wait"), self.entry[span_id, START]), self.finish[span_id, END][0])
+                for span_id in self.spans
+            },
+            tpot_ns={i: d.tpot_ns for i, d in self.decodes.items() if d.tpot_ns is not None},
             warnings=tuple(self.warnings),
         )
 
@@ -259,7 +285,7 @@ class _Cutter:
                 part = "before " + self.spans[span_id].step_key.removeprefix(owner.step_key).lstrip("/")
                 self.activities.append(self._own(owner, code, release, at, part, kind))
                 self.edges.append(Edge(code, entry, EdgeKind.CALL, Provenance.RECORDED))
-                entry = code
+                self.entry[span_id, "wait"] = entry = code
         for arc, src, _ in known:
             self.edges.append(Edge(src, entry, arc.kind, arc.provenance))
 

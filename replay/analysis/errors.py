@@ -7,7 +7,8 @@ ReplayError
     ├── UnknownActivity  an edge, a profile or a change names what is not there
     ├── BackwardsActivity  it ends before it starts
     ├── CyclicEdges
-    └── BadDeadline      the deadline is before the run began
+    ├── BadDeadline      the deadline is before the run began
+    └── BadChange        a what-if that means nothing for this run
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class BackwardsActivity(AnalysisError):
 
 class CyclicEdges(AnalysisError):
     """The edges form a cycle: nothing in it could have begun."""
+
+
+class BadChange(AnalysisError):
+    """A what-if that means nothing for this run, or that too little is known for; says why."""
 
 
 class BadDeadline(AnalysisError):

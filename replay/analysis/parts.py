@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from redecode.replay.analysis.model import Activity, ActivityKind
-from redecode.tracer import Decode, Span, SpanKind, TimeSource
+from redecode.tracer import Span, SpanKind
+from redecode.tracer.conventions import HOST
+
+if TYPE_CHECKING:
+    from redecode.tracer import Decode
+    from redecode.tracer.store import CallTimes
+
+    Call = Decode | CallTimes
 
 OWN = {
     SpanKind.RUN.value: ActivityKind.CODE,
@@ -24,17 +32,16 @@ OWN = {
     SpanKind.PARSE.value: ActivityKind.PARSE,
 }
 """What a span does while nothing below it is at work."""
-HOST = "host.name"
 _Part = tuple[str, ActivityKind, int, int]
 """Name, kind, start, end."""
 
 
-def label_of(span: Span, decode: Decode | None) -> str:
+def label_of(span: Span, decode: Call | None) -> str:
     """The FM's name, the tool's, the node's."""
     return decode.model if decode is not None and decode.model else span.name
 
 
-def parts_of(span: Span, end_ns: int, decode: Decode | None, cuts: Sequence[int] = ()) -> list[Activity]:
+def parts_of(span: Span, end_ns: int, decode: Call | None, cuts: Sequence[int] = ()) -> list[Activity]:
     """The activities of a span without children, in order.
 
     Args:
@@ -66,12 +73,11 @@ def parts_of(span: Span, end_ns: int, decode: Decode | None, cuts: Sequence[int]
     ]
 
 
-def _split(start: int, end: int, decode: Decode) -> list[_Part]:
+def _split(start: int, end: int, decode: Call) -> list[_Part]:
     """The engine's split of a call; nothing if it gave none."""
     queue, prefill, decoding = decode.queue_ns, decode.prefill_ns, decode.decode_ns
-    times = decode.token_times_ns if decode.token_time_source is TimeSource.ENGINE else None
-    if times:
-        first, last = decode.sent_ns + times[0], decode.sent_ns + times[-1]
+    if decode.first_token_ns is not None and decode.last_token_ns is not None:
+        first, last = decode.sent_ns + decode.first_token_ns, decode.sent_ns + decode.last_token_ns
     elif prefill is not None and decoding is not None:
         last = decode.done_ns if decode.done_ns is not None else end
         first = last - decoding
@@ -112,7 +118,7 @@ def _piece(name: str, piece: int) -> str:
     return name if piece == 1 and name else f"{name} {piece}".strip()
 
 
-def _tokens(decode: Decode, kind: ActivityKind, start: int, end: int, *, whole: bool) -> int | None:
+def _tokens(decode: Call, kind: ActivityKind, start: int, end: int, *, whole: bool) -> int | None:
     """Tokens after the first that came in a part; `None` if that is not known."""
     if kind not in (ActivityKind.DECODE, ActivityKind.FM):
         return None
@@ -124,7 +130,7 @@ def _tokens(decode: Decode, kind: ActivityKind, start: int, end: int, *, whole: 
     return None
 
 
-def launched_at(decode: Decode | None, begun_ns: int, span: Span) -> int:
+def launched_at(decode: Call | None, begun_ns: int, span: Span) -> int:
     """When the part of a stream came on which something was begun at `begun_ns`: the last that had come by then."""
     start = span.start_ns
     if decode is not None:

@@ -98,6 +98,9 @@ class _Derivation:
             attributes[SCOPE] = f"{span.scope} {span.scope_version}".strip()
         if node.missing is not None:
             attributes[MISSING_PARENT] = node.missing
+        host = text(span.resource.get(c.HOST))
+        if host != text(self._root.span.resource.get(c.HOST)):
+            attributes[c.HOST] = host
         return SpanEvent(
             run=span.run,
             span=span.span,

@@ -9,5 +9,16 @@ from redecode.tracer.store.dataset import Dataset, ReadableStore, open_store
 from redecode.tracer.store.publish import Published, publish_runs
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.store import Store
+from redecode.tracer.store.structures import CallTimes, RunStructure
 
-__all__ = ["Dataset", "Published", "ReadableStore", "RecordedRun", "Store", "open_store", "publish_runs"]
+__all__ = [
+    "CallTimes",
+    "Dataset",
+    "Published",
+    "ReadableStore",
+    "RecordedRun",
+    "RunStructure",
+    "Store",
+    "open_store",
+    "publish_runs",
+]

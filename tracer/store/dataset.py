@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TypeVar
@@ -28,6 +29,7 @@ from redecode.tracer.store.places import place as place_at
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import MIGRATIONS
 from redecode.tracer.store.store import Store, reader
+from redecode.tracer.store.structures import RunStructure, structures
 
 T = TypeVar("T")
 _PAUSES_S = (0.0, 0.05, 0.2)
@@ -44,6 +46,9 @@ class ReadableStore(Protocol):
 
     def load(self, prefix: str) -> RecordedRun:
         """One run, whole."""
+
+    def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
+        """As `runs`, each with its structure and times, without what was said."""
 
     def engine(self, engine_id: str | None) -> JsonObject | None:
         """What an engine said of itself when it was recorded; `None` if unknown."""
@@ -165,6 +170,10 @@ class Dataset:
         return self._ask(lambda read: self._load(read, prefix))
 
     def _load(self, read: queries.Read, prefix: str) -> RecordedRun:
+        return queries.load(read, self._show_run(read, prefix))
+
+    def _show_run(self, read: queries.Read, prefix: str) -> str:
+        """Let the rows of the run that starts with this stand where the queries look for them; returns its id."""
         run_id, part = prefix, self._part(read, prefix)
         if part is None or not self._place.has(f"runs/{part}"):
             run_id = self._find(read, prefix)
@@ -173,7 +182,7 @@ class Dataset:
         for table in layout.TABLES:
             self._show(read, table, part, run_id)
         self._last_part = part
-        return queries.load(read, run_id)
+        return run_id
 
     @staticmethod
     def _part(read: queries.Read, run_id: str) -> str | None:
@@ -192,6 +201,16 @@ class Dataset:
             wanted = ", ".join(row["column_name"] for row in read(columns, [view]))
             both = f"SELECT * FROM memory.main.{view} UNION ALL BY NAME {rows.format(file=file, run=run_id)}"
             read(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {wanted} FROM ({both})", [])
+
+    def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
+        """As `Store.structures`; a run at a time, so it takes as long as loading them."""
+        return [
+            self._ask(partial(self._structure, run_id=run.run_id)) for run in self.runs(limit=limit, run_ids=run_ids)
+        ]
+
+    def _structure(self, read: queries.Read, run_id: str) -> RunStructure:
+        self._show_run(read, run_id)
+        return structures(read, run_ids=[run_id])[0]
 
     def engine(self, engine_id: str | None) -> JsonObject | None:
         """As `Store.engine`."""

@@ -29,6 +29,7 @@ from redecode.tracer.store.modes import private_files
 from redecode.tracer.store.places import is_dataset
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
+from redecode.tracer.store.structures import RunStructure, structures
 
 _log = logging.getLogger("redecode")
 
@@ -234,6 +235,11 @@ class Store:
         """
         with self._reading() as read:
             return queries.load(read, queries.find(read, prefix, str(self.path)))
+
+    def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
+        """As `runs`, each with its spans, its edges and the times of its FM calls, but not with what was said."""
+        with self._reading() as read:
+            return structures(read, limit=limit, run_ids=run_ids)
 
     def engine(self, engine_id: str | None) -> JsonObject | None:
         """What an engine said of itself when it was recorded; `None` if unknown."""

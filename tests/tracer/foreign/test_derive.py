@@ -433,3 +433,9 @@ def test_whatever_is_derived_fits_the_store(store: Path) -> None:
         assert {(s.span_id, s.kind, s.step_key, s.status) for s in loaded.spans} == {
             (e.span, e.kind, e.step_key, e.status) for e in expected[run_id]
         }
+
+
+def test_a_span_of_another_host_says_so_and_times_that_cannot_be_are_reported() -> None:
+    home, away = {"host.name": "app"}, {"host.name": "gpu-1"}
+    events = derive([agent(1, resource=home), llm(2, 1, 10, 50), span(3, 2, 5, 40, resource=away)])
+    assert [e.attributes.get("host.name") for e in events] == [None, None, "gpu-1"]
