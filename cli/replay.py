@@ -159,12 +159,10 @@ def replay(
     ids = (run or [])[: len(run or []) - len(command)]
     runs_program = mode in (Mode.PLAYBACK, Mode.FORK)
     if bool(command) != runs_program:
-        fail(
-            "--mode playback or fork, and only they, run a program: redecode replay RUN --mode playback -- python app.py"
-        )
+        fail("--mode playback or fork, and only they, run a program: redecode replay RUN --mode playback -- CMD")
     if (until is None) == (mode is Mode.FORK):
         fail(
-            "--mode fork goes with --until STEP, and --until with no other mode; `redecode show RUN` has the step keys"
+            "--mode fork goes with --until STEP, and --until with it alone; `redecode show RUN --json` has the step keys"
         )
     changes = fork_overrides(
         model=model, prompt=prompt, message=message or (), temperature=temperature, settings=set_ or (),

@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
 def runs(
     *,
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
-    mode: Annotated[str | None, typer.Option(help="recorded, or a replay mode: force, resample, playback.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="recorded, or a replay mode: force, resample, playback, fork.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 50,
     store: StoreOption = None,
     as_json: JsonOption = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, pri
 from redecode.cli.runs import run_json
 from redecode.replay.analysis import PathSegment, analyze_recorded
 from redecode.replay.withheld import said_of
-from redecode.tracer import Decode, RecordedRun, Span, SpanKind
+from redecode.tracer import ANSWERED_BY, REPLAY_OPTIONS, Decode, RecordedRun, Span, SpanKind
 
 _BAR = 40
 _LABEL = 52
@@ -68,6 +69,7 @@ def _json(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> dict[str, Any
                 "end_ns": s.end_ns,
                 "status": s.status,
                 "error": s.error,
+                "answered_by": s.attributes.get(ANSWERED_BY),
             }
             for s in recorded.spans
         ],
@@ -118,6 +120,7 @@ def _head(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> list[str]:
     ]
     if run.source_run_id:
         lines.insert(1, f"{run.replay_mode} replay of {run.source_run_id}")
+    lines[2:2] = _forked(recorded)
     if run.slo_s is not None and run.duration_s is not None:
         lines.append(f"SLO {seconds(run.slo_s)}: headroom {seconds(run.slo_s - run.duration_s)}")
     if run.error:
@@ -127,6 +130,16 @@ def _head(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> list[str]:
     if run.lost:
         lines.append(f"incomplete: {run.lost} events of this run could not be recorded (redecode doctor says why)")
     return lines
+
+
+def _forked(recorded: RecordedRun) -> list[str]:
+    """Of a fork: where it went live, and with what changed."""
+    options = next((s.attributes[REPLAY_OPTIONS] for s in recorded.spans if REPLAY_OPTIONS in s.attributes), None)
+    if options is None:
+        return []
+    told = json.loads(options)
+    changes = [f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in told.items() if k != "until" and v]
+    return [f"live from {told['until']} on{': ' + ', '.join(changes) if changes else ''}"]
 
 
 def _tree(recorded: RecordedRun, path: tuple[PathSegment, ...]) -> list[Text]:
@@ -173,14 +186,16 @@ def _bar(span: Span, begin: int, end: int) -> str:
 
 
 def _detail(span: Span, decode: Decode | None) -> str:
+    by = span.attributes.get(ANSWERED_BY)
+    whose = {"live": "live: ", "recording": "played: "}.get(str(by), "")
     if span.status == "error":
-        return f"error: {span.error}"
+        return f"{whose}error: {span.error}"
     if decode is None:
-        return ""
+        return whose.removesuffix(": ")
     ttft = seconds(None if decode.ttft_ns is None else decode.ttft_ns / 1e9)
     tpot = seconds(None if decode.tpot_ns is None else decode.tpot_ns / 1e9)
     source = f" ({decode.token_time_source})" if decode.token_time_source else ""
-    return f"{decode.input_tokens or '?'}→{decode.output_tokens or '?'} tokens, TTFT {ttft}, TPOT {tpot}{source}"
+    return f"{whose}{decode.input_tokens or '?'}→{decode.output_tokens or '?'} tokens, TTFT {ttft}, TPOT {tpot}{source}"
 
 
 def _where_time_went(path: tuple[PathSegment, ...], recorded: RecordedRun) -> list[str]:
