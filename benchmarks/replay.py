@@ -212,7 +212,7 @@ def main() -> None:
         finally:
             stop(home)
     load.append(round(os.getloadavg()[0], 2))
-    result = {
+    result: dict[str, Any] = {
         "conditions": {
             "python": platform.python_version(),
             "cores": os.cpu_count(),

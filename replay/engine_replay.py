@@ -23,7 +23,7 @@ from typing import Any
 
 from redecode.replay.batch import Batch, Item, finished, new_batch_id
 from redecode.replay.compare import ReplayReport, engine_differences
-from redecode.replay.engine import EngineClient, EngineInfo
+from redecode.replay.engine import EngineClient, EngineInfo, requirements
 from redecode.replay.errors import ReplayError, TooLittleRecorded
 from redecode.replay.options import ReplayMode, ReplayOptions
 from redecode.replay.pacing import ScheduleError, short_slices
@@ -150,6 +150,9 @@ async def replay_batch(
     ]
     async with EngineClient(engine_url, api_key=api_key) as client:
         info = await _whole_info(client)
+        force = batch.mode is ReplayMode.FORCE
+        seeded = not force and any(d.seed is not None for p in plans.values() for d in p.decodes.values())
+        without = requirements.check_engine(batch.engine, info, force=force, seeded=seeded)
         check_engine(list(plans.values()), batch.mode, info)
         batch.save(store)
         recorder = Recorder(store)
@@ -186,6 +189,7 @@ async def replay_batch(
         stopped=stopped,
         earlier=len(earlier),
         schedule_error=ScheduleError.of(*loop.lateness()) if loop.parts else None,
+        without=without,
         unknown_engine=any(d.engine_id is None for p in plans.values() for d in p.decodes.values()),
     )
 

@@ -34,6 +34,7 @@ class BatchReport:
         stopped: what stopped it; `None` if nothing did.
         earlier: how many of `replays` were done before it was gone on with.
         schedule_error: of what was replayed this time; `None` if nothing was left to do.
+        without: what the engine does not have and the replay went without.
         unknown_engine: some decode's recording does not say what engine made it.
     """
 
@@ -48,6 +49,7 @@ class BatchReport:
     stopped: str | None
     earlier: int
     schedule_error: ScheduleError | None
+    without: tuple[str, ...]
     unknown_engine: bool
 
     @property
@@ -61,6 +63,7 @@ class BatchReport:
         found = []
         if self.schedule_error is not None and self.schedule_error.warning is not None:
             found.append(f"schedule error: {self.schedule_error.warning}; do not trust times that small")
+        found += [f"the engine has {lack}" for lack in self.without]
         if self.unknown_engine:
             found.append("the recording does not say all of the engine that made it: differences may be unseen")
         return found

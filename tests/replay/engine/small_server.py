@@ -66,7 +66,7 @@ async def listening(
 
 
 @asynccontextmanager
-async def serving(handler: Callable[[Request], Response]) -> AsyncIterator[str]:
+async def serving(handler: Callable[[Request], Response | Awaitable[Response]]) -> AsyncIterator[str]:
     """The URL of a server that answers so."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +75,8 @@ async def serving(handler: Callable[[Request], Response]) -> AsyncIterator[str]:
             method, path, _ = first.split(" ")
             headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
             content = await reader.readexactly(int(headers.get("content-length", 0)))
-            await _send(writer, handler(Request(method, Url(path), headers, content)))
+            answer = handler(Request(method, Url(path), headers, content))
+            await _send(writer, answer if isinstance(answer, Response) else await answer)
 
     async with listening(connected) as url:
         yield url
