@@ -1,4 +1,7 @@
-"""Dashboards: the Streamlit pages over the store, critical paths and deadline slack first.
+"""Dashboards: what a store holds, drawn; `redecode dashboard` serves them (docs/dashboard.md).
 
-Nothing lives here yet; until it does, `redecode show RUN` draws a run in the terminal.
+serve.py       runs Streamlit on app.py, the menu; pages/ has a module for each page
+data.py        the only place that asks a store anything: plain data out, kept until the store changes
+waterfall.py, strip.py, flow.py, bars.py   where things stand on a drawing: pure functions, no Streamlit
+canvas/        the drawing itself: small ES modules that draw what they are given, and Python that mounts them
 """

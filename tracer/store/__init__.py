@@ -6,17 +6,22 @@ speaks DuckDB.
 """
 
 from redecode.tracer.store.dataset import Dataset, ReadableStore, open_store
+from redecode.tracer.store.overview import RunColumns
 from redecode.tracer.store.publish import Published, publish_runs
 from redecode.tracer.store.queries import RecordedRun
+from redecode.tracer.store.sql import Answer, BadQuery
 from redecode.tracer.store.store import Store
 from redecode.tracer.store.structures import CallTimes, RunStructure
 
 __all__ = [
+    "Answer",
+    "BadQuery",
     "CallTimes",
     "Dataset",
     "Published",
     "ReadableStore",
     "RecordedRun",
+    "RunColumns",
     "RunStructure",
     "Store",
     "open_store",

@@ -24,6 +24,7 @@ from redecode.tracer.errors import StoreError
 from redecode.tracer.records import Fidelity, JsonObject, Run
 from redecode.tracer.store import layout, queries
 from redecode.tracer.store.manifest import publishers
+from redecode.tracer.store.overview import RunColumns, columns_of
 from redecode.tracer.store.places import is_dataset, local_path
 from redecode.tracer.store.places import place as place_at
 from redecode.tracer.store.queries import RecordedRun
@@ -134,6 +135,10 @@ class Dataset:
             f"SEMI JOIN ({picked}) USING (run_id, part)"
         )
         return [queries.run_of(row) for row in read(f"{rows} ORDER BY started_ns DESC", parameters)]
+
+    def run_columns(self) -> RunColumns:
+        """As `Store.run_columns`."""
+        return columns_of(self.runs())
 
     def health(self) -> DatasetHealth:
         """Sizes, and who has published."""

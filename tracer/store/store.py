@@ -26,9 +26,11 @@ from redecode.tracer.spool import SUFFIX, make_private
 from redecode.tracer.store import queries
 from redecode.tracer.store.drain import drain_spool
 from redecode.tracer.store.modes import private_files
+from redecode.tracer.store.overview import RunColumns, run_columns
 from redecode.tracer.store.places import is_dataset
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
+from redecode.tracer.store.sql import Answer, ask
 from redecode.tracer.store.structures import RunStructure, structures
 
 _log = logging.getLogger("redecode")
@@ -240,6 +242,22 @@ class Store:
         """As `runs`, each with its spans, its edges and the times of its FM calls, but not with what was said."""
         with self._reading() as read:
             return structures(read, limit=limit, run_ids=run_ids)
+
+    def run_columns(self) -> RunColumns:
+        """Every run, as columns, newest first; open ones too."""
+        with self._reading() as read:
+            return run_columns(read)
+
+    def ask(self, sql: str, *, limit: int = 10_000, timeout_s: float = 10.0) -> Answer:
+        """The answer to one SQL statement, which can only read; others who read wait for nothing.
+
+        Raises:
+            BadQuery: it means nothing, wants to change something, or takes too long.
+        """
+        with self._reading():
+            pass  # drained, and its tables up to date
+        with self.held(exclusively=False):
+            return ask(self.database, sql, limit=limit, timeout_s=timeout_s)
 
     def engine(self, engine_id: str | None) -> JsonObject | None:
         """What an engine said of itself when it was recorded; `None` if unknown."""

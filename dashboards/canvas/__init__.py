@@ -1,0 +1,1 @@
+"""Canvas components: waterfall, token strip, keys. Text from outside is drawn with fillText and textContent only."""
