@@ -162,7 +162,7 @@ def replay(
         fail("--mode playback or fork, and only they, run a program: redecode replay RUN --mode playback -- CMD")
     if (until is None) == (mode is Mode.FORK):
         fail(
-            "--mode fork goes with --until STEP, and --until with it alone; `redecode show RUN --json` has the step keys"
+            "--mode fork goes with --until STEP, and --until with it alone; step keys: redecode show RUN --json"
         )
     changes = fork_overrides(
         model=model, prompt=prompt, message=message or (), temperature=temperature, settings=set_ or (),

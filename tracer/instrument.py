@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import RedecodeError
 from redecode.tracer.export.send import Target
+from redecode.tracer.fm import other_clients
 from redecode.tracer.fm.client import ClientSeam
 from redecode.tracer.fm.engine_probe import Engines
 from redecode.tracer.import_hooks import AfterImport
@@ -67,6 +69,7 @@ class Recording:
         self._undo += [threads.install(), tasks.install()]
         seams = [("uvloop", self._uvloop), ("openai._base_client", self._openai)]
         seams += [(module, self._langchain) for module in _LANGCHAIN]
+        seams += [(module, partial(self._http, module)) for module in other_clients.MODULES]
         for module, seam in (*seams, ("langgraph.pregel._runner", self._pregel)):
             with never_raise(f"instrumenting {module}", self.recorder):
                 self._imports.call(module, seam)
@@ -143,10 +146,14 @@ class Recording:
         seam.install()
         self._undo += [seam.remove, context_seam.install(lambda: self.player, self._handler)]
 
+    def _http(self, module: str) -> None:
+        watching = lambda: self.player is not None  # noqa: E731 - as short as what it says
+        self._undo.append(other_clients.install(module, watching, self.client.goes_out))
+
     def _uvloop(self) -> None:
         self._undo.append(tasks.install(sys.modules["uvloop"].Loop))
 
-    # openai_client.Placing
+    # fm.client.Placing
     def open_decode(self, body: JsonObject) -> LiveSpan | None:
         """The decode a chat model's callbacks have opened for the request about to be sent."""
         return self._handler.open_decode(body) if self._handler is not None else None
@@ -155,6 +162,10 @@ class Recording:
         """What the request is made from: LangChain's current run, else a run or step opened by hand."""
         found = self._handler.parent() if self._handler is not None else None
         return found if found is not None else _by_hand.get()
+
+    def goes_live(self) -> bool:
+        """Whether a model of LangChain's that is being called here may be live."""
+        return self._handler is not None and self._handler.goes_live()
 
     def claim(self, finish: Callable[[], None]) -> None:
         """Passed on to the callbacks."""

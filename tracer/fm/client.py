@@ -42,6 +42,10 @@ class Placing(Protocol):
         """The span the call is made from, if any."""
         ...
 
+    def goes_live(self) -> bool:
+        """Whether what a framework is calling here may go around the OpenAI client, live."""
+        ...
+
     def claim(self, finish: Callable[[], None]) -> None:
         """Take what records the call so far, for when the framework's span ends before the call does."""
         ...
@@ -239,6 +243,11 @@ class ClientSeam:
     async def _ask(self, address: Address) -> Engine:
         engine = self._engines.known(address.root)
         return engine if engine is not None else await asyncio.to_thread(self._engines.ask, address)
+
+    def goes_out(self, what: str) -> None:
+        """An inference request is about to go out, by whatever client; one of the OpenAI client's was asked about."""
+        if self.player is not None and _current.get() is None and not self._placing.goes_live():
+            self.player.other(self._placing.parent(), what)
 
     def _goes_live(self, options: Any) -> None:
         """A request that is not recorded; a playback has no answer to it."""

@@ -30,6 +30,7 @@ class Chat:
         messages, params: as given, for when only the callbacks see the call.
         times: when each part of a stream came, UTC ns, likewise.
         claimed: whether the client's request was tied to it.
+        live: a fork lets it go live, by whatever client.
         finish: the client seam's way to record what a stream had given when the model call ends first.
     """
 
@@ -38,6 +39,7 @@ class Chat:
     params: JsonObject = field(default_factory=dict)
     times: list[int] = field(default_factory=list)
     claimed: bool = False
+    live: bool = False
     finish: Callable[[], None] | None = None
     run_id: UUID | None = None
 

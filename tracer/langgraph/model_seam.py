@@ -93,7 +93,9 @@ class _StandIn:
         chat = self._chats.chat_of(called[place] if called else None)
         if chat is None:
             raise self._playing.unmade(None, f"{type(self._model).__name__} is called outside any recorded step")
-        return chat, self._playing.model(chat.span, request_of(chat))
+        answer = self._playing.model(chat.span, request_of(chat))
+        chat.live = isinstance(answer, Live)
+        return chat, answer
 
     def _answered(self, chat: Chat, answer: Live | None) -> None:
         """After a call that was not answered here: unless it may be live, the OpenAI client must have asked."""

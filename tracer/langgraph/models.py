@@ -53,6 +53,10 @@ class ModelCallbacks(Callbacks):
             return entry.chat if entry is not None else None
         return next((chat for chat in reversed(_open_chats.get()) if not chat.span.ended), None)
 
+    def goes_live(self) -> bool:
+        """Whether a model call that is open here may go live."""
+        return any(chat.live and not chat.span.ended for chat in _open_chats.get())
+
     def claim(self, finish: Callable[[], None]) -> None:
         """The client seam's way to record what a stream had given when the model call ends first."""
         claimed = [chat for chat in _open_chats.get() if chat.claimed and not chat.span.ended]
