@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,9 +121,18 @@ def engine_of(store: Path) -> str:
     return state.base_url
 
 
+def _allow_connections() -> None:
+    """As many open files as this user may have: each call under way is a connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):  # then it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _run(
     path: Path, source: Store | Dataset, batch: Batch, chosen: Chosen, url: str, *, as_json: bool, one: bool
 ) -> None:
+    _allow_connections()
     many = len(batch.items)
     with progress(f"replaying {many} run{'s' * (many != 1)} by {batch.mode}") as tell:
 

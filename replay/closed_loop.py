@@ -56,7 +56,7 @@ def compile_run(graph: RunGraph, calls: Mapping[str, Decode], factors: Mapping[s
     """The program of a run.
 
     Args:
-        calls: the FM calls to make, by span id; other spans without children are waited through.
+        calls: the FM calls to make, by span id; all other spans are waited through.
         factors: span id → what its own waits are multiplied by (`Scaling.factors`).
     """
     places: dict[tuple[str, Kind], int] = {}
@@ -78,13 +78,15 @@ def compile_run(graph: RunGraph, calls: Mapping[str, Decode], factors: Mapping[s
         parent = (str(graph.spans[span_id].parent_span_id), Kind.START)
         if end is Kind.START and parent in places:
             waited.add(places[parent])  # its mirror needs one to be below
-        decode = calls.get(span_id) if span_id in graph.leaves else None
+        decode = calls.get(span_id)
         if decode is not None and end is Kind.END:
             # What the agent's own client spent before and after the call is waited through, as all its code is.
             span = graph.spans[span_id]
             ended_ns = graph.time_ns[point]
-            place(span_id, Kind.SEND, waited, decode.sent_ns - span.start_ns)
-            place(span_id, Kind.END, {places[span_id, Kind.SEND]}, ended_ns - (decode.done_ns or ended_ns))
+            begun = places[span_id, Kind.START]
+            place(span_id, Kind.SEND, {begun}, decode.sent_ns - span.start_ns)
+            others = waited - {begun}  # what another tracer put below the call
+            place(span_id, Kind.END, others | {places[span_id, Kind.SEND]}, ended_ns - (decode.done_ns or ended_ns))
         else:
             gap_ns = graph.gap_ns(point) if waited else graph.time_ns[point] - graph.time_ns[graph.root, START]
             place(span_id, end, waited, gap_ns * factors.get(_owner(graph, point), 1.0))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,23 @@ def test_a_call_is_sent_after_its_own_preparation_and_ends_after_its_own_handlin
     assert early.after[start] == (send,)
     assert early.after[send] == (end,)
     assert early.gaps_ns[send] == early.gaps_ns[end] == 0
+
+
+def test_a_call_with_spans_of_another_tracer_below_it_is_made_once() -> None:
+    recorded = chain("f" * 32, [(1, 2)], [(3,)], [0], stream=False)
+    (decode,) = recorded.decodes
+    call = next(s for s in recorded.spans if s.span_id == decode.span_id)
+    below = replace(call, span_id="below", parent_span_id=call.span_id, kind=SpanKind.PARSE)
+    edge = Edge("below", call.span_id, EdgeKind.RETURN, Provenance.RECORDED)
+    deeper = replace(recorded, spans=[*recorded.spans, below], edges=[*recorded.edges, edge])
+    made = compile_run(build_run_graph(deeper), {decode.span_id: decode}, {})
+    places = {(s, k): n for n, (s, k) in enumerate(zip(made.spans, made.kinds, strict=True))}
+    assert made.kinds.count(Kind.SEND) == 1
+    end = places[call.span_id, Kind.END]
+    assert {n for n, after in enumerate(made.after) if end in after} == {
+        places[call.span_id, Kind.SEND],
+        places["below", Kind.END],
+    }
 
 
 def test_a_part_of_a_run_that_hangs_on_nothing_begins_when_it_did() -> None:

@@ -115,6 +115,11 @@ def test_force_gives_every_token_again(recorded_store: Path, engine_url: str) ->
         source, replay = opened.load(report.run_id), opened.load(report.replay_run_id)
         assert replay.run.source_run_id == report.run_id
         assert replay.run.replay_mode == "force"
+        assert replay.run.labels["replay"]["complete"] is True
+        assert {d.token_time_source for d in replay.decodes} == {TimeSource.ENGINE}
+        assert report.schedule_error is not None
+        assert report.schedule_error.points == 2 * len(replay.spans) + len(replay.decodes)
+        assert all(d.logprob_gap is not None for d in report.decodes)
         assert sorted(s.step_key for s in replay.spans) == sorted(s.step_key for s in source.spans)
         key = {s.span_id: s.step_key for s in [*source.spans, *replay.spans]}
         assert sorted((key[e.src], key[e.dst], e.kind) for e in replay.edges) == sorted(
@@ -168,6 +173,22 @@ def test_tampered_tokens_make_force_exit_1_and_name_the_decode(
         with duckdb.connect(str(recorded_store / "runs.duckdb")) as db:
             ids = list(victim.sampled_ids or ())
             db.execute("UPDATE decodes SET sampled_ids = ? WHERE span_id = ?", [ids, victim.span_id])
+
+
+def test_many_runs_with_poisson_arrivals(recorded_store: Path, engine_url: str) -> None:
+    done = redecode(
+        "replay", "--since", "1h", "--arrivals", "poisson", "--rate", "1", "--seed", "3", "--no-stream", "--json",
+        "--store", str(recorded_store), "--engine", engine_url,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["runs"], document["replayed"], document["decodes"]) == (2, 2, 20)
+    assert document["tokens_equal"] is True
+    assert document["options"]["rate"] == 1
+    assert document["schedule_error"]["points"] == sum(r["schedule_error"]["points"] for r in document["replays"])
+    runs = [r for r in Store(recorded_store).runs() if r.labels.get("replay", {}).get("batch") == document["batch"]]
+    first, second = sorted(r.started_ns for r in runs)
+    assert second - first >= 150_000_000  # 0.27 s by this seed and rate, less how late the first began
 
 
 def test_the_documented_json(recorded_store: Path) -> None:
