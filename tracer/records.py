@@ -18,6 +18,8 @@ JsonObject = dict[str, Any]
 class SpanKind(StrEnum):
     """What a span is an operation of."""
 
+    __hash__ = str.__hash__  # Enum's own is Python code
+
     RUN = "run"  # one end-to-end execution: the root span
     GRAPH = "graph"  # a subgraph called from a node; its supersteps start again at 1
     NODE = "node"  # one task of one superstep

@@ -4,9 +4,15 @@ critical_path.py          `analyze`: path, floats, drag, budgets and blame of ac
 graph.py, passes.py, segments.py, budgets.py, model.py   its parts, and what it returns
 activities.py, parts.py   a recorded run cut into activities
 runs.py                   both, for a run in a store
+profiles.py               how long steps take, over many runs
+aggregate.py              many runs together
+changes.py, what_if.py    the graph gone through again with something changed
+slo.py                    SLOs, their attainment over time
 """
 
 from redecode.replay.analysis.activities import RunActivities, activities_of
+from redecode.replay.analysis.aggregate import Aggregate, Aggregator, StepSummary, aggregate, aggregate_stored
+from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Remove, Scale, Shorten
 from redecode.replay.analysis.critical_path import analyze
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.model import (
@@ -18,20 +24,40 @@ from redecode.replay.analysis.model import (
     RunAnalysis,
     TimeSplit,
 )
+from redecode.replay.analysis.profiles import Profiles, Quantiles, profiles_of, stored_profiles
 from redecode.replay.analysis.runs import analyze_recorded, analyze_run
+from redecode.replay.analysis.what_if import WhatIf, what_if
 
 __all__ = [
     "Activity",
     "ActivityAnalysis",
     "ActivityKind",
+    "Aggregate",
+    "Aggregator",
     "AnalysisError",
     "Blame",
+    "CacheHit",
+    "Change",
+    "FewerTokens",
+    "OffBarrier",
     "PathSegment",
+    "Profiles",
+    "Quantiles",
+    "Remove",
     "RunActivities",
     "RunAnalysis",
+    "Scale",
+    "Shorten",
+    "StepSummary",
     "TimeSplit",
+    "WhatIf",
     "activities_of",
+    "aggregate",
+    "aggregate_stored",
     "analyze",
     "analyze_recorded",
     "analyze_run",
+    "profiles_of",
+    "stored_profiles",
+    "what_if",
 ]

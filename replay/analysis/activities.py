@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 START, END = "start", "end"
 _Point = tuple[str, str]
-_STARTS_FROM_START = frozenset({EdgeKind.CALL, EdgeKind.STREAM})
-_RETURNS = frozenset({EdgeKind.RETURN, EdgeKind.JOIN})
+# Looking an enum's member up, or hashing it, takes longer than what is done with it.
+_CALL, _STREAM, _RETURN, _JOIN = EdgeKind.CALL, EdgeKind.STREAM, EdgeKind.RETURN, EdgeKind.JOIN
+_BARRIER, _RECORDED, _DECLARED = EdgeKind.BARRIER, Provenance.RECORDED, Provenance.DECLARED
 _SCHEDULERS = (SpanKind.RUN, SpanKind.GRAPH)
 
 
@@ -60,7 +61,7 @@ class RunActivities:
         finishes = {a.id: a.end_ns for a in self.activities}
         release: dict[str, int] = {}
         for edge in self.edges:
-            if edge.provenance is not Provenance.DECLARED:
+            if edge.provenance is not _DECLARED:
                 release[edge.dst] = max(finishes[edge.src], release.get(edge.dst, 0))
         return {a.id: a.start_ns - release.get(a.id, self.start_ns) for a in self.activities}
 
@@ -91,6 +92,7 @@ class _Cutter:
     decodes: dict[str, Call] = field(default_factory=dict)
     schedulers: set[str] = field(default_factory=set)
     arcs: dict[_Point, list[_Arc]] = field(default_factory=dict)
+    waiting: set[_Point] = field(default_factory=set)  # points that wait for something
     orphans: list[str] = field(default_factory=list)
     cuts: dict[str, list[int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -176,55 +178,57 @@ class _Cutter:
         return root
 
     def _read_edges(self) -> None:
-        unknown, seen = 0, set()
+        unknown = 0
         for edge in self.recorded.edges:
-            if edge.src not in self.spans or edge.dst not in self.spans:
+            src, dst, kind = edge.src, edge.dst, edge.kind
+            if src not in self.spans or dst not in self.spans:
                 unknown += 1
                 continue
-            if edge in seen:
-                continue
-            seen.add(edge)
-            to_end = edge.kind in _RETURNS and self.parents.get(edge.src) == edge.dst
-            src = (edge.src, START if edge.kind in _STARTS_FROM_START else END)
-            dst = (edge.dst, END if to_end else START)
-            self.arcs.setdefault(dst, []).append(_Arc(src, edge.kind, edge.provenance))
+            to_end = (kind is _RETURN or kind is _JOIN) and self.parents.get(src) == dst
+            point = (dst, END if to_end else START)
+            side = START if kind is _CALL or kind is _STREAM else END
+            self.arcs.setdefault(point, []).append(_Arc((src, side), kind, edge.provenance))
+            if edge.provenance is not _DECLARED:
+                self.waiting.add(point)
         if unknown:
             self.warnings.append(f"{unknown} edges name spans that were not recorded and are left out")
 
     def _complete(self, root: str) -> None:
         """What every point waits for at least."""
-        orphans = set(self.orphans)
+        waiting, orphans = self.waiting, set(self.orphans)
         for span_id, parent in self.parents.items():
-            if not self._waits((span_id, START)):
-                how = Provenance.TIME if span_id in orphans else Provenance.RECORDED
-                self._arc((span_id, START), _Arc((parent, START), EdgeKind.CALL, how))
-        followed = {a.src for arcs in self.arcs.values() for a in arcs if a.provenance is not Provenance.DECLARED}
+            if (span_id, START) not in waiting:
+                how = Provenance.TIME if span_id in orphans else _RECORDED
+                self._arc((span_id, START), _Arc((parent, START), _CALL, how))
+        unended = [i for i in self.children if (i, END) not in waiting]
+        if not orphans and not unended:
+            return
+        followed = {a.src for arcs in self.arcs.values() for a in arcs if a.provenance is not _DECLARED}
         for span_id in self.orphans:
             if (span_id, END) not in followed and self.ends[span_id] <= self.ends[root]:
-                self._arc((root, END), _Arc((span_id, END), EdgeKind.JOIN, Provenance.TIME))
-        for span_id, below in self.children.items():
-            if self._waits((span_id, END)):
+                self._arc((root, END), _Arc((span_id, END), _JOIN, Provenance.TIME))
+        for span_id in unended:
+            if (span_id, END) in waiting:
                 continue
             arcs = []
             if self.spans[span_id].end_ns is None:
                 # The record stops here. As at a recorded end, it waits for what nothing else has waited for.
+                below = self.children[span_id]
                 rest = [c for c in below if (c, END) not in followed] or below
-                arcs = [_Arc((c, END), EdgeKind.JOIN, Provenance.RECORDED) for c in rest]
-            for arc in arcs or [_Arc((span_id, START), EdgeKind.CALL, Provenance.RECORDED)]:
+                arcs = [_Arc((c, END), _JOIN, _RECORDED) for c in rest]
+            for arc in arcs or [_Arc((span_id, START), _CALL, _RECORDED)]:
                 self._arc((span_id, END), arc)
-
-    def _waits(self, point: _Point) -> bool:
-        return any(a.provenance is not Provenance.DECLARED for a in self.arcs.get(point, ()))
 
     def _arc(self, point: _Point, arc: _Arc) -> None:
         self.arcs.setdefault(point, []).append(arc)
+        self.waiting.add(point)
 
     def _cut_streams(self) -> None:
         """A call that something was launched from while it streamed is cut at the token that launched it."""
         for (span_id, _), arcs in self.arcs.items():
             for arc in arcs:
                 source = arc.src[0]
-                if arc.kind is EdgeKind.STREAM and source not in self.children:
+                if arc.kind is _STREAM and source not in self.children:
                     begun = self.spans[span_id].start_ns
                     cut = launched_at(self.decodes.get(source), begun, self.spans[source])
                     cut = min(cut, self.ends[source])
@@ -240,11 +244,11 @@ class _Cutter:
         self.entry[span_id, START] = parts[0].id
         self.finish[span_id, END] = parts[-1].id, parts[-1].end_ns
         for one, other in pairwise(parts):
-            self.edges.append(Edge(one.id, other.id, EdgeKind.CALL, Provenance.RECORDED))
+            self.edges.append(Edge(one.id, other.id, _CALL, _RECORDED))
         if calls or any(cut < parts[0].end_ns for cut in cuts):
             # What is launched before anything has come is launched with the call.
             self._mark_start(span_id)
-            self.edges.append(Edge(f"{span_id}/{START}", parts[0].id, EdgeKind.CALL, Provenance.RECORDED))
+            self.edges.append(Edge(f"{span_id}/{START}", parts[0].id, _CALL, _RECORDED))
         for cut in cuts:
             before = [(a.id, a.end_ns) for a in parts if a.end_ns <= cut]
             self.finish[span_id, f"cut {cut}"] = before[-1] if before else self.finish[span_id, START]
@@ -252,15 +256,16 @@ class _Cutter:
     def _mark_start(self, span_id: str) -> None:
         """An activity that takes no time, where a span starts."""
         span, id_ = self.spans[span_id], f"{span_id}/{START}"
-        self.activities.append(self._own(span, id_, span.start_ns, span.start_ns, START, ActivityKind.FRAMEWORK))
+        self._own(span, id_, span.start_ns, span.start_ns, START, ActivityKind.FRAMEWORK)
         self.finish[span_id, START] = id_, span.start_ns
         self.entry[span_id, START] = id_
 
-    @staticmethod
-    def _own(span: Span, id_: str, start: int, end: int, part: str, kind: str) -> Activity:
-        return Activity(
-            id_, start, end, kind, span.span_id, span.step_key, part, span.status, span.attributes.get(HOST), None,
-            span.name,
+    def _own(self, span: Span, id_: str, start: int, end: int, part: str, kind: str) -> None:
+        self.activities.append(
+            Activity(
+                id_, start, end, kind, span.span_id, span.step_key, part, span.status, span.attributes.get(HOST), None,
+                span.name,
+            )
         )  # fmt: skip
 
     def _join(self, point: _Point, arcs: list[_Arc]) -> None:
@@ -268,31 +273,38 @@ class _Cutter:
         span_id, side = point
         if side == END and span_id not in self.children:
             return  # of what has no children: its work leads there
-        known = [(arc, *self.finish[arc.src]) for arc in arcs]
-        at = self.ends[span_id] if side == END else self.spans[span_id].start_ns
-        release = max((when for arc, _, when in known if arc.provenance is not Provenance.DECLARED), default=at)
-        owner = self.spans[span_id if side == END else self.parents.get(span_id, span_id)]
+        span = self.spans[span_id]
+        at = self.ends[span_id] if side == END else span.start_ns
+        release = None
+        for arc in arcs:
+            when = self.finish[arc.src][1]
+            if arc.provenance is not _DECLARED and (release is None or when > release):
+                release = when
+        if release is None or release > at:
+            release = at
+        owner = span if side == END else self.spans[self.parents.get(span_id, span_id)]
         works = owner.span_id not in self.schedulers
         if side == END:
             entry = f"{span_id}/{END}"
-            begin = min(release, at) if works else at
-            kind = OWN[owner.kind.value] if works else ActivityKind.FRAMEWORK
-            self.activities.append(self._own(owner, entry, begin, at, "at its end" if works else END, kind))
+            if works:
+                self._own(span, entry, release, at, "at its end", OWN[span.kind])
+            else:
+                self._own(span, entry, at, at, END, ActivityKind.FRAMEWORK)
         else:
             entry = self.entry[point]
             if works and release < at:
-                code, kind = f"{span_id}/before", OWN[owner.kind.value]
-                part = "before " + self.spans[span_id].step_key.removeprefix(owner.step_key).lstrip("/")
-                self.activities.append(self._own(owner, code, release, at, part, kind))
-                self.edges.append(Edge(code, entry, EdgeKind.CALL, Provenance.RECORDED))
+                code = f"{span_id}/before"
+                part = "before " + span.step_key.removeprefix(owner.step_key).lstrip("/")
+                self._own(owner, code, release, at, part, OWN[owner.kind])
+                self.edges.append(Edge(code, entry, _CALL, _RECORDED))
                 self.entry[span_id, "wait"] = entry = code
-        for arc, src, _ in known:
-            self.edges.append(Edge(src, entry, arc.kind, arc.provenance))
+        for arc in arcs:
+            self.edges.append(Edge(self.finish[arc.src][0], entry, arc.kind, arc.provenance))
 
     def _without_barriers(self) -> None:
         """Without its barrier, what a superstep ran would still be waited for at the end of its graph."""
-        held = {arc.src[0]: None for arcs in self.arcs.values() for arc in arcs if arc.kind is EdgeKind.BARRIER}
+        held = {arc.src[0]: None for arcs in self.arcs.values() for arc in arcs if arc.kind is _BARRIER}
         for span_id in held:
             if (parent := self.parents.get(span_id)) is not None:
                 src = self.finish[span_id, END][0]
-                self.edges.append(Edge(src, f"{parent}/{END}", EdgeKind.JOIN, Provenance.DECLARED))
+                self.edges.append(Edge(src, f"{parent}/{END}", _JOIN, _DECLARED))

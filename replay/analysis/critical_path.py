@@ -7,13 +7,12 @@ somebody on its critical path with burn > 0.
 
 from __future__ import annotations
 
-import gc
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 
 from redecode.replay.analysis.budgets import Expected, expect
+from redecode.replay.analysis.bulk import uncollected
 from redecode.replay.analysis.errors import BadDeadline, UnknownActivity
 from redecode.replay.analysis.graph import Graph, build_graph
 from redecode.replay.analysis.model import Activity, ActivityAnalysis, ActivityKind, RunAnalysis
@@ -57,23 +56,11 @@ def analyze(
         AnalysisError: no activities, an id twice, an edge (or a profile) of an unknown activity, an end before a start,
             a cycle, a deadline before the start.
     """
-    with _uncollected():
+    with uncollected():
         return _analyze(
             activities, edges, deadline_ns, profiles, gap_profiles, start_ns, end, status, warnings,
             count_person=count_person,
         )  # fmt: skip
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: nothing here is a cycle, and it would go through all of it, repeatedly."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _analyze(

@@ -8,7 +8,8 @@ ReplayError
     ├── BackwardsActivity  it ends before it starts
     ├── CyclicEdges
     ├── BadDeadline      the deadline is before the run began
-    └── BadChange        a what-if that means nothing for this run
+    ├── BadChange        a what-if that means nothing for this run
+    └── BadSlo           an SLO file that cannot be read
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class CyclicEdges(AnalysisError):
 
 class BadChange(AnalysisError):
     """A what-if that means nothing for this run, or that too little is known for; says why."""
+
+
+class BadSlo(AnalysisError):
+    """An SLO file that cannot be read, or says something that is no SLO."""
 
 
 class BadDeadline(AnalysisError):

@@ -31,8 +31,7 @@ class ActivityKind(StrEnum):
     PERSON = "person"  # a run waits for a person
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """A stretch of work of one strand, from its start to its finish.
 
     Attributes:
@@ -138,8 +137,7 @@ class ActivityAnalysis(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: the activity's own fields first."""
-        out = {f.name: getattr(self.activity, f.name) for f in fields(self.activity)}
-        return {**out, **{name: getattr(self, name) for name in _TOLD}}
+        return {**self.activity._asdict(), **{name: getattr(self, name) for name in _TOLD}}
 
 
 _TOLD = (

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     Call = Decode | CallTimes
 
 OWN = {
-    SpanKind.RUN.value: ActivityKind.CODE,
-    SpanKind.GRAPH.value: ActivityKind.CODE,
-    SpanKind.NODE.value: ActivityKind.CODE,
-    SpanKind.DECODE.value: ActivityKind.FM,
-    SpanKind.TOOL.value: ActivityKind.TOOL,
-    SpanKind.RETRIEVAL.value: ActivityKind.RETRIEVAL,
-    SpanKind.CACHE.value: ActivityKind.CACHE,
-    SpanKind.PARSE.value: ActivityKind.PARSE,
+    SpanKind.RUN: ActivityKind.CODE,
+    SpanKind.GRAPH: ActivityKind.CODE,
+    SpanKind.NODE: ActivityKind.CODE,
+    SpanKind.DECODE: ActivityKind.FM,
+    SpanKind.TOOL: ActivityKind.TOOL,
+    SpanKind.RETRIEVAL: ActivityKind.RETRIEVAL,
+    SpanKind.CACHE: ActivityKind.CACHE,
+    SpanKind.PARSE: ActivityKind.PARSE,
 }
 """What a span does while nothing below it is at work."""
 _Part = tuple[str, ActivityKind, int, int]
@@ -48,7 +48,7 @@ def parts_of(span: Span, end_ns: int, decode: Call | None, cuts: Sequence[int] =
         end_ns: its end, or the last known time while it is open.
         cuts: points in time at which it is cut as well.
     """
-    kind = OWN[span.kind.value]
+    kind = OWN[span.kind]
     parts: list[_Part] = [("", kind, span.start_ns, end_ns)]
     if decode is not None and decode.done_ns is not None:
         parts = _split(span.start_ns, end_ns, decode) or parts

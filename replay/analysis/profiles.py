@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from redecode.replay.analysis.activities import RunActivities, activities_of
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 """Step key and part of an activity, or an FM and one of `FM_TIMES`."""
 FM_TIMES = ("queue", "prefill", "decode", "ttft", "tpot", "e2e")
+
+
+_QUANTILES = (Fraction(1, 2), Fraction(95, 100), Fraction(99, 100))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Quantiles:
     def of(cls, values: Sequence[int]) -> Quantiles:
         """Of at least one value."""
         ranked = sorted(values)
-        return cls(len(ranked), *(nearest_rank(ranked, q) for q in (0.50, 0.95, 0.99)))
+        return cls(len(ranked), *(nearest_rank(ranked, q) for q in _QUANTILES))
 
     def at(self, quantile: str) -> int:
         """Of "p50", "p95" or "p99"."""
@@ -47,7 +51,7 @@ class Quantiles:
         return {"n": self.n, "p50_ns": self.p50_ns, "p95_ns": self.p95_ns, "p99_ns": self.p99_ns}
 
 
-def nearest_rank(ranked: Sequence[int], quantile: float) -> int:
+def nearest_rank(ranked: Sequence[int], quantile: Fraction) -> int:
     """The least value that at least this part of all values do not exceed."""
     return ranked[max(0, math.ceil(quantile * len(ranked)) - 1)]
 

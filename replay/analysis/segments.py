@@ -68,8 +68,9 @@ def _edges_on(graph: Graph, critical: list[int], edges: Sequence[Edge]) -> dict[
     ids = [graph.activities[n].id for n in critical]
     following = dict(pairwise(ids))
     out: dict[int, Edge] = {}
+    declared = Provenance.DECLARED
     for edge in edges:
-        if following.get(edge.src) == edge.dst and edge.provenance is not Provenance.DECLARED:
+        if edge.src in following and following[edge.src] == edge.dst and edge.provenance is not declared:
             src = graph.at[edge.src]
             if src not in out or (edge.kind, edge.provenance) < (out[src].kind, out[src].provenance):
                 out[src] = edge
@@ -78,9 +79,13 @@ def _edges_on(graph: Graph, critical: list[int], edges: Sequence[Edge]) -> dict[
 
 def split_of(segments: Sequence[PathSegment]) -> TimeSplit:
     """What the time of a path was spent on."""
-    spent: dict[str, int] = {}
-    for s in segments:
-        field = _FIELDS.get(s.kind, "code_ns")
-        spent[field] = spent.get(field, 0) + s.duration_ns - s.barrier_wait_ns
-        spent["barrier_wait_ns"] = spent.get("barrier_wait_ns", 0) + s.barrier_wait_ns
+    by_kind: dict[str, int] = {}
+    waited = 0
+    for _, _, start, end, kind, _, _, _, wait in segments:
+        by_kind[kind] = by_kind.get(kind, 0) + end - start - wait
+        waited += wait
+    spent = {"barrier_wait_ns": waited}
+    for kind, time in by_kind.items():
+        field = _FIELDS.get(kind, "code_ns")
+        spent[field] = spent.get(field, 0) + time
     return TimeSplit(**spent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
@@ -117,7 +117,7 @@ def moved(dag: Dag, change: Callable[[int], int], only: set[str] | None = None) 
     """The same with other times."""
     return Dag(
         [
-            replace(a, start_ns=change(a.start_ns), end_ns=change(a.end_ns)) if only is None or a.id in only else a
+            a._replace(start_ns=change(a.start_ns), end_ns=change(a.end_ns)) if only is None or a.id in only else a
             for a in dag.activities
         ],
         dag.edges,
