@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redecode.replay.divergence import FieldDifference, differences
+from redecode.replay.divergence import MISSING, FieldDifference, differences
 from redecode.tracer import Decode, FmRequest, ToolStep, plain
 
 TRACERS_OWN = frozenset({"logprobs", "return_token_ids", "stream_options", "enable_response_messages"})
@@ -17,6 +17,37 @@ def decode_differences(recorded: Decode, request: FmRequest) -> list[FieldDiffer
     now = {"model": request.model, "messages": plain(request.messages), "tools": plain(request.tools)}
     then = {"model": recorded.model, "messages": recorded.messages, "tools": recorded.tool_definitions}
     return differences(then, now) + _sampling_differences(recorded, plain(request.sampling))
+
+
+def what_changed(recorded: Decode, found: Sequence[FieldDifference]) -> str:
+    """What kind of change it is, in words."""
+    kinds: dict[str, None] = {}
+    for difference in found:
+        name, _, rest = difference.path.partition("[")
+        if name == "messages" or difference.path == "messages":
+            kinds[_of_message(recorded, difference, rest)] = None
+        elif name == "tools":
+            kinds["it is offered other tools"] = None
+        elif difference.path == "model":
+            kinds["it asks another model"] = None
+        else:
+            kinds["its sampling parameters are others"] = None
+    return f"the FM call asks something else than was recorded: {', '.join(kinds)}"
+
+
+def _of_message(recorded: Decode, difference: FieldDifference, rest: str) -> str:
+    place = rest.partition("]")[0]
+    if MISSING in (difference.recorded, difference.asked):
+        return f"it has a message {'more' if difference.recorded is MISSING else 'less'}"
+    said = recorded.messages[int(place)] if place.isdecimal() and isinstance(recorded.messages, list) else None
+    role = said.get("role") if isinstance(said, dict) else None
+    return {
+        "system": "its prompt has changed (the system message)",
+        "developer": "its prompt has changed (the developer message)",
+        "user": "its prompt, or what fills it, has changed (a user message)",
+        "assistant": "an earlier answer in it is another one",
+        "tool": "a tool's result in it is another one",
+    }.get(str(role), "its prompt has changed")
 
 
 def _sampling_differences(recorded: Decode, now: Mapping[str, Any]) -> list[FieldDifference]:

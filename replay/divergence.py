@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import linecache
 import re
 import sys
 import sysconfig
@@ -15,7 +17,8 @@ import orjson
 from redecode.replay.errors import ReplayDivergence
 
 _ADDRESS = re.compile(rb" at 0x[0-9a-fA-F]+")  # in the text of an object, another one in every process
-_SHOWN = 60  # characters of a text on each side of its first difference
+_AROUND, _LONGEST = 30, 160  # characters: around a difference, and of what differs itself
+_MOST_LINES = 12  # of a text of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,16 @@ class FieldDifference:
 
     def __str__(self) -> str:
         then, now = _text(self.recorded), _text(self.asked)
-        at = max(0, _common(then, now) - _SHOWN // 2)
-        return f"{self.path}: recorded {_cut(then, at)}, asked {_cut(now, at)}"
+        if self.recorded is MISSING or self.asked is MISSING:
+            there, only = (now, "asked") if self.recorded is MISSING else (then, "recorded")
+            return f"{self.path}: only {only}: {_quoted(there, 0, len(there))}"
+        if "\n" in then or "\n" in now:
+            return "\n".join([f"{self.path}:", *_lines(then, now)])
+        start = _common(then, now)
+        rest = min(len(then), len(now)) - start
+        same_end = min(rest, _common(then[::-1], now[::-1]))
+        first, last = _quoted(then, start, len(then) - same_end), _quoted(now, start, len(now) - same_end)
+        return f"{self.path}: recorded {first}, asked {last}"
 
 
 class _Missing:
@@ -85,14 +96,22 @@ def _walk(path: str, then: Any, now: Any) -> Iterator[FieldDifference]:
         for key in dict.fromkeys((*then, *now)):
             yield from _walk(f"{path}.{key}", _of(then, key), _of(now, key))
     elif isinstance(then, list) and isinstance(now, list):
-        for place in range(max(len(then), len(now))):
-            before = then[place] if place < len(then) else MISSING
-            after = now[place] if place < len(now) else MISSING
-            yield from _walk(f"{path}[{place}]", before, after)
+        for n, m in _aligned(then, now):
+            before = then[n] if n is not None else MISSING
+            after = now[m] if m is not None else MISSING
+            yield from _walk(f"{path}[{n if n is not None else m}]", before, after)
     elif (then is MISSING or then is None) and (now is MISSING or now is None):
         return
     elif then is MISSING or now is MISSING or _canonical(then) != _canonical(now):
         yield FieldDifference(path, then, now)
+
+
+def _aligned(then: list[Any], now: list[Any]) -> Iterator[tuple[int | None, int | None]]:
+    """Places in two lists that belong together: what was put in or taken out shifts nothing after it."""
+    keys = [[_canonical(item) for item in items] for items in (then, now)]
+    for _, a, b, c, d in difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+        for place in range(max(b - a, d - c)):
+            yield (a + place if a + place < b else None), (c + place if c + place < d else None)
 
 
 def _of(mapping: Mapping[str, Any], key: str) -> Any:
@@ -129,7 +148,9 @@ def user_location() -> str | None:
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith("<") and not name.startswith(_NOT_THE_USERS):
-            return f"{name}:{frame.f_lineno}, in {frame.f_code.co_name}"
+            line = linecache.getline(name, frame.f_lineno).strip()
+            said = f": {_short(line)}" if line else ""
+            return f"{name}:{frame.f_lineno}, in {frame.f_code.co_name}{said}"
         if frame.f_back is None:
             return None
         frame = frame.f_back
@@ -149,9 +170,35 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else _canonical(value).decode(errors="replace")
 
 
-def _cut(text: str, at: int) -> str:
-    part = text[at : at + 2 * _SHOWN]
-    return f"“{'…' * (at > 0)}{part}{'…' * (at + len(part) < len(text))}”"
+def _quoted(text: str, start: int, end: int) -> str:
+    """A part of a text with a little of what is around it."""
+    start, end = max(0, start - _AROUND), min(len(text), end + _AROUND)
+    part = text[start:end]
+    if len(part) > _LONGEST:
+        part = f"{part[: _LONGEST // 2]} … {part[-_LONGEST // 2 :]}"
+    return f"“{'…' * (start > 0)}{part}{'…' * (end < len(text))}”"
+
+
+def _lines(then: str, now: str) -> list[str]:
+    """The lines that differ, `-` recorded and `+` asked, each with the one before it."""
+    out: list[str] = []
+    before = ""
+    for line in difflib.ndiff(then.split("\n"), now.split("\n")):
+        if line.startswith("?"):
+            continue
+        if line.startswith(" "):
+            before = line
+            continue
+        if before:
+            out.append(f"      {_short(before[2:])}")
+        before = ""
+        out.append(f"    {line[0]} {_short(line[2:])}")
+    more = len(out) - _MOST_LINES
+    return out if more <= 1 else [*out[:_MOST_LINES], f"    … and {more} more lines"]
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _common(a: str, b: str) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from redecode.replay.answers import answer, model_answer, plain_json, recorded_error, tool_answer
-from redecode.replay.changes import decode_differences, tool_differences
+from redecode.replay.changes import decode_differences, tool_differences, what_changed
 from redecode.replay.divergence import FieldDifference, differences, diverged, nearest, same
 from redecode.replay.errors import ReplayDivergence
 from redecode.replay.pinned import Pinned
@@ -208,7 +208,7 @@ class Playback:
             )
             raise self._unknown(source, span, f"FM call {request.model}", source.decodes, equal)
         if found := decode_differences(recorded, request):
-            self._differs(source, span, "the FM call asks something else than was recorded", found)
+            self._differs(source, span, what_changed(recorded, found), found)
         return recorded
 
     def _answering(self, source: Source, span: LiveSpan) -> Span:
