@@ -114,5 +114,8 @@ def names_of(span: Span) -> tuple[str, ...]:
     last = span.step_key.rsplit("/", 1)[-1]
     bare = re.sub(r"(@\d+)?(\[.*\])?(#\d+)?$", "", last)
     tool = bare.rsplit(":", 1)[-1] if span.kind in _TOOLS else ""
-    names = (span.step_key, last, bare, span.name, span.name.removeprefix("execute_tool "), tool)
+    drawn = re.sub(r"\[pull:[^\[\]]*\]", "", span.step_key).removeprefix("run/")  # as `redecode show` has it
+    numbered = drawn.rsplit("/", 1)[-1]
+    shorter = span.name.removeprefix("execute_tool ")
+    names = (span.step_key, drawn, last, numbered, bare, span.name, shorter, tool)
     return tuple(dict.fromkeys(name for name in names if name))

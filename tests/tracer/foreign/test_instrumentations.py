@@ -6,6 +6,7 @@ Where something is lost the test says so and fails when it is lost no more: docs
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -240,12 +241,13 @@ def test_show_draws_the_run(stores: dict[str, Path], name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"run {run.run.run_id}  guide  ok")
-    tree = [line.split("  ")[0].rstrip() for line in lines if "━" in line]
+    assert any(line.startswith("invoke_agent guide") for line in lines)
+    tree = [re.split(r"  | [●✗↻]", line)[0].rstrip() for line in lines if line.startswith(("├", "└"))]
     if name in WITH_NODES:
-        assert tree[:4] == ["invoke_agent guide", "├─ plan@1[pull:plan]", "│", "│"]
+        assert tree[0] == "├─ plan@1"
         assert [f"├─ ask@2[push:{n}]" for n in range(8)] == sorted(line for line in tree if "ask@2" in line)
     else:
-        assert tree == ["invoke_agent guide", *["├─ chat m"] * 10, "├─ execute_tool population", "└─ chat m"]
+        assert tree == [*["├─ chat m"] * 10, "├─ tool population", "└─ chat m"]
     assert "on the critical path, longest first:" in lines
 
 
