@@ -51,10 +51,10 @@ class Overrides:
                 changed.pop(name, None)
             else:
                 changed[name] = value
+        for place, text in self.messages.items() if here else ():  # places as the program has them
+            _set_message(changed, place, text)
         if self.prompt is not None:
             _set_prompt(changed, self.prompt)
-        for place, text in self.messages.items() if here else ():
-            _set_message(changed, place, text)
         return changed
 
     def of_context(self, context: Any) -> Any:

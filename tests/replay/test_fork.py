@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +16,20 @@ import pytest
 
 pytest.importorskip("langgraph")
 
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Send
+from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel, SecretStr
 
-from redecode.replay import ReplayDivergence, fork
+from redecode.replay import Fork, ReplayDivergence, fork
 from redecode.replay.errors import ReplayError
-from redecode.tracer import RecordedRun, Store, instrument, uninstrument
+from redecode.tracer import RecordedRun, RedecodeError, Store, instrument, run, uninstrument
 
 Serve = Callable[..., Any]
 ANSWERED_BY, OVERRIDDEN, OPTIONS = "redecode.answered_by", "redecode.overridden", "redecode.run.replay_options"
@@ -343,3 +349,151 @@ def test_a_step_that_only_waited_for_the_barrier_stays_recorded(tmp_path: Path, 
     assert again["a"] != first["a"]
     live = {key for key, by in answered(the_fork(tmp_path / "f")).items() if by == "live"}
     assert live == {"run/a1@1[pull:a1]/chat", "run/a2@2[pull:a2]/chat"}
+
+
+def test_a_conversation_goes_on_live_after_its_fork(tmp_path: Path, serve: Serve) -> None:
+    answers = iter(range(100))
+    server = serve(lambda _: f"answer {next(answers)}")
+
+    def program() -> list[Any]:
+        llm = chat(server)
+
+        def ask(state: State) -> Any:
+            first = llm.invoke("first").content
+            return {"out": [str(first), str(interrupt("go on?")), str(llm.invoke("second").content)]}
+
+        graph = StateGraph(State)
+        graph.add_node("ask", ask)
+        graph.add_edge(START, "ask")
+        made: Any = graph.compile(checkpointer=InMemorySaver(), name="talk")
+        config: Any = {"configurable": {"thread_id": "t"}}
+        made.invoke({"out": [], "n": 0}, config)
+        out = made.invoke(Command(resume="yes"), config)["out"]
+        llm.root_client.close()
+        return list(out)
+
+    instrument(tmp_path / "a")
+    program()
+    uninstrument()
+    opened = Store(tmp_path / "a")
+    second, first = [opened.load(r.run_id) for r in opened.runs()]
+    with fork(first, until="chat", into=tmp_path / "f", pace=0):
+        assert program() == ["answer 4", "yes", "answer 5"]  # 3 was the fork's own, 0 to 2 the recording
+    forked = Store(tmp_path / "f")
+    assert [r.source_run_id for r in forked.runs()] == [first.run.run_id] * 2
+    with fork(second, first, until="chat#1", into=tmp_path / "g", pace=0):
+        assert program() == ["answer 1", "yes", "answer 6"]
+
+
+def subagent(server: Any, ran: list[str]) -> Any:
+    llm = chat(server)
+
+    @tool
+    def research(topic: str) -> str:
+        """An agent as a tool."""
+        ran.append(topic)
+        return f"{llm.invoke(topic).content}; {llm.invoke('sum up').content}"
+
+    graph = StateGraph(State)
+    graph.add_node("use", lambda _: {"out": [research.invoke({"topic": "ships"})]})
+    graph.add_edge(START, "use")
+    return graph.compile(name="lead"), llm
+
+
+def test_a_step_inside_a_tool(tmp_path: Path, serve: Serve) -> None:
+    answers, ran = iter(range(100)), list[str]()
+    graph, llm = subagent(serve(lambda _: f"answer {next(answers)}"), ran)
+    instrument(tmp_path / "a")
+    graph.invoke({"out": [], "n": 0})
+    uninstrument()
+    opened = Store(tmp_path / "a")
+    source = opened.load(opened.runs()[0].run_id)
+    inside = next(d.step_key for d in source.decodes if d.step_key.endswith("#1"))
+    with pytest.raises(ReplayError, match="is inside tool research, which runs only if it is named"):
+        Fork([source], inside)
+    with fork(source, until=inside, into=tmp_path / "f", pace=0, live_tools=["research"]):
+        assert graph.invoke({"out": [], "n": 0})["out"] == ["answer 0; answer 2"]
+    assert ran == ["ships"] * 2
+    llm.root_client.close()
+
+
+class Own(BaseChatModel):
+    """A model that calls no OpenAI client."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "own"
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **_: Any) -> ChatResult:
+        ASKED.append([m.content for m in messages])
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(f"answer {len(ASKED)}"))])
+
+
+ASKED: list[Any] = []
+
+
+def test_a_model_that_calls_no_openai_client(tmp_path: Path) -> None:
+    ASKED.clear()
+
+    def program() -> list[Any]:
+        with run("own"):
+            return [Own().invoke(text).content for text in ("one", "two", "three")]
+
+    instrument(tmp_path / "a")
+    first = program()
+    uninstrument()
+    opened = Store(tmp_path / "a")
+    source = opened.load(opened.runs()[0].run_id)
+    with fork(source, until="run/chat#1", into=tmp_path / "f", pace=0, prompt="Be brief.", messages={-1: "zwei"}):
+        assert program() == [first[0], "answer 4", "answer 5"]
+    assert ASKED[3:] == [["Be brief.", "zwei"], ["Be brief.", "three"]]
+    with (
+        pytest.raises(RedecodeError, match="model cannot be changed in a call of Own, which is not made by the OpenAI"),
+        fork(source, until="run/chat#1", into=tmp_path / "g", pace=0, model="better"),
+    ):
+        program()
+
+
+def test_on_the_command_line(tmp_path: Path, serve: Serve) -> None:
+    answers = iter(range(100))
+    server = serve(lambda _: f"answer {next(answers)}")
+    program = tmp_path / "app.py"
+    program.write_text(
+        "import openai\n"
+        "from redecode.tracer import run, step\n"
+        f"client = openai.OpenAI(base_url={server.base_url!r}, api_key='x', max_retries=0)\n"
+        "with run('agent'):\n"
+        "    for name in ('one', 'two', 'three'):\n"
+        "        with step(name):\n"
+        "            messages = [{'role': 'user', 'content': name}]\n"
+        "            print(client.chat.completions.create(model='m', messages=messages).choices[0].message.content)\n"
+    )
+    store, own = str(tmp_path / "store"), [sys.executable, str(program)]
+    subprocess.run([sys.executable, "-m", "redecode.cli", "record", "--store", store, "--", *own], check=True)
+    (summary,) = Store(Path(store)).runs()
+
+    def redecode(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "redecode.cli", "replay", summary.run_id, "--store", store, *options]
+        return subprocess.run([*command, "--", *own], capture_output=True, text=True, check=False)
+
+    (tmp_path / "prompt.txt").write_text("Be brief.")
+    asked = len(server.requests)
+    changes = ["--model", "better", "--prompt", f"@{tmp_path}/prompt.txt", "--set", "max_tokens=7", "--set", "user=me"]
+    done = redecode("--mode", "fork", "--until", "two/chat", "--speed", "0", "--message", "0=zwei", *changes)
+    assert (done.returncode, done.stdout) == (0, "answer 0\nanswer 3\nanswer 4\n")
+    assert "1 calls from the recording, 2 live" in done.stderr
+    second, third = server.requests[asked:]
+    assert second["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "zwei"}]
+    assert (third["model"], third["max_tokens"], third["user"]) == ("better", 7, "me")
+    wrong = redecode("--mode", "fork", "--until", "to/chat")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "has no step to/chat; nearest: run/two/chat" in wrong.stderr
+    for options in (["--mode", "fork"], ["--mode", "playback", "--until", "x"], ["--mode", "playback", "--model", "m"]):
+        assert redecode(*options).returncode == 2
+    shown = subprocess.run(
+        [sys.executable, "-m", "redecode.cli", "show", Store(Path(store)).runs()[0].run_id, "--store", store],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert 'live from run/two/chat on: model better, prompt Be brief., messages {"0": "zwei"}' in shown.stdout
+    assert shown.stdout.count("live: ") == 2
+    assert shown.stdout.count("played: ") == 1
