@@ -161,9 +161,7 @@ def replay(
     if bool(command) != runs_program:
         fail("--mode playback or fork, and only they, run a program: redecode replay RUN --mode playback -- CMD")
     if (until is None) == (mode is Mode.FORK):
-        fail(
-            "--mode fork goes with --until STEP, and --until with it alone; step keys: redecode show RUN --json"
-        )
+        fail("--mode fork goes with --until STEP, and --until with it alone; step keys: redecode show RUN --json")
     changes = fork_overrides(
         model=model, prompt=prompt, message=message or (), temperature=temperature, settings=set_ or (),
         base_url=engine if mode is Mode.FORK else None,
@@ -183,7 +181,11 @@ def replay(
         if runs_program:
             chosen = load_selected(source, selection)
             # What cannot be played back is refused before CMD runs without it.
-            settings = {"store": str(path), "source": shown(source), "runs": [r.run.run_id for r in chosen]}
+            settings: dict[str, Any] = {
+                "store": str(path),
+                "source": shown(source),
+                "runs": [r.run.run_id for r in chosen],
+            }
             settings |= {"pace": 1 / speed if speed else 0.0, "pin": pin or [], "changed": changed.value}
             if until is None:
                 Playback(chosen, pin=pin or ()).close()

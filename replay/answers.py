@@ -174,7 +174,7 @@ def _choice(decode: Decode, index: int, message: Any, *, chat: bool, tokens: boo
     choice["token_ids"] = of.sampled_ids if of is not None else None
     if of is not None and of.logprobs is not None:  # the caller gets them as recorded, if it asked for them
         values = of.logprobs
-        bare = [{"token": "", "logprob": v, "bytes": None, "top_logprobs": []} for v in values]
+        bare: list[dict[str, Any]] = [{"token": "", "logprob": v, "bytes": None, "top_logprobs": []} for v in values]
         choice["logprobs"] = {"content": bare} if chat else {"tokens": [""] * len(values), "token_logprobs": values}
     if not chat:
         choice["prompt_token_ids"] = decode.prompt_ids

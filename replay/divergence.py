@@ -108,8 +108,8 @@ def _walk(path: str, then: Any, now: Any) -> Iterator[FieldDifference]:
 
 def _aligned(then: list[Any], now: list[Any]) -> Iterator[tuple[int | None, int | None]]:
     """Places in two lists that belong together: what was put in or taken out shifts nothing after it."""
-    keys = [[_canonical(item) for item in items] for items in (then, now)]
-    for _, a, b, c, d in difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+    before, after = [_canonical(item) for item in then], [_canonical(item) for item in now]
+    for _, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         for place in range(max(b - a, d - c)):
             yield (a + place if a + place < b else None), (c + place if c + place < d else None)
 

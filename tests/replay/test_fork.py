@@ -490,10 +490,8 @@ def test_on_the_command_line(tmp_path: Path, serve: Serve) -> None:
     assert "has no step to/chat; nearest: run/two/chat" in wrong.stderr
     for options in (["--mode", "fork"], ["--mode", "playback", "--until", "x"], ["--mode", "playback", "--model", "m"]):
         assert redecode(*options).returncode == 2
-    shown = subprocess.run(
-        [sys.executable, "-m", "redecode.cli", "show", Store(Path(store)).runs()[0].run_id, "--store", store],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert 'live from run/two/chat on: model better, prompt Be brief., messages {"0": "zwei"}' in shown.stdout
-    assert shown.stdout.count("live: ") == 2
-    assert shown.stdout.count("played: ") == 1
+    forked = Store(Path(store)).load(Store(Path(store)).runs()[0].run_id)
+    show = [sys.executable, "-m", "redecode.cli", "show", forked.run.run_id, "--store", store]
+    shown = subprocess.run(show, capture_output=True, text=True, check=True)
+    assert "live from run/two/chat on: model better, prompt Be brief." in " ".join(shown.stdout.split())
+    assert sorted(answered(forked).values()) == ["live", "live", "recording"]

@@ -79,11 +79,13 @@ class Streaming(Own):
     ) -> Iterator[Any]:
         LIVE.append("stream")
         for word in ("one ", "two ", f"{len(LIVE)}"):
-            yield ChatGenerationChunk(message=AIMessageChunk(word))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
         if self.fails:
             raise ConnectionError("the line is dead")
         usage: Any = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
-        yield ChatGenerationChunk(message=AIMessageChunk("", usage_metadata=usage, response_metadata={"end": "stop"}))
+        yield ChatGenerationChunk(
+            message=AIMessageChunk(content="", usage_metadata=usage, response_metadata={"end": "stop"})
+        )
 
     async def _astream(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any

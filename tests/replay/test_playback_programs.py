@@ -114,7 +114,7 @@ def gather(world: World) -> Any:
     async def go() -> Any:
         async with openai.AsyncOpenAI(base_url=world.server.base_url, api_key="x", max_retries=0) as client:
 
-            async def ask(_: State) -> Any:
+            async def ask(state: State) -> Any:
                 calls = [
                     client.chat.completions.create(model="m", messages=[{"role": "user", "content": QUESTION}])
                     for _ in range(5)
@@ -220,7 +220,7 @@ def outside(world: World) -> Any:
 
 
 def piped(world: World) -> Any:
-    chain = RunnableLambda(lambda n: f"{n}?") | world.llm | RunnableLambda(lambda m: str(m.content))
+    chain: Any = RunnableLambda(lambda n: f"{n}?") | world.llm | RunnableLambda(lambda m: str(m.content))
     both = chain.with_retry() | {"a": RunnableLambda(lambda text: text) | chain, "b": chain}
     with run("piped"):
         return both.invoke(1)

@@ -42,10 +42,11 @@ def install(player: Callable[[], Player | None], graphs: Graphs) -> Callable[[],
                         _offer(playing, graph, task, loop.step)
         return more
 
-    PregelLoop.tick = tick  # type: ignore[method-assign]
+    loops: Any = PregelLoop
+    loops.tick = tick
 
     def restore() -> None:
-        PregelLoop.tick = original  # type: ignore[method-assign]
+        loops.tick = original
 
     return restore
 
@@ -53,7 +54,7 @@ def install(player: Callable[[], Player | None], graphs: Graphs) -> Callable[[],
 def _offer(playing: Player, graph: Any, task: Any, step: int) -> None:
     """Let the player change the context of one task."""
     configurable = task.config.get("configurable") or {}
-    runtime = configurable.get(_RUNTIME)
+    runtime: Any = configurable.get(_RUNTIME)
     context = getattr(runtime, "context", None)
     key = f"{graph.span.step_key}/{task_step(task.name, step, task.path)}"
     wanted = playing.context(graph.span, key, graph.edges(task.id), context)

@@ -59,7 +59,7 @@ def said(facts: Any) -> dict[str, Any]:
         for name in ("id", "model", "system_fingerprint", "status"):
             rest[name] = part.get(name) or rest.get(name)
         for choice in part.get("choices") or ():
-            nothing = {"text": "", "reasoning": "", "calls": {}, "end": None, "ids": [], "logprobs": {}}
+            nothing: dict[str, Any] = {"text": "", "reasoning": "", "calls": {}, "end": None, "ids": [], "logprobs": {}}
             of = choices.setdefault(choice["index"], nothing)
             message = choice.get("message") or choice.get("delta") or choice
             extra = {**message, **(message.get("extra") or {})}
