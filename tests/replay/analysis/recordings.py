@@ -49,7 +49,5 @@ def recorded(
 
 
 def decode(span_id: str, sent: int, done: int | None, **more: Any) -> Decode:
-    return Decode(
-        run_id="r", span_id=span_id, step_key=f"run/{span_id}", model="m", fidelity=Fidelity.TEXT, sent_ns=sent,
-        first_chunk_ns=None, done_ns=done, **more,
-    )  # fmt: skip
+    known = {"model": "m", "step_key": f"run/{span_id}", "first_chunk_ns": None, **more}
+    return Decode(run_id="r", span_id=span_id, fidelity=Fidelity.TEXT, sent_ns=sent, done_ns=done, **known)
