@@ -10,14 +10,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redecode.replay.analysis.activities import activities_of
 from redecode.replay.analysis.changes import CacheHit
 from redecode.replay.analysis.model import ActivityKind, RunAnalysis
 from redecode.replay.analysis.runs import analyze_recorded
 from redecode.replay.analysis.what_if import what_if
-from redecode.tracer import Decode, RecordedRun
+
+if TYPE_CHECKING:
+    from redecode.tracer import Decode, RecordedRun
 
 WORTH = 0.05
 """Part of the run's time below which a gain is not worth saying."""

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable
 from itertools import combinations
 from statistics import median
+from typing import TYPE_CHECKING
 
 from redecode.replay.analysis.advice import Advice
-from redecode.tracer import Decode, RecordedRun
+
+if TYPE_CHECKING:
+    from redecode.tracer import Decode, RecordedRun
 
 FEWEST = 5
 """Prompts that both FMs must have answered."""
