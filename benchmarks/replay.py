@@ -79,7 +79,7 @@ async def sampled(url: str, runs: Sequence[RecordedRun]) -> list[RecordedRun]:
 
 
 def throughput(url: str, model: Path, name: str, store: Path, rounds: int, calls: int) -> list[dict[str, Any]]:
-    """Tokens/s of plain generation (vLLM's benchmark), `force` and `resample`, in turns."""
+    """Tokens/s of plain generation (vLLM's benchmark), `force` and `resample`, in turns; ratios are of each round."""
     rows: dict[str, list[dict[str, Any]]] = {
         "vllm bench serve": [],
         "force": [],
@@ -102,7 +102,7 @@ def throughput(url: str, model: Path, name: str, store: Path, rounds: int, calls
                  ("force, no stream", ReplayMode.FORCE, False)]  # fmt: skip
         for what, mode, streams in order if turn % 2 == 0 else reversed(order):
             rows[what].append(replayed(url, store, runs, mode, as_streamed=streams))
-    plain = median(r["tokens_per_s"] for r in rows["vllm bench serve"])
+    plain = [r["tokens_per_s"] for r in rows["vllm bench serve"]]
     table = []
     for what, found in rows.items():
         speed = median(r["tokens_per_s"] for r in found)
@@ -114,7 +114,7 @@ def throughput(url: str, model: Path, name: str, store: Path, rounds: int, calls
             {
                 "what": what,
                 "tokens_per_s": round(speed, 1),
-                "to_bench": round(speed / plain, 3),
+                "to_bench": round(median(r["tokens_per_s"] / p for r, p in zip(found, plain, strict=True)), 3),
                 "each_round": " ".join(f"{r['tokens_per_s']:.0f}" for r in found),
                 "equal": equal[0],
                 "client_cpu_us_per_token": round(median(cpu), 1) if cpu else None,
