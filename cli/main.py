@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from redecode.cli import collect, compare, demo, doctor, engine, export, import_, record, replay, runs, show, store
+from redecode.cli import (
+    collect,
+    compare,
+    dashboard,
+    demo,
+    doctor,
+    engine,
+    export,
+    import_,
+    record,
+    replay,
+    runs,
+    show,
+    store,
+    whatif,
+)
 
 app = typer.Typer(
     name="redecode",
@@ -43,6 +58,8 @@ runs.register(app)
 show.register(app)
 replay.register(app)
 compare.register(app)
+whatif.register(app)
+dashboard.register(app)
 export.register(app)
 import_.register(app)
 app.add_typer(store.app, name="store")

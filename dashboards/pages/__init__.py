@@ -1,1 +1,0 @@
-"""One module for each page, each with a function `show` that draws it."""

@@ -1,0 +1,1 @@
+"""One script for each page; Streamlit runs the one that the address names, nothing imports them."""

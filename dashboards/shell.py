@@ -1,0 +1,96 @@
+"""What every page has: the store, the run in the address, errors in a sentence, keys, and news of the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import streamlit as st
+
+from redecode.dashboards.canvas.mount import keys
+from redecode.dashboards.data import LoadedRun, Source, Version, source
+from redecode.dashboards.menu import RUNS, SCREENS, Screen
+from redecode.dashboards.serve import STORE
+from redecode.dashboards.words import moment, plain
+from redecode.tracer import RedecodeError, UnknownRun, default_store
+
+LOOK_EVERY_S = 2.0
+_SEEN = "_version_seen"
+
+
+def current() -> Source:
+    """The store that is looked at."""
+    return source(os.environ.get(STORE) or str(default_store()))
+
+
+def page(show: Callable[[], None]) -> None:
+    """Draw a page; what a person can do something about is a sentence."""
+    try:
+        show()
+    except UnknownRun as error:
+        st.error(plain(str(error), 1000), title="This run is not in the store (any more)", icon=":material/search_off:")
+        st.page_link(RUNS.script, label="See the runs that are", icon=":material/list:")
+    except RedecodeError as error:
+        st.error(plain(str(error), 2000), icon=":material/error:")
+
+
+def watch(version: Version) -> None:
+    """Draw the page again when the store has changed since this version."""
+    st.session_state[_SEEN] = version
+    _look()
+
+
+@st.fragment(run_every=LOOK_EVERY_S)
+def _look() -> None:
+    if current().version() != st.session_state.get(_SEEN):
+        st.rerun()
+
+
+def run_id() -> str | None:
+    """The id of the run that the address names, else of the one looked at last, else of the newest; `None`: no runs.
+
+    It is in the address afterwards.
+    """
+    asked = st.query_params.get("run") or st.session_state.get("run_looked_at")
+    if not asked:
+        ids = current().runs().run_id
+        asked = ids[0] if ids else None
+    if asked and st.query_params.get("run") != asked:
+        st.query_params["run"] = asked
+    st.session_state["run_looked_at"] = asked
+    return asked
+
+
+def run_links(run: str, here: Screen | None = None, **more: str) -> None:
+    """To the other pages of the same run."""
+    with st.container(horizontal=True, gap="small"):
+        for screen in SCREENS:
+            if screen.of_a_run and screen is not here:
+                st.page_link(screen.script, label=screen.title, icon=screen.icon, query_params={"run": run, **more})
+
+
+def run_heading(loaded: LoadedRun) -> None:
+    """Which run this is."""
+    run = loaded.run
+    of = f" · {plain(run.replay_mode or 'replay', 20)} of {run.source_run_id[:12]}" if run.source_run_id else ""
+    version = f" · {plain(run.agent_version, 40)}" if run.agent_version else ""
+    st.markdown(f"#### {plain(run.agent or 'a run', 80)} `{run.run_id[:12]}`")
+    st.caption(f"{moment(run.started_ns)} UTC{version}{of}")
+
+
+def no_runs() -> None:
+    """Nothing was recorded yet: what to do."""
+    st.info(
+        "Record some, and they appear here by themselves:\n\n"
+        "- `redecode demo` records and replays the reference agents on a real engine\n"
+        "- `redecode record -- python app.py` records a program as it is\n"
+        "- `redecode collect` receives OpenTelemetry spans of any other",
+        title="No runs in this store yet",
+        icon=":material/inbox:",
+    )
+
+
+def begin() -> None:
+    """At the top of every page: keys, and news of the store."""
+    keys()
+    watch(current().version())
