@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redecode.tracer import REDACTED, WITHHELD, Decode, RecordedRun, Span, SpanKind
 
-_ANSWERED = frozenset({SpanKind.RUN, SpanKind.DECODE, SpanKind.TOOL})
+_ANSWERED = frozenset({SpanKind.RUN, SpanKind.DECODE, SpanKind.TOOL, SpanKind.RETRIEVAL})
 
 
 def withheld(part: Decode | Span) -> str:

@@ -29,7 +29,9 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, SecretStr
+from typer.testing import CliRunner
 
+from redecode.cli.main import app
 from redecode.replay import ReplayDivergence, playback
 from redecode.tracer import Store, instrument, run, uninstrument
 
@@ -414,3 +416,21 @@ def test_a_tool_that_interrupts_interrupts_again(tmp_path: Path) -> None:
     first, again = recorded_then_played(tmp_path, program)
     assert again == first
     assert first[0] == {"approve": "a trip"}
+
+
+def test_a_retrieval_of_an_exported_run_is_played_back(tmp_path: Path) -> None:
+    def program() -> Any:
+        with run("program"):
+            return Shelf().invoke("ships")
+
+    instrument(tmp_path / "store")
+    first = program()
+    uninstrument()
+    (summary,) = Store(tmp_path / "store").runs()
+    file, other = str(tmp_path / "run.json"), str(tmp_path / "other")
+    here = ["--store", str(tmp_path / "store")]
+    export = ["export", summary.run_id, "--format", "otlp", "--output", file, *here]
+    for command in (export, ["import", file, "--store", other]):
+        assert CliRunner().invoke(app, command).exit_code == 0
+    with playback(summary.run_id, store=other, into=tmp_path / "played", pace=0.0):
+        assert program() == first

@@ -39,6 +39,7 @@ _SPAN = pa.schema(
     + [(name, pa.string()) for name in ("status", "error", "attributes")]
     + [("edges", pa.list_(pa.list_(pa.string())))]
 )
+_OF_RETRIEVALS = frozenset({c.TOOL_ARGUMENTS, c.TOOL_RESULT})  # which are no tool steps
 _RENAMED = {"run": "run_id", "span": "span_id", "parent": "parent_span_id"}
 
 
@@ -160,7 +161,8 @@ class Rows:
         self.add("span_starts", {**row, "edges": c.to_json(event.edges)})
 
     def _common(self, event: SpanEvent) -> Row:
-        rest = {k: v for k, v in event.attributes.items() if k not in c.COLUMNS and not isinstance(v, bytes)}
+        columns = c.COLUMNS - _OF_RETRIEVALS if event.kind == SpanKind.RETRIEVAL else c.COLUMNS
+        rest = {k: v for k, v in event.attributes.items() if k not in columns and not isinstance(v, bytes)}
         return {
             "run_id": event.run,
             "span_id": event.span,
