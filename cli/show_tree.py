@@ -7,7 +7,7 @@ code, the gap before it, a thin tail of float behind it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rich.cells import cell_len
@@ -166,7 +166,11 @@ class Tree:
             return axis.draw(cells)
         top = span.span_id not in self._parents
         if top and self.analysis is not None:
-            axis.paint(cells, _doing(self.analysis))
+            doing: Iterable[Interval] = _doing(self.analysis)
+            if span.start_ns > self._begun:  # a run that resumed another: what came before it is drawn there
+                begin = span.start_ns
+                doing = [(max(a, begin), b, what) for a, b, what in doing if b > begin]
+            axis.paint(cells, doing)
             return axis.draw(cells)
         end = _end(span) if span.end_ns is not None or self.analysis is None else self.analysis.end_ns
         parts = self._parts.get(span.span_id, [])
