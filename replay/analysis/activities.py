@@ -139,7 +139,7 @@ class _Cutter:
 
     def _read_spans(self) -> str:
         spans, twice = self.spans, 0
-        for span in sorted(self.recorded.spans, key=lambda s: (s.start_ns, s.span_id)):
+        for span in sorted(self.recorded.spans, key=lambda s: (s.start_ns, s.span_id, s.end_ns or 0)):
             if span.span_id in spans:
                 twice += 1
             else:

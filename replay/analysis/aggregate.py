@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from redecode.replay.analysis.activities import activities_of
 from redecode.replay.analysis.bulk import uncollected
+from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.model import RunAnalysis, TimeSplit
 from redecode.replay.analysis.profiles import Profiles, Quantiles
 from redecode.replay.analysis.runs import analyze_recorded
@@ -58,7 +58,8 @@ class Aggregate:
     """Many runs.
 
     Attributes:
-        runs: analysed; `left_out` of those given could not be (nothing of them was recorded but their name).
+        runs: analysed; `left_out` of those given could not be: nothing of them was recorded but their name, or
+            their edges form a cycle.
         open: of them have not ended, and count up to the last known time.
         by_time: of them have edges guessed from times: their paths are guesses.
         missed: of those with an SLO (`with_slo`) the ones that did not meet it.
@@ -235,9 +236,9 @@ def aggregate(
     out = Aggregator()
     with uncollected():
         for run in runs:
-            if run.spans:
-                out.add(analyze_recorded(activities_of(run), slo_s=slo_s, profiles=profiles, quantile=quantile))
-            else:
+            try:
+                out.add(analyze_recorded(run, slo_s=slo_s, profiles=profiles, quantile=quantile))
+            except AnalysisError:
                 out.leave_out()
     return out.aggregate()
 

@@ -141,5 +141,7 @@ def data_only_finishes(graph: Graph, release: list[int]) -> list[int] | None:
             freed = release[n]
             waits = [i for i in waits if finish[i] <= freed]
         if waits:
-            out[n] = max([out[i] for i in waits]) + finish[n] - release[n]
+            freed = max([out[i] for i in waits])
+            earliest = min(graph.origin_ns, release[n])  # nothing begins before the run does
+            out[n] = (freed if freed > earliest else earliest) + finish[n] - release[n]
     return out

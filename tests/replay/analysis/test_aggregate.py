@@ -32,9 +32,11 @@ def by_key(found: Aggregate) -> dict[str, object]:
 
 
 def test_how_often_and_how_long_a_step_is_on_the_path() -> None:
-    runs = [one(100, 40), one(50, 90), one(70, 30), recorded([], [])]
+    circle = one(10, 10)
+    circle.edges.extend(recorded([], [("t", "o", DATA), ("o", "t", DATA)]).edges)
+    runs = [one(100, 40), one(50, 90), one(70, 30), recorded([], []), circle]
     found = aggregate(runs)
-    assert (found.runs, found.left_out, found.open, found.by_time, found.with_slo) == (3, 1, 0, 0, 0)
+    assert (found.runs, found.left_out, found.open, found.by_time, found.with_slo) == (3, 2, 0, 0, 0)
     assert found.total_ns == found.split.total_ns == 120 + 110 + 90
     assert found.latency == Quantiles.of([120, 110, 90])
     steps = {s.step_key: s for s in found.steps}
