@@ -43,11 +43,11 @@ def records(draw: st.DrawFn) -> RecordedRun:
         if not draw(st.integers(0, 19)):
             one, other = other, one  # a few the wrong way round: circles among them
         dst = "nowhere" if not draw(st.integers(0, 19)) else names[other]
-        kind = draw(st.sampled_from(list(EdgeKind)))
-        if kind in (EdgeKind.RETURN, EdgeKind.JOIN) and draw(st.booleans()):
-            edges.append((names[other], spans[other].parent_span_id or "root", kind))
+        how = draw(st.sampled_from(list(EdgeKind)))
+        if how in (EdgeKind.RETURN, EdgeKind.JOIN) and draw(st.booleans()):
+            edges.append((names[other], spans[other].parent_span_id or "root", how))
         elif one != other:
-            edges.append((names[one], dst, kind, draw(st.sampled_from(list(Provenance)))))
+            edges.append((names[one], dst, how, draw(st.sampled_from(list(Provenance)))))
     decodes: list[Decode] = []
     for s in spans:
         if s.kind is SpanKind.DECODE and draw(st.booleans()):
@@ -68,7 +68,7 @@ def records(draw: st.DrawFn) -> RecordedRun:
     return recorded(spans, edges, decodes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(record=records(), data=st.data())
 def test_all_of_the_time_is_found(record: RecordedRun, data: st.DataObject) -> None:
     cut = activities_of(record)

@@ -79,7 +79,7 @@ def zero_gap_trees(draw: st.DrawFn) -> RecordedRun:
     return recorded(spans, edges)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(run=zero_gap_trees())
 def test_the_last_returning_child_is_on_the_path(run: RecordedRun) -> None:
     ours: dict[str, int] = {}

@@ -11,7 +11,7 @@ from redecode.replay.analysis.critical_path import analyze
 from redecode.replay.analysis.model import Activity, RunAnalysis
 from tests.replay.analysis.dags import Dag, Truth, dags, edge, moved
 
-cases = settings(max_examples=150, deadline=None)
+cases = settings(max_examples=100, deadline=None)
 
 
 def by_id(run: RunAnalysis) -> dict[str, object]:

@@ -27,7 +27,7 @@ def as_run(dag: Dag) -> RunActivities:
     return RunActivities(RUN, tuple(dag.activities), tuple(dag.edges), start, end, "ok")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(dag=dags(), data=st.data())
 def test_several_changes_at_once_are_one_new_forward_pass(dag: Dag, data: st.DataObject) -> None:
     cut, truth = as_run(dag), Truth(dag)
