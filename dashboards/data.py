@@ -18,6 +18,7 @@ from redecode.replay import RunAnalysis, RunComparison, compare_runs
 from redecode.replay.analysis import RunActivities, activities_of, analyze_recorded
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
+from redecode.replay.batch import LABEL
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
 from redecode.tracer.store import Answer, RunColumns
 
@@ -113,18 +114,23 @@ class Source:
         """Every run."""
         return self._get("runs", lambda opened: opened.run_columns())
 
-    def load(self, run_id: str, slo_s: float | None = None) -> LoadedRun:
+    def load(self, run_id: str, slo_s: float | None = None, quantile: str | None = None) -> LoadedRun:
         """A run and where its time went.
 
         Args:
             slo_s: what it may take; by default the SLO that it was recorded with.
+            quantile: "p50", "p95" or "p99" of other runs of the agent, for its budgets; by default its own times.
 
         Raises:
             UnknownRun, AmbiguousRun: no run, or several, start with it.
             Unreadable: what is stored of it makes no sense.
         """
         recorded = self._recorded(run_id)
-        return self._get(("analysis", run_id, slo_s), lambda _: _analysed(recorded, slo_s))
+        run = recorded.run
+        others = None if quantile is None else self.profiles(run.agent, run.source_run_id or run.run_id)
+        return self._get(
+            ("analysis", run_id, slo_s, quantile), lambda _: _analysed(recorded, slo_s, others, quantile or "p95")
+        )
 
     def _recorded(self, run_id: str) -> RecordedRun:
         def read(opened: Store | Dataset) -> RecordedRun:
@@ -147,6 +153,10 @@ class Source:
             return opened.runs(run_ids=ids[:200]) if ids else []
 
         return self._get(("replays", run_id), read)
+
+    def plain_replays(self, run_id: str) -> tuple[str, ...]:
+        """Finished replays of a run by force, nothing scaled and nothing lost: what its times vary by."""
+        return tuple(r.run_id for r in self.replays(run_id) if _is_plain(r))
 
     def sameness(self, run_id: str) -> list[Sameness]:
         """Whether the newest replays of a run sampled the same tokens; of a replay, whether it did as its source."""
@@ -242,12 +252,18 @@ class Source:
         return StoreHealth(facts, troubles)
 
 
-def _analysed(recorded: RecordedRun, slo_s: float | None) -> LoadedRun:
+def _analysed(recorded: RecordedRun, slo_s: float | None, others: Profiles | None, quantile: str) -> LoadedRun:
     try:
         cut = activities_of(recorded)
-        return LoadedRun(recorded, cut, analyze_recorded(cut, slo_s=slo_s), None)
+        return LoadedRun(recorded, cut, analyze_recorded(cut, slo_s=slo_s, profiles=others, quantile=quantile), None)
     except AnalysisError as error:
         return LoadedRun(recorded, None, None, str(error))
+
+
+def _is_plain(replay: Run) -> bool:
+    how = replay.labels.get(LABEL)
+    scaled = isinstance(how, dict) and (how.get("tool_speed", 1.0) != 1.0 or how.get("steps"))
+    return replay.replay_mode == "force" and replay.status != "open" and not replay.lost and not scaled
 
 
 def _bytes(n: int) -> str:

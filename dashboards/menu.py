@@ -18,6 +18,10 @@ class Screen:
 
 RUNS = Screen("screens/runs.py", "Runs", ":material/list:", "all")
 RUN = Screen("screens/run.py", "Run", ":material/waterfall_chart:", "run", of_a_run=True)
+DECODE = Screen("screens/decode.py", "Decode", ":material/token:", "decode", of_a_run=True)
+BLAME = Screen("screens/blame.py", "Slack and blame", ":material/balance:", "blame", of_a_run=True)
+COMPARE = Screen("screens/compare.py", "Compare", ":material/compare_arrows:", "compare", of_a_run=True)
+SQL = Screen("screens/sql.py", "SQL", ":material/database:", "sql")
 HEALTH = Screen("screens/health.py", "Health", ":material/ecg_heart:", "health")
 
-SCREENS = (RUNS, RUN, HEALTH)
+SCREENS = (RUNS, RUN, DECODE, BLAME, COMPARE, SQL, HEALTH)

@@ -95,6 +95,7 @@ def _options(port: int, *, browser: bool) -> dict[str, Any]:
         "theme_baseRadius": "small",
         "theme_paddingTop": "1.2rem",
         "theme_baseFontSize": 15,
+        "theme_metricValueFontSize": "1.4rem",
     }
     for mode, colours in (("light", _LIGHT), ("dark", _DARK)):
         options |= {f"theme_{mode}_{name}": value for name, value in colours.items()}

@@ -43,8 +43,8 @@ def seconds(value: float | None) -> str:
 
 
 def signed(ns: float | None) -> str:
-    """A difference."""
-    return DASH if ns is None else f"{'+' if ns > 0 else '−' if ns < 0 else ''}{duration(abs(ns))}"
+    """A difference; the minus is ASCII, by which Streamlit tells a loss from a gain."""
+    return DASH if ns is None else f"{'+' if ns > 0 else '-' if ns < 0 else ''}{duration(abs(ns))}"
 
 
 def share(part: float | None) -> str:

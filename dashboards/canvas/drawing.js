@@ -21,6 +21,24 @@ const KIND = {
   barrier_wait: ["#f59e0b", "#fbbf24", "‖", "barrier wait"],
 };
 
+function themeOf(host) {
+  const style = getComputedStyle(host);
+  const get = (name, other) => style.getPropertyValue(name).trim() || other;
+  const background = get("--st-background-color", "#ffffff");
+  const [r, g, b] = (background.match(/\w\w/g) || ["ff", "ff", "ff"]).map((hex) => parseInt(hex, 16));
+  const dark = r + g + b < 384;
+  return {
+    dark, background, key: `${background} ${dark}`,
+    panel: get("--st-secondary-background-color", dark ? "#1e232b" : "#f5f5f4"),
+    text: get("--st-text-color", dark ? "#e7e5e4" : "#1c1917"),
+    border: get("--st-border-color", dark ? "#3b424d" : "#d6d3d1"),
+    accent: get("--st-primary-color", dark ? "#fb923c" : "#c2410c"),
+    muted: dark ? "#a1a1aa" : "#71717a",
+    bad: dark ? "#f87171" : "#b91c1c",
+    font: get("--st-font", "sans-serif"),
+  };
+}
+
 function colour(view, kind) {
   return (KIND[kind] || KIND.code)[view.theme.dark ? 1 : 0];
 }

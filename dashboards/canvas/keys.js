@@ -4,8 +4,9 @@ const KEYS = [
   ["j k", "next, previous step"],
   ["c", "next step on the critical path; C the one before"],
   ["[ ]", "fold, unfold the selected step"],
-  ["f", "all of the run in view"],
-  ["+ −", "zoom in, out; the wheel with Ctrl too, drag to pan"],
+  ["p", "only steps on the critical path"],
+  ["f z", "all of the run, the selected step in view"],
+  ["+ −", "zoom in, out; the wheel too; drag to pan"],
   ["Esc", "nothing selected; closes this"],
 ];
 

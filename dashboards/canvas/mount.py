@@ -21,7 +21,13 @@ _WATERFALL = """
   </div>
 </div>
 """
-_WATERFALL_CSS = """
+_TIP = """
+.tip { position: absolute; pointer-events: none; white-space: pre; font-size: 12px; line-height: 1.45; padding: 6px 9px;
+  background: var(--st-background-color); border: 1px solid var(--st-border-color); border-radius: 4px;
+  box-shadow: 0 2px 8px rgba(0, 0, 0, .2); max-width: 420px; overflow: hidden; }
+"""
+_WATERFALL_CSS = (
+    """
 .waterfall { font-family: var(--st-font); color: var(--st-text-color); }
 .bar { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; font-size: 12.5px; padding: 2px 0 8px; }
 .bar i { display: inline-block; width: 11px; height: 11px; margin-right: 5px; border-radius: 2px;
@@ -36,9 +42,17 @@ _WATERFALL_CSS = """
 .scroller { position: absolute; inset: 0; overflow-y: auto; overflow-x: hidden; }
 canvas { position: sticky; top: 0; display: block; outline: none; touch-action: none; }
 canvas:focus-visible { box-shadow: inset 0 0 0 2px var(--st-primary-color); }
-.tip { position: absolute; pointer-events: none; white-space: pre; font-size: 12px; line-height: 1.45; padding: 6px 9px;
-  background: var(--st-background-color); border: 1px solid var(--st-border-color); border-radius: 4px;
-  box-shadow: 0 2px 8px rgba(0, 0, 0, .2); max-width: 420px; overflow: hidden; }
+"""
+    + _TIP
+)
+_STRIP = """
+<div class="strip"><canvas role="img" aria-label="Tokens of the call in time, and the gap before each"></canvas>
+<div class="tip" hidden></div></div>
+"""
+_STRIP_CSS = f"""
+.strip {{ position: relative; font-family: var(--st-font); color: var(--st-text-color); }}
+canvas {{ display: block; }}
+{_TIP}
 """
 
 
@@ -55,6 +69,11 @@ def _component(name: str, html: str, css: str, *scripts: str) -> Any:
 def keys() -> None:
     """Keys that work on every page: / to the search, ? for help."""
     _component("keys", "<div>\n</div>", "div {\n display: none; }", "keys")(key="keys", data={}, height=1)
+
+
+def strip(data: dict[str, Any], *, key: str) -> None:
+    """The token strip of a call (`Strip.to_json`)."""
+    _component("strip", _STRIP, _STRIP_CSS, "drawing", "strip")(key=key, data=data, height="content")
 
 
 def waterfall(

@@ -2,24 +2,6 @@
 const views = new WeakMap();
 const left = new Map();  // run -> what was in view when the drawing was taken away (say, because the drawer opened)
 
-function themeOf(host) {
-  const style = getComputedStyle(host);
-  const get = (name, other) => style.getPropertyValue(name).trim() || other;
-  const background = get("--st-background-color", "#ffffff");
-  const [r, g, b] = (background.match(/\w\w/g) || ["ff", "ff", "ff"]).map((hex) => parseInt(hex, 16));
-  const dark = r + g + b < 384;
-  return {
-    dark, background, key: `${background} ${dark}`,
-    panel: get("--st-secondary-background-color", dark ? "#1e232b" : "#f5f5f4"),
-    text: get("--st-text-color", dark ? "#e7e5e4" : "#1c1917"),
-    border: get("--st-border-color", dark ? "#3b424d" : "#d6d3d1"),
-    accent: get("--st-primary-color", dark ? "#fb923c" : "#c2410c"),
-    muted: dark ? "#a1a1aa" : "#71717a",
-    bad: dark ? "#f87171" : "#b91c1c",
-    font: get("--st-font", "sans-serif"),
-  };
-}
-
 // The rows that are not folded away, and where each row stands (a hidden one at the row that hides it).
 function arrange(view) {
   const { data } = view;
@@ -156,6 +138,13 @@ function zoom(view, factor, x) {
   look(view, at - (at - view.from) * factor, at + (view.to - at) * factor);
 }
 
+// A step with a little of what was around it; without one, all of the run.
+function zoomTo(view, row) {
+  if (row < 0) return look(view, 0, view.all);
+  const length = Math.max(1, view.data.stop[row] - view.data.start[row]);
+  return look(view, view.data.start[row] - length * 0.15, view.data.stop[row] + length * 0.25);
+}
+
 function fold(view, row, folded) {
   if (row < 0 || view.data.below[row] === row + 1) return;
   if (folded) view.folded.add(view.data.id[row]);
@@ -199,7 +188,7 @@ function onKey(view, event) {
     j: () => move(view, 1), k: () => move(view, -1), c: () => alongPath(view, 1), C: () => alongPath(view, -1),
     "[": () => fold(view, view.selected, true), "]": () => fold(view, view.selected, false),
     f: () => look(view, 0, view.all), "+": () => zoom(view, 0.7), "=": () => zoom(view, 0.7), "-": () => zoom(view, 1 / 0.7),
-    p: () => togglePath(view), Escape: () => select(view, -1),
+    p: () => togglePath(view), z: () => zoomTo(view, view.selected), Escape: () => select(view, -1),
   }[event.key];
   if (!does) return;
   event.preventDefault();
@@ -298,12 +287,7 @@ function listen(view) {
     if (onFold && view.data.below[row] > row + 1) fold(view, row, !view.folded.has(view.data.id[row]));
     else select(view, row);
   };
-  canvas.ondblclick = (event) => {
-    const row = rowAt(view, event);
-    if (row < 0) return look(view, 0, view.all);
-    const length = Math.max(1, view.data.stop[row] - view.data.start[row]);
-    return look(view, view.data.start[row] - length * 0.1, view.data.stop[row] + length * 0.1);
-  };
+  canvas.ondblclick = (event) => zoomTo(view, rowAt(view, event));
   canvas.onpointerleave = () => {
     view.hovered = -1;
     view.tip.hidden = true;
