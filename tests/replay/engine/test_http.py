@@ -1,4 +1,4 @@
-"""HTTP by hand: whatever the cuts, the same answer; whatever goes wrong, a typed error."""
+"""HTTP to an engine: as many connections as calls; whatever goes wrong, a typed error."""
 
 from __future__ import annotations
 
@@ -6,33 +6,11 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from redecode.replay.engine.http import ConnectionFailed, Connections, EventParser, ResponseParser
+from redecode.replay.engine.http import ConnectionFailed, Connections, EventParser
 from tests.replay.engine.small_server import Request, Response, listening, serving
-
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-CHUNKED = HEAD + b"5\r\nhello\r\n7;ext=1\r\n, world\r\n0\r\nx-trailer: 1\r\n\r\n"
-SIZED = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\nhello, world"
-CLOSED = b"HTTP/1.1 200 OK\r\n\r\nhello, world"
-NOTHING = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
-
-
-@given(
-    st.sampled_from([(CHUNKED, 200, b"hello, world"), (SIZED, 404, b"hello, world"), (CLOSED, 200, b"hello, world")]),
-    st.lists(st.integers(0, len(CHUNKED)), max_size=12),
-)
-@settings(max_examples=150)
-def test_an_answer_is_the_same_however_it_is_cut(answer: tuple[bytes, int, bytes], cuts: list[int]) -> None:
-    wire, status, body = answer
-    places = sorted({0, len(wire), *(c for c in cuts if c < len(wire))})
-    parser = ResponseParser()
-    found = b"".join(parser.feed(wire[a:b]) for a, b in pairwise(places))
-    if wire is CLOSED:
-        assert not parser.done
-        parser.end()
-    assert (parser.status, found, parser.done) == (status, body, True)
 
 
 @given(st.lists(st.integers(0, 40), max_size=8))
@@ -44,29 +22,31 @@ def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
     assert found == [b"{1}", b"{2}", b"[DONE]"]
 
 
-@pytest.mark.parametrize(
-    "wire",
-    [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 what\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-     b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x" * 70_000],
-    ids=["not http", "no status", "no size", "no length", "endless head"],
-)  # fmt: skip
-def test_what_is_no_http_is_refused(wire: bytes) -> None:
-    with pytest.raises(ConnectionFailed):
-        ResponseParser().feed(wire)
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+BROKEN = {
+    "not http": b"SSH-2.0-x\r\n\r\n",
+    "no status": b"HTTP/1.1 what\r\n\r\n",
+    "no size": HEAD + b"zz\r\n",
+    "no length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "endless head": b"HTTP/1.1 200 OK\r\n" + b"x" * 70_000,
+    "ends in a chunk": HEAD + b"5\r\nhel",
+    "ends before its length": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
+    "nothing": b"",
+}
 
 
-def test_an_answer_without_a_body_ends_with_its_head_and_closes() -> None:
-    parser = ResponseParser()
-    parser.feed(NOTHING)
-    assert (parser.done, parser.keep) == (True, False)
+@pytest.mark.parametrize("wire", BROKEN.values(), ids=BROKEN)
+async def test_what_is_no_whole_answer_is_refused(wire: bytes) -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(wire)
+        writer.close()
 
-
-@pytest.mark.parametrize("wire", [CHUNKED[:-9], SIZED[:-1], SIZED[:40]])
-def test_an_answer_that_ends_too_early_is_no_answer(wire: bytes) -> None:
-    parser = ResponseParser()
-    parser.feed(wire)
-    with pytest.raises(ConnectionFailed, match="in the middle"):
-        parser.end()
+    async with listening(connected) as url:
+        connections = Connections(url, {}, timeout_s=5)
+        with pytest.raises(ConnectionFailed):
+            await connections.exchange("GET", "/")
+        await connections.aclose()
 
 
 async def test_a_connection_is_kept_and_one_the_server_has_closed_is_replaced() -> None:
@@ -125,23 +105,23 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
 
 
 async def test_a_call_that_is_cancelled_closes_its_connection() -> None:
-    gone = asyncio.Event()
+    there, gone = asyncio.Event(), asyncio.Event()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1000):
-            pass
+            there.set()
         gone.set()
         writer.close()
 
     async with listening(connected) as url:
         connections = Connections(url, {}, timeout_s=5)
         call = asyncio.create_task(connections.exchange("GET", "/"))
-        while not connections._busy or not next(iter(connections._busy))._sent_ns:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(there.wait(), 5)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         await asyncio.wait_for(gone.wait(), 5)
+        await connections.aclose()
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "localhost:8000", "http://x:99999"])
