@@ -66,10 +66,11 @@ def _path(recorded: RecordedRun, analysis: RunAnalysis) -> Iterator[str]:
         yield f"WARNING {clean(text)}"
     if len(analysis.warnings) > _WARNINGS:
         yield f"WARNING and {len(analysis.warnings) - _WARNINGS} more; --json has all"
-    waits = [s for s in recorded.spans if s.attributes.get(INTERRUPTED)]
+    mine = [s for s in recorded.spans if s.run_id == recorded.run.run_id]
+    waits = [s for s in mine if s.attributes.get(INTERRUPTED)]
     for span in waits[:_MOST]:
         yield f"interrupted {clean(str(span.attributes[INTERRUPTED]))} a node: it waits for a person to go on"
-    left_by = [s for s in recorded.spans if s.attributes.get(LEFT_BY)]
+    left_by = [s for s in mine if s.attributes.get(LEFT_BY)]
     for span in left_by[:_MOST]:
         yield f"left by {clean(str(span.attributes[LEFT_BY]))}: {short(span.step_key)}"
 

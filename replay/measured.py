@@ -195,6 +195,12 @@ async def measure(
         report = await replay_batch(store, batch, plans, engine_url, api_key=api_key, source=source)
         if report.stopped is not None or not report.replays:
             raise ReplayError(f"{report.stopped or 'nothing came'}; {place} of {len(order)} replays are done and kept")
+        if not report.tokens_equal:
+            d = report.replays[0].divergences[0]
+            why = d.error or "it came out with other tokens"
+            raise ReplayError(
+                f"{d.step_key}: {why}; {place} of {len(order)} replays are done and kept, none is measured"
+            )
         warnings |= dict.fromkeys(report.warnings)
         replay = present.load(report.replays[0].replay_run_id)
         if place == 0:
