@@ -10,7 +10,7 @@ from rich.text import Text
 from redecode.cli.common import seconds
 from redecode.cli.screen import Unit, clean, grid, short
 from redecode.cli.show_tables import split_line
-from redecode.replay import RunAnalysis
+from redecode.replay import ActivityAnalysis, RunAnalysis
 from redecode.replay.analysis import RunActivities
 from redecode.replay.analysis.changes import CacheHit
 from redecode.replay.analysis.what_if import what_if
@@ -92,6 +92,9 @@ def longest(cut: RunActivities, analysis: RunAnalysis, width: int) -> Iterator[T
     if not analysis.makespan_ns:
         return
     spent = dict[str, int]()
+    parts: dict[str, list[ActivityAnalysis]] = {}
+    for row in analysis.activities:
+        parts.setdefault(row.activity.span_id, []).append(row)
     for s in analysis.critical_path:
         if not s.gap and s.activity.span_id:
             spent[s.activity.span_id] = spent.get(s.activity.span_id, 0) + s.duration_ns
@@ -101,7 +104,10 @@ def longest(cut: RunActivities, analysis: RunAnalysis, width: int) -> Iterator[T
     for span_id, ns in top:
         span = cut.spans[span_id]
         own = " (its own code)" if span_id in cut.parents.values() else ""
-        gain = what_if(cut, [CacheHit(span_id)]).gain_ns if not own else None
+        gain = None
+        if not own:  # what drag is of one activity
+            own_parts = parts[span_id]
+            gain = own_parts[0].drag_ns if len(own_parts) == 1 else what_if(cut, [CacheHit(span_id)]).gain_ns
         share = f"{ns / analysis.makespan_ns:.0%}"
         rows.append((unit.show(ns), share, "" if gain is None else unit.show(gain), "", short(span.step_key) + own))
     yield Text("on the critical path, longest first:")
