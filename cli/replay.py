@@ -90,6 +90,9 @@ def replay(
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Ask for whole answers even where the recorded caller streamed.")
     ] = False,
+    repeat: Annotated[
+        int, typer.Option(help="So many times, one after the other: how much do its times vary?", min=1)
+    ] = 1,
     resume_batch: Annotated[
         str | None,
         typer.Option("--resume", help="Go on with a batch that was stopped (`last` is the newest).", metavar="BATCH"),
@@ -204,4 +207,4 @@ def replay(
             cold=not warm,
             as_streamed=not no_stream,
         )
-        replay_runs(path, source, selection, ReplayMode(mode), options, engine, as_json=as_json)
+        replay_runs(path, source, selection, ReplayMode(mode), options, engine, repeat=repeat, as_json=as_json)

@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 
 from redecode.cli.common import fail, print_json, progress, say, shown, store_to_read
-from redecode.cli.replay_report import print_report
+from redecode.cli.replay_report import bands, print_bands, print_report
 from redecode.replay import ReplayMode, ReplayOptions
 from redecode.replay.batch import Batch, load_batch
 from redecode.replay.engine import status
@@ -93,15 +93,28 @@ def replay_runs(
     options: ReplayOptions,
     engine: str | None,
     *,
+    repeat: int,
     as_json: bool,
 ) -> None:
-    """Replay a selection as a new batch; ends the program as it went."""
+    """Replay a selection as a new batch, or so many after each other; ends the program as it went."""
     chosen = choose(load_selected(source, selection), mode, leave_out=not selection.by_id)
     url = engine or engine_of(path)
     runs = [p.recorded for p in chosen.plans.values()]
     elsewhere = shown(source) if isinstance(source, Dataset) or source.path != path else None
-    batch = make_batch(runs, mode, url, options, source=elsewhere)
-    _run(path, source, batch, chosen, url, as_json=as_json, one=selection.by_id and len(runs) == 1)
+    reports = []
+    for _ in range(repeat):
+        batch = make_batch(runs, mode, url, options, source=elsewhere)
+        reports.append(_replay(path, source, batch, chosen, url))
+        if repeat == 1:
+            _tell(reports[0], as_json=as_json, one=selection.by_id and len(runs) == 1)
+        elif not as_json:
+            print_report(reports[-1], one=False)
+        _end_if_stopped(reports[-1])
+    if repeat > 1 and as_json:
+        print_json({"repeats": [r.to_json() for r in reports], "e2e": {k: b._asdict() for k, b in bands(reports)}})
+    elif repeat > 1:
+        print_bands(reports)
+    raise typer.Exit(0 if all(r.tokens_equal for r in reports) else 1)
 
 
 def resume(path: Path, prefix: str, engine: str | None, *, as_json: bool) -> None:
@@ -110,7 +123,10 @@ def resume(path: Path, prefix: str, engine: str | None, *, as_json: bool) -> Non
     source = store_to_read(batch.source or str(path))
     ids = list(dict.fromkeys(item.run_id for item in batch.items))
     chosen = choose([source.load(i) for i in ids], batch.mode)
-    _run(path, source, batch, chosen, engine or batch.engine, as_json=as_json, one=False)
+    report = _replay(path, source, batch, chosen, engine or batch.engine)
+    _tell(report, as_json=as_json, one=False)
+    _end_if_stopped(report)
+    raise typer.Exit(0 if report.tokens_equal else 1)
 
 
 def engine_of(store: Path) -> str:
@@ -129,9 +145,7 @@ def _allow_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _run(
-    path: Path, source: Store | Dataset, batch: Batch, chosen: Chosen, url: str, *, as_json: bool, one: bool
-) -> None:
+def _replay(path: Path, source: Store | Dataset, batch: Batch, chosen: Chosen, url: str) -> BatchReport:
     _allow_connections()
     many = len(batch.items)
     with progress(f"replaying {many} run{'s' * (many != 1)} by {batch.mode}") as tell:
@@ -151,16 +165,22 @@ def _run(
                 left_out=chosen.left_out,
             )
 
-        report = asyncio.run(go())
+        return asyncio.run(go())
+
+
+def _tell(report: BatchReport, *, as_json: bool, one: bool) -> None:
     if as_json:
         print_json(report.one_json() if one and report.replays else report.to_json())
     else:
         print_report(report, one=one)
-    if report.stopped is not None:
-        rest = report.items - len(report.replays)
-        say(
-            f"redecode: {report.stopped}; {len(report.replays)} of {report.items} runs are replayed and kept, "
-            f"{len(report.partial)} of the other {rest} in part; go on with: redecode replay --resume {report.batch_id}"
-        )
-        raise typer.Exit(_INTERRUPTED if report.stopped == "interrupted" else 2)
-    raise typer.Exit(0 if report.tokens_equal else 1)
+
+
+def _end_if_stopped(report: BatchReport) -> None:
+    if report.stopped is None:
+        return
+    rest = report.items - len(report.replays)
+    say(
+        f"redecode: {report.stopped}; {len(report.replays)} of {report.items} runs are replayed and kept, "
+        f"{len(report.partial)} of the other {rest} in part; go on with: redecode replay --resume {report.batch_id}"
+    )
+    raise typer.Exit(_INTERRUPTED if report.stopped == "interrupted" else 2)

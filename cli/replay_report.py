@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from statistics import median
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from redecode.cli.common import seconds
 from redecode.replay import ReplayReport, TokenDivergence
 from redecode.replay.compare import logprob_gaps, notes_of
+from redecode.replay.noise import Band, band
 from redecode.replay.pacing import ScheduleError
 from redecode.replay.report import BatchReport
 
@@ -43,6 +45,22 @@ def print_report(report: BatchReport, *, one: bool) -> None:
         console.print(f"WARNING {warning}", markup=False)
     before = f", {report.earlier} of them before" if report.earlier else ""
     console.print(f"batch {report.batch_id}: {len(replays)} of {report.items} runs replayed{before}")
+
+
+def bands(reports: Sequence[BatchReport]) -> list[tuple[str, Band]]:
+    """Of each run that was replayed repeatedly: how long it takes, and how much that varies."""
+    times: dict[str, list[int]] = {}
+    for replay in (r for report in reports for r in report.replays):
+        times.setdefault(replay.run_id, []).append(round(replay.e2e_replayed_s * 1e9))
+    return [(run_id, found) for run_id, values in times.items() if (found := band(values)) is not None]
+
+
+def print_bands(reports: Sequence[BatchReport]) -> None:
+    """The noise of repeated replays."""
+    console = Console(width=None if Console().is_terminal else 170, highlight=False)
+    for run_id, b in bands(reports):
+        low, high = seconds(b.low_ns / 1e9), seconds(b.high_ns / 1e9)
+        console.print(f"run {run_id[:12]}: {b.n} replays, median {seconds(b.median_ns / 1e9)}, noise {low} to {high}")
 
 
 def _late(error: ScheduleError) -> str:
