@@ -11,6 +11,7 @@ import pytest
 
 from redecode.replay import ReplayDivergence, playback
 from redecode.tracer import RecordedRun, Store, instrument, run, uninstrument
+from redecode.tracer.fm.other_clients import is_inference
 
 Serve = Callable[..., Any]
 
@@ -69,3 +70,24 @@ def test_other_requests_go_out(tmp_path: Path, serve: Serve) -> None:
     server = serve()
     with playback(a_run(tmp_path), into=tmp_path / "played"), run("program"):
         assert pytest.importorskip("httpx").get(f"{server.base_url}/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "asks"),
+    [
+        ("POST", "https://api.anthropic.com/v1/messages?beta=true", True),
+        ("post", "http://localhost:8000/v1/chat/completions", True),
+        ("POST", "https://g.example/v1beta/models/gemini-2:streamGenerateContent?alt=sse", True),
+        ("POST", "https://b.example/model/some.model/invoke-with-response-stream", True),
+        ("POST", "https://a.example/v1/projects/p/models/x:rawPredict", True),
+        ("POST", "http://localhost:11434/api/chat", True),
+        ("POST", "https://c.example/v2/rerank", True),
+        ("POST", "https://elsewhere.example/threads/1/runs/stream", True),
+        ("GET", "http://localhost:8000/v1/chat/completions", False),
+        ("POST", "https://chat.example/api/messages", False),
+        ("POST", "https://form.example/responses", False),
+        ("POST", "https://mine.example/completions/7", False),
+    ],
+)
+def test_which_requests_ask_a_model(method: str, url: str, *, asks: bool) -> None:
+    assert is_inference(method, url) is asks

@@ -21,6 +21,7 @@ Refuse = Callable[[str], None]
 _INFERENCE = re.compile(
     r"/(?:(?:chat/)?completions|embeddings|rerank|v\d+/(?:messages|responses|chat|embed)|api/(?:chat|generate|embed))/?$"
     r"|/model/[^/]+/(?:invoke|converse)[\w-]*$"
+    r"|/runs/(?:stream|wait)$"  # a graph that runs elsewhere
     r"|:(?:(?:streamG|g)enerateContent|(?:batchE|e)mbedContents?|(?:\w+P|p)redict)$"
 )
 
