@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -199,15 +200,22 @@ def _compared(found: Measured) -> Iterator[Text]:
     yield lane("measured", m.median_ns, noise(m.low_ns, m.high_ns, m.n))
     gains = b.median_ns - found.predicted_ns, b.median_ns - m.median_ns
     yield Text(f"gain       {unit.show(gains[0])} {unit.name} predicted, {unit.show(gains[1])} measured")
-    off = f"{unit.show(found.error_ns, signed=True)} {unit.name} ({found.error_ns / max(m.median_ns, 1):+.1%})"
-    if found.within_noise:
-        yield Text(f"the prediction is within the noise of the measurement; off by {off}", style="green")
+    off = f"off by {unit.show(found.error_ns, signed=True)} {unit.name} ({found.error_ns / max(m.median_ns, 1):+.1%})"
+    if not found.within_noise:
+        yield Text(f"THE PREDICTION IS OUTSIDE of the noise of the measurement, {off}", style="bold red")
+    elif found.telling:
+        yield Text(f"the prediction is within the noise of the measurement, {off}", style="green")
     else:
-        yield Text(f"THE PREDICTION IS OFF by {off}, beyond the noise of the measurement", style="bold red")
-    if not found.telling:
         yield Text(
-            "but the noise is wider than the gain: replay more often (--repeat), or on a machine with less to do"
+            f"the prediction is within the noise of the measurement, {off}, but that noise is wider than the gain and "
+            "tells little: replay more often (--repeat), or on a machine with less to do"
         )
+    known = sorted(found.calls_known_errors_ns)
+    share = median(abs(e) / max(m, 1) for e, m in zip(found.calls_known_errors_ns, found.changed_ns, strict=True))
+    yield Text(
+        f"had it known the FM calls' times of each replay, it were off by {unit.show(known[0], signed=True)} to "
+        f"{unit.show(known[-1], signed=True)} {unit.name} (median {share:.2%})"
+    )
     for step in found.steps:
         m = step.measured
         verdict = "within the noise" if step.within_noise else "BEYOND THE NOISE"

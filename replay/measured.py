@@ -61,6 +61,8 @@ class Measured:
     Attributes:
         baseline_ns, changed_ns: durations, in the order in which they were replayed.
         predictions_ns: of each unchanged replay, what it would take with the changes.
+        calls_known_ns: of each changed replay, the prediction had it known how long the FM calls of that replay take
+            (all else is from the unchanged replay beside it): what is left of the error is not the engine's to vary.
         steps: the scaled steps themselves.
         baseline_runs, changed_runs: ids of the replays; `warm_up_run` counts nowhere.
         warnings: what is to be known before the times are believed.
@@ -74,6 +76,7 @@ class Measured:
     baseline_ns: tuple[int, ...]
     changed_ns: tuple[int, ...]
     predictions_ns: tuple[int, ...]
+    calls_known_ns: tuple[int, ...]
     steps: tuple[StepMeasured, ...]
     warnings: tuple[str, ...]
 
@@ -96,6 +99,11 @@ class Measured:
     def error_ns(self) -> int:
         """Predicted − median measured."""
         return self.predicted_ns - self.measured.median_ns
+
+    @property
+    def calls_known_errors_ns(self) -> tuple[int, ...]:
+        """Predicted − measured of each changed replay, its FM calls known."""
+        return tuple(p - m for p, m in zip(self.calls_known_ns, self.changed_ns, strict=True))
 
     @property
     def within_noise(self) -> bool:
@@ -123,6 +131,8 @@ class Measured:
             "predicted_gain_ns": self.baseline.median_ns - self.predicted_ns,
             "measured_gain_ns": self.baseline.median_ns - self.measured.median_ns,
             "error_ns": self.error_ns,
+            "calls_known_ns": list(self.calls_known_ns),
+            "calls_known_errors_ns": list(self.calls_known_errors_ns),
             "within_noise": self.within_noise,
             "telling": self.telling,
             "steps": [step.to_json() for step in self.steps],
@@ -216,9 +226,22 @@ async def measure(
         baseline_ns=tuple(what_if(cut, ()).recorded_ns for cut in done[False]),
         changed_ns=tuple(what_if(cut, ()).recorded_ns for cut in done[True]),
         predictions_ns=tuple(what_if(cut, changes).predicted_ns for cut in done[False]),
+        calls_known_ns=tuple(
+            what_if(was, [*changes, *_calls_as_in(was, now)]).predicted_ns
+            for was, now in zip(done[False], done[True], strict=True)
+        ),
         steps=tuple(_steps(done[False], done[True], scaling)),
         warnings=tuple(warnings),
     )
+
+
+def _calls_as_in(was: RunActivities, now: RunActivities) -> Iterator[Scale]:
+    """What makes the FM calls of one replay as long as those of another."""
+    times = {s.step_key: (s.end_ns or s.start_ns) - s.start_ns for s in now.spans.values() if s.kind is SpanKind.DECODE}
+    for span_id, span in was.spans.items():
+        took = (span.end_ns or span.start_ns) - span.start_ns
+        if span.kind is SpanKind.DECODE and took > 0 and span.step_key in times:
+            yield Scale(span_id, times[span.step_key] / took)
 
 
 def _steps(baseline: list[RunActivities], changed: list[RunActivities], scaling: Scaling) -> Iterator[StepMeasured]:

@@ -97,7 +97,7 @@ def test_measured_on_an_engine(store: Path) -> None:
     try:
         done = whatif(store, "--step", "wait=0.5", "--measure", "--repeat", "2", "--engine", url)
         assert done.exit_code in (0, 1), done.output
-        verdict = "THE PREDICTION IS OFF" if done.exit_code else "within the noise of the measurement"
+        verdict = "THE PREDICTION IS OUTSIDE" if done.exit_code else "within the noise of the measurement"
         for words in (
             "tier ",
             f"measured on {url}",

@@ -41,6 +41,7 @@ async def test_unchanged_and_changed_in_alternation_and_the_prediction_is_made_o
     assert step.baseline.median_ns > 100 * MS
     assert step.predicted_ns == round(step.baseline.median_ns * 0.5)
     assert step.measured.median_ns > 50 * MS
+    assert all(known > 50 * MS for known in found.calls_known_ns)
     told = found.to_json()
     assert told["error_ns"] == found.predicted_ns - found.measured.median_ns
     assert told["predicted_gain_ns"] == found.baseline.median_ns - found.predicted_ns
@@ -56,10 +57,11 @@ def test_the_verdict(measured_ms: list[int], within: bool, telling: bool) -> Non
     found = Measured(
         changes=("x",), engine="", warm_up_run="", baseline_runs=(), changed_runs=(), steps=(), warnings=(),
         baseline_ns=(150 * MS, 151 * MS, 149 * MS), predictions_ns=(100 * MS, 101 * MS, 99 * MS),
-        changed_ns=tuple(ms * MS for ms in measured_ms),
+        changed_ns=tuple(ms * MS for ms in measured_ms), calls_known_ns=(98 * MS, 97 * MS, 96 * MS),
     )  # fmt: skip
     assert (found.within_noise, found.telling) == (within, telling)
     assert found.predicted_ns == 100 * MS
+    assert found.calls_known_errors_ns[0] == (98 - measured_ms[0]) * MS
 
 
 @pytest.mark.parametrize(
