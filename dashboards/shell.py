@@ -14,7 +14,7 @@ from redecode.dashboards.serve import STORE
 from redecode.dashboards.words import moment, plain
 from redecode.tracer import RedecodeError, UnknownRun, default_store
 
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 _SEEN = "_version_seen"
 
 

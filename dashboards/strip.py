@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from redecode.replay.analysis.profiles import nearest_rank
 from redecode.tracer import Decode
 
 STALL = 3.0
@@ -77,7 +76,7 @@ def strip_of(decode: Decode, low: float = LOW) -> Strip:
     times, per = _times(decode)
     gaps = [b - a for a, b in pairwise(times)]
     ranked = sorted(gaps)
-    median = nearest_rank(ranked, 0.5) if ranked else 0
+    median = _rank(ranked, 50) if ranked else 0
     limit = max(STALL * median, _LEAST_STALL_NS)
     stalls = [n + 1 for n, gap in enumerate(gaps) if gap > limit]
     p = tuple(math.exp(min(0.0, x)) if not math.isnan(x) else 0.0 for x in decode.logprobs or ())
@@ -92,9 +91,13 @@ def strip_of(decode: Decode, low: float = LOW) -> Strip:
         stalls=tuple(stalls),
         stalled_ns=sum(gaps[n - 1] - median for n in stalls),
         low=tuple(n for n, each in enumerate(p) if each < low),
-        itl_ns=(median, nearest_rank(ranked, 0.95), nearest_rank(ranked, 0.99), ranked[-1]) if ranked else None,
+        itl_ns=(median, _rank(ranked, 95), _rank(ranked, 99), ranked[-1]) if ranked else None,
         total_ns=max(total, times[-1] if times else 0),
     )
+
+
+def _rank(ranked: Sequence[int], percent: int) -> int:
+    return ranked[max(0, -(-len(ranked) * percent // 100) - 1)]
 
 
 def _times(decode: Decode) -> tuple[Sequence[int], str]:

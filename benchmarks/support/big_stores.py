@@ -7,6 +7,7 @@ call and a tool, and every edge the tracer would have recorded.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -122,7 +123,7 @@ def long_run(path: Path, spans: int, *, run_id: str = "5" * 32, seed: int = 1) -
     return path
 
 
-def _insert(db: duckdb.DuckDBPyConnection, into: str, rows: list[tuple[object, ...]]) -> None:
+def _insert(db: duckdb.DuckDBPyConnection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
     """All rows at once: one by one takes minutes."""
     width = len(rows[0])
     columns = [[row[n] for row in rows] for n in range(width)]

@@ -186,8 +186,11 @@ def _predicted(
         )  # fmt: skip
         if analysis.headroom_ns is not None:
             left = analysis.headroom_ns + outcome.gain_ns
-            st.metric("Headroom then", signed(left), "met" if left >= 0 else "missed", border=True, width=170,
-                      delta_arrow="up" if left >= 0 else "down", delta_color="normal" if left >= 0 else "inverse")  # fmt: skip
+            met = left >= 0
+            st.metric(
+                "Headroom then", signed(left), "met" if met else "missed", border=True, width=170,
+                delta_arrow="up" if met else "down", delta_color="normal" if met else "inverse",
+            )  # fmt: skip
     for note in outcome.notes:
         st.caption(plain(note, 300))
     st.caption("The same prediction, held against replays on an engine:")

@@ -1,5 +1,6 @@
-"""/runs is at /."""
+"""The page at / by its name too: /runs."""
 
-import streamlit as st
+import runpy
+from pathlib import Path
 
-st.switch_page("screens/runs.py", query_params=st.query_params)
+runpy.run_path(str(Path(__file__).with_name("runs.py")))

@@ -1,0 +1,81 @@
+"""Slack and blame, what-ifs; without a browser."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from redecode.cli.main import app
+from redecode.dashboards.blaming import changeable, command, table
+from redecode.dashboards.data import source
+from tests.dashboards.conftest import STEPS, App
+
+MS = 1_000_000
+
+
+def metric(at, label: str) -> str:  # type: ignore[no-untyped-def]
+    return next(str(m.value) for m in at.metric if m.label == label)
+
+
+def test_the_table_adds_up_to_the_run(filled: Path) -> None:
+    here = source(str(filled))
+    for run_id in here.runs().run_id:
+        analysis = here.load(run_id, 0.05).analysis
+        assert analysis is not None
+        rows = table(analysis)
+        assert sum(r.path_ns for r in rows) == analysis.makespan_ns
+        everything = table(analysis, everything=True)
+        assert sum(r.path_ns for r in everything) == analysis.makespan_ns
+        assert len(everything) >= len(rows)
+
+
+def test_who_burnt_the_slo_stands_first(filled: Path) -> None:
+    analysis = source(str(filled)).load(STEPS, 0.05).analysis
+    assert analysis is not None
+    rows = table(analysis, everything=True)
+    assert rows[0].step == "run/slow"
+    assert rows[0].burn_ns == 42 * MS - 21 * MS
+    off = next(r for r in rows if r.step == "run/b")
+    assert (off.path_ns, off.float_ns) == (0, 30 * MS)
+    assert off.margin_ns == 30 * MS - 50 * MS
+
+
+def test_an_slo_of_ones_own_shows_budgets(open_page: App, filled: Path) -> None:
+    at = open_page(filled, "blame", run=STEPS)
+    assert "budget" not in at.dataframe[0].value
+    at.number_input(key="slo_s").set_value(0.05).run()
+    assert "burn" in at.dataframe[0].value
+    assert metric(at, "SLO ✗ missed by") == "50.0 ms"
+
+
+@pytest.mark.parametrize("basis", ["p50 of others", "p99 of others"])
+def test_budgets_may_come_from_other_runs(open_page: App, filled: Path, basis: str) -> None:
+    at = open_page(filled, "blame", run=STEPS, slo_s="0.05", basis=basis)
+    assert at.get("button_group")[0].value == basis or basis in str(at.query_params)
+    assert "burn" in at.dataframe[0].value
+
+
+def test_a_slider_predicts_at_once_and_names_the_command(open_page: App, filled: Path) -> None:
+    at = open_page(filled, "blame", run=STEPS, change="slow")
+    assert not at.code
+    at.slider[0].set_value(50).run()
+    assert metric(at, "Predicted") == "79.0 ms"  # 42 ms halved, and b is not in the way
+    line = at.code[0].value
+    assert line == f"redecode whatif {STEPS[:12]} --step slow=0.5 --measure"
+    words = [*shlex.split(line)[1:-1], "--store", str(filled), "--json"]
+    said = CliRunner().invoke(app, words)
+    assert '"predicted_ns": 79000000' in said.output, said.output
+
+
+def test_step_keys_are_quoted_in_the_command() -> None:
+    line = command("ab" * 16, {"run/a@1[pull:a]/x y": 0.25}, ["run/b@2"])
+    assert shlex.split(line)[3:] == ["--step", "run/a@1[pull:a]/x y=0.25", "--data-only", "run/b@2", "--measure"]
+
+
+def test_what_may_be_changed_begins_with_what_matters(filled: Path) -> None:
+    found = changeable(source(str(filled)).load(STEPS))
+    assert found[:2] == ["slow", "ask"]
+    assert "run/slow" in found

@@ -1,0 +1,65 @@
+"""The store's health, and what is kept of a store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from redecode import tracer
+from redecode.dashboards.data import Source, Unreadable
+from redecode.tracer import Store
+from tests.dashboards.conftest import STEPS, App, branches
+from tests.tracer.export.recorded_runs import keep
+
+
+def metric(at, label: str) -> str:  # type: ignore[no-untyped-def]
+    return next(str(m.value) for m in at.metric if m.label == label)
+
+
+def test_sizes_and_that_nothing_was_lost(open_page: App, filled: Path) -> None:
+    at = open_page(filled, "health")
+    assert metric(at, "Runs") == "14"
+    assert metric(at, "Spool backlog") == "0 B"
+    assert "Nothing was lost" in at.success[0].value
+
+
+def test_lost_events_are_told(open_page: App, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    run = branches()
+    keep(tmp_path / "store", [replace(run, run=replace(run.run, lost=3))])
+    at = open_page(tmp_path / "store", "health")
+    assert metric(at, "Events lost when recorded") == "3"
+    assert "were lost" in at.warning[0].value
+
+
+def test_answers_are_kept_until_something_is_recorded(tmp_path: Path) -> None:
+    keep(tmp_path / "store", [branches()])
+    here = Source(str(tmp_path / "store"))
+    first = here.runs()
+    assert here.runs() is first
+    assert here.load(STEPS) is here.load(STEPS)
+    tracer.instrument(tmp_path / "store")
+    try:
+        with tracer.run("another"):
+            assert here.version() != ()
+            assert sorted(here.runs().status) == ["ok", "open"]
+            settled = here.runs()
+            assert here.runs() is settled, "reading a store that somebody records into must not look like news"
+        assert sorted(here.runs().status) == ["ok", "ok"]
+    finally:
+        tracer.uninstrument()
+
+
+def test_rows_that_make_no_sense_are_a_sentence(filled: Path, tmp_path: Path) -> None:
+    import duckdb
+
+    store = tmp_path / "copy"
+    shutil.copytree(filled, store)
+    Store(store).drain()
+    with duckdb.connect(str(store / "runs.duckdb")) as db:
+        db.execute("UPDATE spans SET kind = 'nonsense' WHERE run_id = ?", [STEPS])
+    with pytest.raises(Unreadable, match="cannot be read"):
+        Source(str(store)).load(STEPS)
