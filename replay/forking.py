@@ -22,6 +22,7 @@ from redecode.replay.answers import plain_json
 from redecode.replay.changes import decode_differences, tool_differences
 from redecode.replay.divergence import differences, same
 from redecode.replay.errors import ReplayDivergence, ReplayError
+from redecode.replay.fork_point import AFTER, BEFORE, BESIDE, ForkPoint
 from redecode.replay.overrides import Overrides
 from redecode.replay.player import LIVE, Changed, Playback, loaded, playing
 from redecode.replay.sources import Source
@@ -32,7 +33,6 @@ from redecode.tracer import (
     REPLAY_OPTIONS,
     TOOL_ARGUMENTS,
     Dependency,
-    EdgeKind,
     FmRequest,
     Live,
     LiveSpan,
@@ -46,9 +46,6 @@ from redecode.tracer import (
     plain,
     play,
 )
-
-BEFORE, BESIDE, AFTER = 0, 1, 2
-"""Where a step is: before the fork point, held up by it alone, or depending on it."""
 
 
 class Fork(Playback):
@@ -91,8 +88,7 @@ class Fork(Playback):
                 raise ReplayError(
                     f"step {self.until} is inside tool {tool}, which runs only if it is named: --live-tool {tool}"
                 )
-        self._starts: dict[str, int] = {}
-        self._ends: dict[str, int] = {}
+        self._point = ForkPoint(self._is_until, self._continues)
         self._changed_context = False
 
     @property
@@ -120,14 +116,14 @@ class Fork(Playback):
         """The recorded result, or after the fork point that of the same call, or none if the tool may run."""
         if span.step_key in self._around and self._is_forked(span):
             return self._runs(span)
-        state = self._state(span)
+        state = self._point.place(span)
         if state == BEFORE:
             return super().tool(span, name, arguments)
         source = self._sources.taken_by(span.root.run_id) or self._forked
         recorded = source.tools.get(span.step_key)
         if state == BESIDE and recorded is not None and not tool_differences(recorded, name, arguments):
             return self._tool_answer(source, span, recorded)
-        self._starts[span.span_id] = AFTER
+        self._point.depends(span)
         if name in self._live_tools:
             return self._runs(span)
         found = _same_call(source, span.step_key, name, arguments)
@@ -137,7 +133,7 @@ class Fork(Playback):
 
     def retrieval(self, span: LiveSpan, query: str) -> Played | Live:
         """As `tool`."""
-        if self._state(span) == BEFORE:
+        if self._point.place(span) == BEFORE:
             return super().retrieval(span, query)
         source = self._sources.taken_by(span.root.run_id) or self._forked
         known = source.spans.get(span.step_key)
@@ -147,7 +143,7 @@ class Fork(Playback):
             and same(plain_json(known.attributes.get(TOOL_ARGUMENTS)), query)
         ):
             return super().retrieval(span, query)
-        self._starts[span.span_id] = AFTER
+        self._point.depends(span)
         name = span.name.removeprefix("retrieval ")
         if name in self._live_tools:
             return self._runs(span)
@@ -162,7 +158,7 @@ class Fork(Playback):
         if not self._overrides.context:
             return context
         here = self._is_forked(graph) and (self.until == step_key or self.until.startswith(f"{step_key}/"))
-        if not here and max(self._state(graph), self._of_edges(edges)) < AFTER:
+        if not here and max(self._point.place(graph), self._point.of_edges(edges)) < AFTER:
             return context
         changed = self._overrides.of_context(context)
         self._changed_context = True
@@ -174,13 +170,12 @@ class Fork(Playback):
         Raises:
             ReplayDivergence: before it.
         """
-        if span is None or self._state(span) < AFTER:
+        if span is None or self._point.place(span) < AFTER:
             super().other(span, what)
 
     def ended(self, event: SpanEvent) -> None:
-        """Remember where it was: what follows it comes after it."""
-        at = self._of_edges(event.edges)
-        self._ends[event.span] = max(at, self._starts.pop(event.span, BEFORE))
+        """What follows it is placed by where it was."""
+        self._point.ended(event)
 
     def _begin(self, source: Source, root: LiveSpan) -> None:
         super()._begin(source, root)
@@ -193,13 +188,13 @@ class Fork(Playback):
 
     def _recorded(self, span: LiveSpan, request: FmRequest) -> bool:
         """Whether an FM call is answered from the recording."""
-        state = self._state(span)
+        state = self._point.place(span)
         if state == BESIDE:
             source = self._source(span, request)
             known = source.decodes.get(span.step_key)
             if known is not None and not decode_differences(known, request):
                 return True
-            self._starts[span.span_id] = AFTER  # what it waited for has changed what it asks
+            self._point.depends(span)  # what it waited for has changed what it asks
         return state == BEFORE
 
     def _live(self, span: LiveSpan) -> Live:
@@ -235,18 +230,11 @@ class Fork(Playback):
             source = found if isinstance(found, Source) else None
         return source is self._forked
 
-    def _state(self, span: LiveSpan) -> int:
-        """Where an open span is."""
-        known = self._starts.get(span.span_id)
-        if known is None:
-            if span.parent is None:
-                known = AFTER if self._continues(span) else BEFORE
-            else:
-                known = max(self._state(span.parent), self._of_edges(span.event.edges))
-            if span.step_key == self.until and self._is_forked(span):
-                known, self.reached = AFTER, True
-            self._starts[span.span_id] = known
-        return known
+    def _is_until(self, span: LiveSpan) -> bool:
+        """Whether a span is the fork point, which is then reached."""
+        found = span.step_key == self.until and self._is_forked(span)
+        self.reached = self.reached or found
+        return found
 
     def _continues(self, root: LiveSpan) -> bool:
         """Whether a run goes on with the conversation that was forked, after the fork point: all of it is live."""
@@ -256,20 +244,6 @@ class Fork(Playback):
         if self._sources.taken_by(root.run_id) is None:
             self._mark(root)
         return True
-
-    def _of_edges(self, edges: Iterable[Sequence[str]]) -> int:
-        """Where something with these dependencies is, as far as they tell."""
-        edges = list(edges)
-        barriers_alone = not any(kind == EdgeKind.DATA for _, kind, _ in edges)
-        state = BEFORE
-        for src, kind, _ in edges:
-            found = self._ends.get(src, BEFORE)
-            if kind in (EdgeKind.CALL, EdgeKind.STREAM):  # from its start
-                found = self._starts.get(src, found)
-            if kind == EdgeKind.BARRIER and not barriers_alone:
-                found = min(found, BESIDE)
-            state = max(state, found)
-        return state
 
 
 @contextmanager
