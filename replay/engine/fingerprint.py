@@ -52,6 +52,9 @@ def describe_engine(state: Any, env: Mapping[str, str]) -> dict[str, Any]:
         "chunked_prefill": _known(lambda: scheduler.enable_chunked_prefill),
         "scheduling_policy": _known(lambda: scheduler.policy),
         "prefix_caching": _known(lambda: config.cache_config.enable_prefix_caching),
+        "block_size": _known(lambda: config.cache_config.block_size),
+        # One block is vLLM's own: it stands for what is outside of a window.
+        "kv_blocks": _known(lambda: config.cache_config.num_gpu_blocks - 1),
         "generation_config": _known(lambda: model.generation_config),
         "per_request_metrics": _known(lambda: bool(args.enable_per_request_metrics)),
         "prompt_tokens_details": _known(lambda: bool(args.enable_prompt_tokens_details)),

@@ -10,7 +10,7 @@ import heapq
 import random
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redecode.replay.simulator.costs import to_ps
@@ -18,7 +18,7 @@ from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.errors import BadRoute, CallDoesNotFit, SimulationError
 from redecode.replay.simulator.replica import FINISH, SCHEDULE, Replica
 from redecode.replay.simulator.results import Simulated, new_times
-from redecode.replay.simulator.rows import Counts, Row, Sink
+from redecode.replay.simulator.rows import Counts, Extremes, Row, Sink
 from redecode.replay.simulator.views import (
     Add,
     CallView,
@@ -66,6 +66,7 @@ class _Member:
     held: list[Row] | None = None  # calls that came before it was ready
     swap: Engine | None = None
     counts: Counts | None = None
+    extremes: Extremes = field(default_factory=Extremes)
 
 
 class _InFlight:
@@ -181,6 +182,7 @@ class Simulation(Sink):
             preempted=self._preempted,
             run_ended=self._run_ended,
             counts=tuple(self._counts_of(m) for m in members),
+            extremes=tuple(m.extremes if m.replica is None else m.extremes.join(m.replica.extremes) for m in members),
             peak_blocks=tuple(0 if m.replica is None else m.replica.kv.peak for m in members),
             alive_ps=tuple((now if m.stopped is None else m.stopped) - m.began for m in members),
             costs=tuple(m.view.engine.cost_per_s for m in members),
@@ -421,6 +423,7 @@ class Simulation(Sink):
         view, engine = member.view, member.swap
         if member.replica is not None:
             member.version = member.replica.version + 2  # its last events are void for the next
+            member.extremes = member.extremes.join(member.replica.extremes)
         member.counts, member.replica = self._counts_of(member), None
         view.knows(None)
         if engine is None:

@@ -24,7 +24,7 @@ from math import isqrt
 
 from redecode.replay.simulator.blocks import KvBlocks
 from redecode.replay.simulator.costs import StepCosts, prefill_pairs
-from redecode.replay.simulator.rows import Counts, Limits, Row, Sink
+from redecode.replay.simulator.rows import Counts, Extremes, Limits, Row, Sink
 
 FINISH, SCHEDULE = 0, 9
 """Classes of a replica's events: of all that happens at one time tokens come first, and schedules last."""
@@ -48,13 +48,14 @@ class Replica:
     __slots__ = (
         "_begun", "_costs", "_decodes", "_ends", "_growing", "_idle", "_lettings", "_limits", "_noise", "_partial",
         "_pause", "_phases", "_prefills", "_push", "_scale", "_sink", "_steps", "_waiting", "_work", "clock", "context",
-        "counts", "kv", "running", "version",
+        "counts",
+        "extremes", "kv", "running", "version",
     )  # fmt: skip
 
     def __init__(self, costs: StepCosts, limits: Limits, sink: Sink, push: Push, noise: Noise | None = None) -> None:
         self._costs, self._limits, self._sink, self._push, self._noise = costs, limits, sink, push, noise
         self.kv = KvBlocks(limits.kv_blocks)
-        self.counts = Counts()
+        self.counts, self.extremes = Counts(), Extremes()
         self.clock = self.context = self.version = 0
         self.running: dict[Row, None] = {}  # in the order they were let in
         self._waiting: deque[Row] | list[tuple[tuple[int, int, int], Row]] = [] if limits.by_priority else deque()
@@ -139,6 +140,13 @@ class Replica:
             tokens += new
             pairs += prefill_pairs(row.computed, new)
         self._begun, self._steps, self._decodes = now, 1, decodes
+        extremes, rows = self.extremes, len(prefills) + decodes
+        if rows > extremes.rows:
+            extremes.rows = rows
+        if pairs > extremes.prefill_pairs:
+            extremes.prefill_pairs = pairs
+        if tokens > extremes.prefill_tokens:
+            extremes.prefill_tokens = tokens
         self._work = work = costs.work(tokens, pairs, len(prefills), decodes, context)
         self._pause = costs.pause(len(prefills) + decodes)
         if prefills or not calm:
@@ -220,6 +228,8 @@ class Replica:
                 if more:
                     self.kv.take(more)
             self.context += decodes * steps
+            if self.context > self.extremes.context_tokens:
+                self.extremes.context_tokens = self.context
             counts.decoded += decodes * steps
         self.clock += steps
         self._steps = 0

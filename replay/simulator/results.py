@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redecode.replay.simulator.costs import PS
-from redecode.replay.simulator.rows import Counts
+from redecode.replay.simulator.rows import Counts, Extremes
 from redecode.replay.simulator.workload import Call, Workload
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -61,7 +61,8 @@ class Simulated:
         cached: of its prompt, tokens that were found in the prefix cache.
         preempted: how often; -1 is never.
         run_ended: of each run; -1 if a call of it was refused.
-        counts, peak_blocks, alive_ps, costs: of each replica: what it did, most KV blocks held, for how long it was
+        counts, extremes, peak_blocks, alive_ps, costs: of each replica: what it did, its largest steps, most KV blocks
+            held, for how long it was
             there, and what a second of it costs.
         events: what the simulator itself went through.
         refused: runs that failed because the router refused a call.
@@ -79,6 +80,7 @@ class Simulated:
     preempted: array[int]
     run_ended: array[int]
     counts: tuple[Counts, ...]
+    extremes: tuple[Extremes, ...]
     peak_blocks: tuple[int, ...]
     alive_ps: tuple[int, ...]
     costs: tuple[float, ...]

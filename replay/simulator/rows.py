@@ -94,6 +94,25 @@ class Counts:
     ended: int = 0
 
 
+@dataclass(slots=True)
+class Extremes:
+    """The most that any step had."""
+
+    rows: int = 0
+    prefill_tokens: int = 0
+    prefill_pairs: int = 0
+    context_tokens: int = 0
+
+    def join(self, other: Extremes) -> Extremes:
+        """The most of both."""
+        return Extremes(
+            max(self.rows, other.rows),
+            max(self.prefill_tokens, other.prefill_tokens),
+            max(self.prefill_pairs, other.prefill_pairs),
+            max(self.context_tokens, other.context_tokens),
+        )
+
+
 class Sink:
     """What a replica tells of its calls; times are ps."""
 
