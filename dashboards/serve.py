@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def serve(location: str, port: int, *, browser: bool, on_ready: Callable[[str], 
     os.environ[STORE] = location
     options = _options(port, browser=browser)
     bootstrap.load_config_options(options)
-    threading.Thread(target=_announce, args=(port, on_ready), daemon=True).start()
+    threading.Thread(target=_announce, args=(location, port, on_ready), daemon=True).start()
     bootstrap.run(str(APP), is_hello=False, args=[], flag_options=options)
 
 
@@ -102,7 +103,16 @@ def _options(port: int, *, browser: bool) -> dict[str, Any]:
     return options
 
 
-def _announce(port: int, on_ready: Callable[[str], None]) -> None:
+def _warm(location: str) -> None:
+    """Import what pages need and read the list of runs while the browser is still on its way."""
+    from redecode.dashboards import listing
+    from redecode.dashboards.data import source
+
+    with suppress(RedecodeError):  # the page says it
+        listing.Listing(source(location).runs())
+
+
+def _announce(location: str, port: int, on_ready: Callable[[str], None]) -> None:
     url = f"http://{HOST}:{port}"
     begin = time.monotonic()
     while time.monotonic() - begin < _READY_S:
@@ -114,3 +124,4 @@ def _announce(port: int, on_ready: Callable[[str], None]) -> None:
     else:
         return
     on_ready(url)
+    _warm(location)

@@ -19,8 +19,8 @@ from streamlit.testing.v1 import AppTest
 
 from redecode.cli.demo import RECORDINGS
 from redecode.dashboards.serve import APP, STORE
-from redecode.tracer import RecordedRun, Store
-from tests.tracer.export.recorded_runs import Builder, SpanKind, keep
+from redecode.tracer import RecordedRun, SpanKind, Store
+from tests.tracer.export.recorded_runs import Builder, keep
 
 HOSTILE = "bad" + "0" * 29
 HOSTILE_NAME = "<script>document.title='owned'</script> ![x](http://example.invalid/x.png) :red[boo] $x$"
@@ -179,7 +179,12 @@ def tab(chromium: Any) -> Iterator[Any]:
     page.set_default_timeout(30_000)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda r: "127.0.0.1" in r.url or r.url.startswith(("data:", "blob:")) or wrong.append(r.url))
+
+    def stays_here(request: Any) -> None:
+        if "127.0.0.1" not in request.url and not request.url.startswith(("data:", "blob:")):
+            wrong.append(request.url)
+
+    page.on("request", stays_here)
     yield page
     exceptions = page.locator('[data-testid="stException"]').all_inner_texts()
     page.close()

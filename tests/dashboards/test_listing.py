@@ -24,7 +24,13 @@ def columns(rows: list[dict[str, Any]]) -> RunColumns:
     return RunColumns(**{name: [row.get(name, value) for row in rows] for name, value in defaults.items()})
 
 
-rows = st.lists(
+def _ended(row: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """With an end, or without one."""
+    took = st.none() | st.integers(1, 10**10)
+    return took.map(lambda ns: {**row, "ended_ns": None if ns is None else row["started_ns"] + ns})
+
+
+rows: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
         {
             "agent": st.sampled_from(["x", "y", "z"]),
@@ -34,12 +40,7 @@ rows = st.lists(
             "tokens": st.integers(0, 99),
             "input": st.none() | st.sampled_from(["find Ada", "find Bob", "sum"]),
         }
-    ).flatmap(
-        lambda row: (
-            st.none().map(lambda _: {**row, "ended_ns": None})
-            | st.integers(1, 10**10).map(lambda took: {**row, "ended_ns": row["started_ns"] + took})
-        )
-    ),
+    ).flatmap(_ended),
     max_size=30,
 )
 

@@ -58,7 +58,7 @@ def test_a_step_that_is_not_there_is_left_aside(open_page: App, filled: Path) ->
 def test_an_unknown_run_is_a_sentence_with_a_way_out(open_page: App, filled: Path) -> None:
     at = open_page(filled, "run", run="0" * 32)
     assert "no run starts with" in words(at)
-    assert [link.label for link in at.get("page_link")][-1:] == ["See the runs that are"]
+    assert at.page_link[-1].value == "See the runs that are"
 
 
 def test_a_run_deleted_while_it_is_open_is_a_sentence(
