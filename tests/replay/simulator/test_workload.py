@@ -53,26 +53,20 @@ def decode_of(span: str, output: int) -> Decode:
 def test_calls_are_sent_and_the_run_ends_when_all_places_say_so(program: Program, data: st.DataObject) -> None:
     calls = [s for s, kind in zip(program.spans, program.kinds, strict=True) if kind is Kind.SEND]
     decodes = {span: decode_of(span, data.draw(st.integers(1, 90))) for span in calls}
-    # Each call takes a nanosecond for a token, whoever else there is.
-    limits = Limits(max_num_seqs=50, token_budget=1000, kv_blocks=1000, prefix_caching=False)
     shape = contract(program, decodes, Contents(16), "agent")
-    lonely = Engine(costs=StepCosts(), limits=limits)
-    times = {span: len(d.sampled_ids or ()) for span, d in decodes.items()}
-    # In place of an engine: what is waited for after a call is its length.
-    happened = [0] * len(program.spans)
+    takes = {span: len(d.sampled_ids or ()) for span, d in decodes.items()}  # in place of an engine
+
+    def over(place: int) -> int:
+        return happened[place] + (takes[program.spans[place]] if program.kinds[place] is Kind.SEND else 0)
+
+    happened: list[int] = []
     before: list[list[int]] = [[] for _ in program.spans]
     for place, later in enumerate(program.after):
-        for n in later:
-            before[n].append(place)
-    for place, kind in enumerate(program.kinds):
-        ready = max(
-            (happened[b] + (times[program.spans[b]] if program.kinds[b] is Kind.SEND else 0) for b in before[place]),
-            default=0,
-        )
-        happened[place] = ready + program.gaps_ns[place]
-        assert kind is not Kind.SEND or program.spans[place] in times
+        for waiting in later:
+            before[waiting].append(place)
+    for place, gap in enumerate(program.gaps_ns):
+        happened.append(max(map(over, before[place]), default=0) + gap)
     sent = {program.spans[p]: happened[p] for p, kind in enumerate(program.kinds) if kind is Kind.SEND}
-    ends = [happened[p] + (times[program.spans[p]] if kind is Kind.SEND else 0) for p, kind in enumerate(program.kinds)]
     # The same by the calls alone.
     ready_at = [0] * len(shape.calls)
     for call, gap in shape.first:
@@ -81,11 +75,12 @@ def test_calls_are_sent_and_the_run_ends_when_all_places_say_so(program: Program
         for later_call, gap in shape.after[call]:
             ready_at[later_call] = max(ready_at[later_call], ready_at[call] + spec.output_tokens + gap // 1000)
     assert {spec.step: at for spec, at in zip(shape.calls, ready_at, strict=True)} == sent
-    over = max(
-        [shape.least // 1000]
-        + [ready_at[c] + shape.calls[c].output_tokens + gap // 1000 for c, gap in shape.last.items()]
-    )
-    assert over == max(ends)
+    ends = [shape.least // 1000]
+    for call, gap in shape.last.items():
+        ends.append(ready_at[call] + shape.calls[call].output_tokens + gap // 1000)
+    assert max(ends) == max(over(place) for place in range(len(program.spans)))
+    limits = Limits(max_num_seqs=50, token_budget=1000, kv_blocks=1000, prefix_caching=False)
+    lonely = Engine(costs=StepCosts(), limits=limits)
     found = Simulation(Workload.of([shape], [5]), [lonely]).run()  # it can be run, and all calls are
     assert all(done >= 0 for done in found.done)
 
