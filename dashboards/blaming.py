@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from redecode.dashboards.data import LoadedRun
+from redecode.dashboards.gains import affordable, gain_ns
 from redecode.replay import RunAnalysis
 from redecode.replay.analysis.activities import RunActivities
+from redecode.replay.analysis.model import ActivityAnalysis
 from redecode.replay.scaling import names_of
 from redecode.tracer import SpanKind
 
@@ -24,6 +26,7 @@ class Row:
         path_ns: its stretches of the critical path; over all rows they add up to the run's duration.
         budget_ns, burn_ns: of these stretches; `None` without a deadline.
         float_ns: the least total float of its parts; `None`: nothing waits for it.
+        drag_ns: what the run gains without it; `None`: too many steps to find out for each.
         margin_ns: the least deadline slack of its parts.
     """
 
@@ -33,12 +36,12 @@ class Row:
     budget_ns: int | None = None
     burn_ns: int | None = None
     float_ns: int | None = None
-    drag_ns: int = 0
+    drag_ns: int | None = 0
     margin_ns: int | None = None
     profiled: bool = False
 
 
-def table(analysis: RunAnalysis, *, everything: bool = False) -> list[Row]:
+def table(loaded: LoadedRun, analysis: RunAnalysis, *, everything: bool = False) -> list[Row]:
     """A row per step (its gaps apart), worst first: by burn, or without a deadline by time on the path.
 
     Args:
@@ -51,7 +54,8 @@ def table(analysis: RunAnalysis, *, everything: bool = False) -> list[Row]:
             (a.step_key or a.id, line.gap), Row(a.step_key or a.id, "gap before" if line.gap else a.kind)
         )
         row.path_ns += line.duration_ns
-        row.drag_ns += line.drag_ns
+        if line.gap:
+            row.drag_ns = _plus(row.drag_ns, line.drag_ns)
         row.budget_ns = _plus(row.budget_ns, line.budget_ns)
         row.burn_ns = _plus(row.burn_ns, line.burn_ns)
         row.profiled = row.profiled or line.has_profile
@@ -71,8 +75,24 @@ def table(analysis: RunAnalysis, *, everything: bool = False) -> list[Row]:
             if not row.path_ns:
                 row.budget_ns = _plus(row.budget_ns, found.latency_budget_ns)
                 row.burn_ns = _plus(row.burn_ns, found.burn_ns)
+    _drags(loaded, analysis, [row for (_, gap), row in rows.items() if row.path_ns and not gap])
     worst = sorted(rows.values(), key=lambda r: (-(r.path_ns if r.burn_ns is None else r.burn_ns), -r.path_ns))
     return sorted(worst, key=lambda r: r.path_ns == 0)
+
+
+def _drags(loaded: LoadedRun, analysis: RunAnalysis, rows: list[Row]) -> None:
+    """Fill in the drags of the steps that took longest."""
+    parts: dict[str, list[ActivityAnalysis]] = {}
+    for found in analysis.activities:
+        if found.critical and found.duration_ns:
+            parts.setdefault(found.activity.step_key or found.id, []).append(found)
+    rows.sort(key=lambda r: -r.path_ns)
+    most = affordable(loaded)
+    for row in rows:
+        mine = parts.get(row.step, [])
+        if len(mine) > 1:
+            most -= 1
+        row.drag_ns = gain_ns(loaded, mine) if len(mine) < 2 or most >= 0 else None
 
 
 def _plus(one: int | None, other: int | None) -> int | None:

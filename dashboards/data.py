@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -39,12 +39,14 @@ class LoadedRun:
 
     Attributes:
         analysis: `None` if there is none; `why` says why, in a sentence.
+        gains: what was found out about it so far (`gains.gain_ns`).
     """
 
     recorded: RecordedRun
     cut: RunActivities | None
     analysis: RunAnalysis | None
     why: str | None
+    gains: dict[frozenset[str], int] = field(default_factory=dict, compare=False)
 
     @property
     def run(self) -> Run:

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from redecode.dashboards.data import LoadedRun
+from redecode.dashboards.gains import gain_ns
 from redecode.dashboards.words import DASH, duration, plain, signed, visible
 from redecode.replay.analysis.model import ActivityAnalysis
 from redecode.tracer import Decode, Span, ToolStep
@@ -53,8 +54,7 @@ def _times(loaded: LoadedRun, span: Span) -> None:
         if last is not None:
             st.metric("total float", duration(last.total_float_ns), width=115, help=_FLOAT)
         if rows:
-            drag = sum(r.drag_ns for r in rows if r.critical)
-            st.metric("drag", duration(drag), width=105, help=_DRAG)
+            st.metric("drag", duration(gain_ns(loaded, rows)), width=105, help=_DRAG)
         burns = [r.burn_ns for r in rows if r.burn_ns is not None]
         if burns:
             st.metric("burn", signed(sum(burns)), width=115, help="actual − latency budget (its share of the SLO)")
@@ -75,7 +75,7 @@ def _times(loaded: LoadedRun, span: Span) -> None:
 _FLOAT = "How much later it may finish and the run ends no later. 0: it is critical."
 _DRAG = (
     "What the run gains if this took no time. A critical step beside another equally long branch has 0: "
-    "speeding it up alone gains nothing."
+    "speeding it up alone gains nothing. Drags of its parts do not add up."
 )
 
 

@@ -37,7 +37,7 @@ def show() -> None:
         return
     _numbers(loaded.analysis)
     _what_if(loaded, loaded.analysis)
-    _blame(loaded.analysis)
+    _blame(loaded, loaded.analysis)
 
 
 def _settings(loaded: LoadedRun) -> tuple[float | None, str]:
@@ -76,9 +76,9 @@ def _numbers(analysis: RunAnalysis) -> None:
         st.caption(f"⚠ {plain(warning, 300)}")
 
 
-def _blame(analysis: RunAnalysis) -> None:
+def _blame(loaded: LoadedRun, analysis: RunAnalysis) -> None:
     everything = st.toggle("Steps off the critical path, too", key="all", bind="query-params")
-    rows = table(analysis, everything=everything)
+    rows = table(loaded, analysis, everything=everything)
     _bars([r for r in rows if r.path_ns], budgets=analysis.deadline_ns is not None)
     columns: dict[str, list[Any]] = {
         "step": [visible(r.step) for r in rows],

@@ -7,6 +7,7 @@ from redecode.dashboards.canvas.mount import waterfall
 from redecode.dashboards.data import LoadedRun
 from redecode.dashboards.drawer import drawer
 from redecode.dashboards.flow import flow_of, to_dot
+from redecode.dashboards.gains import most_to_gain
 from redecode.dashboards.menu import RUN
 from redecode.dashboards.sameness import Sameness
 from redecode.dashboards.waterfall import KINDS, Waterfall, lay_out
@@ -98,7 +99,7 @@ def _in_a_sentence(loaded: LoadedRun) -> None:
         st.warning(plain(loaded.why or "", 500), title="No critical path", icon=":material/route:")
         return
     told = [f"The critical path is **{duration(analysis.makespan_ns)}**: {_split(analysis)}."]
-    worst = _worst(loaded, analysis)
+    worst = _worst(loaded)
     if worst:
         told.append(worst)
     if analysis.barrier_cost_ns > 0:
@@ -115,18 +116,14 @@ def _split(analysis: RunAnalysis) -> str:
     return ", ".join(named[:4])
 
 
-def _worst(loaded: LoadedRun, analysis: RunAnalysis) -> str | None:
-    """The step with the most drag."""
-    drags: dict[str, int] = {}
-    for row in analysis.activities:
-        if row.critical and row.activity.span_id:
-            drags[row.activity.span_id] = drags.get(row.activity.span_id, 0) + row.drag_ns
-    names = {s.span_id: s.step_key or s.name for s in loaded.recorded.spans}
-    top = sorted(((ns, i) for i, ns in drags.items() if ns > 0 and i in names), reverse=True)[:1]
-    if not top:
+def _worst(loaded: LoadedRun) -> str | None:
+    """The step with the most to gain."""
+    found = most_to_gain(loaded)
+    if found is None:
         return None
-    ns, span_id = top[0]
-    return f"Most is to be gained at **{plain(names[span_id], 90)}**: {duration(ns)} if it took no time."
+    span_id, ns = found
+    name = next((s.step_key or s.name for s in loaded.recorded.spans if s.span_id == span_id), span_id)
+    return f"Most is to be gained at **{plain(name, 90)}**: {duration(ns)} if it took no time."
 
 
 def _selected(drawn: Waterfall) -> str | None:

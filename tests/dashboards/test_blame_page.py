@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 from redecode.cli.main import app
 from redecode.dashboards.blaming import changeable, command, table
 from redecode.dashboards.data import source
+from redecode.dashboards.gains import most_to_gain
+from redecode.tracer import EdgeKind, SpanKind
 from tests.dashboards.conftest import STEPS, App
+from tests.tracer.export.recorded_runs import Builder, keep
 
 MS = 1_000_000
 
@@ -23,24 +26,42 @@ def metric(at, label: str) -> str:  # type: ignore[no-untyped-def]
 def test_the_table_adds_up_to_the_run(filled: Path) -> None:
     here = source(str(filled))
     for run_id in here.runs().run_id:
-        analysis = here.load(run_id, 0.05).analysis
+        loaded = here.load(run_id, 0.05)
+        analysis = loaded.analysis
         assert analysis is not None
-        rows = table(analysis)
+        rows = table(loaded, analysis)
         assert sum(r.path_ns for r in rows) == analysis.makespan_ns
-        everything = table(analysis, everything=True)
+        everything = table(loaded, analysis, everything=True)
         assert sum(r.path_ns for r in everything) == analysis.makespan_ns
         assert len(everything) >= len(rows)
 
 
 def test_who_burnt_the_slo_stands_first(filled: Path) -> None:
-    analysis = source(str(filled)).load(STEPS, 0.05).analysis
-    assert analysis is not None
-    rows = table(analysis, everything=True)
+    loaded = source(str(filled)).load(STEPS, 0.05)
+    assert loaded.analysis is not None
+    rows = table(loaded, loaded.analysis, everything=True)
     assert rows[0].step == "run/slow"
     assert rows[0].burn_ns == 42 * MS - 21 * MS
     off = next(r for r in rows if r.step == "run/b")
     assert (off.path_ns, off.float_ns) == (0, 30 * MS)
     assert off.margin_ns == 30 * MS - 50 * MS
+
+
+def test_drags_of_a_steps_parts_do_not_add_up(tmp_path: Path) -> None:
+    """A call of several parts beside a branch 20 ms shorter: without the call the run gains those 20 ms, no more."""
+    b = Builder("parts", "9" * 32)
+    root = b.span(SpanKind.RUN, "parts", 0, 100)
+    call = b.decode("call", 0, 100, root, [1], queue_ns=30 * MS, prefill_ns=30 * MS, decode_ns=40 * MS)
+    other = b.tool("other", 0, 80, root)
+    for span in (call, other):
+        b.edge(root, span, EdgeKind.CALL)
+        b.edge(span, root, EdgeKind.JOIN)
+    keep(tmp_path / "store", [b.build()])
+    loaded = source(str(tmp_path / "store")).load("9" * 32)
+    assert loaded.analysis is not None
+    assert sum(a.drag_ns for a in loaded.analysis.activities) == 60 * MS
+    assert table(loaded, loaded.analysis)[0].drag_ns == 20 * MS
+    assert most_to_gain(loaded) == (call, 20 * MS)
 
 
 def test_an_slo_of_ones_own_shows_budgets(open_page: App, filled: Path) -> None:

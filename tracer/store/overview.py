@@ -64,7 +64,8 @@ def run_columns(read: Read) -> RunColumns:
                    left(input, {EXCERPT}) AS input, left(error, {EXCERPT}) AS error
             FROM r LEFT JOIN d USING (run_id) LEFT JOIN t USING (run_id) LEFT JOIN l USING (run_id)
         )
-        SELECT {", ".join(f"list({name}) AS {name}" for name in _NAMES)} FROM (FROM told ORDER BY started_ns DESC, run_id)
+        SELECT {", ".join(f"list({name}) AS {name}" for name in _NAMES)}
+        FROM (FROM told ORDER BY started_ns DESC, run_id)
     """
     (row,) = read(query, [])
     return RunColumns(**{name: row[name] or [] for name in _NAMES})
