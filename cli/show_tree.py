@@ -262,4 +262,7 @@ def _end(span: Span) -> int:
 def _duration(span: Span) -> str:
     if span.duration_ns is None:
         return "open"
-    return f"{span.duration_ns / 1e3:.1f} µs" if abs(span.duration_ns) < 100_000 else seconds(span.duration_ns / 1e9)
+    if abs(span.duration_ns) < 100_000:
+        return f"{span.duration_ns / 1e3:.1f} µs"
+    hours = span.duration_ns / 3_600_000_000_000
+    return f"{hours:.1f} h" if abs(hours) >= 2 else seconds(span.duration_ns / 1e9)
