@@ -106,6 +106,7 @@ class Simulation(Sink):
             raise SimulationError("there is no replica to begin with")
         if router is None and len(engines) > 1:
             raise SimulationError(f"{len(engines)} replicas need a router")
+        self._followed = workload.followed()
         self._workload, self._router = workload, router or _OnlyReplica()
         self._asks = router is not None
         self._provisioner, self._transfer = provisioner, transfer or Transfer()
@@ -219,12 +220,12 @@ class Simulation(Sink):
     def _send(self, now: int, number: int, run: int, place: int) -> None:
         if run not in self._flying:
             return  # one of its calls was refused
-        call = self._workload.shapes[self._workload.which[run]].calls[place]
-        hashes = self._own(call, run)
+        shape = self._workload.which[run]
+        call = self._workload.shapes[shape].calls[place]
         self._sent[number] = now
         priority = 0
         if self._asks:
-            view = self._view(call, number, run, hashes)
+            view = self._view(call, number, run)
             target = self._router.route(view, self._open, seconds(now))
             if target is None:
                 self._refused += 1
@@ -240,27 +241,27 @@ class Simulation(Sink):
                 self._reserve(self._check(target.decode, call).view, call.prompt_tokens)
                 output = 1
             target = target.prefill
-        row = Row(number, call.prompt_tokens, output, hashes, priority)
+        row = Row(number, call.prompt_tokens, output, self._own(self._followed[shape][place], run), priority)
         row.run, row.place = run, place
         self._where[number] = target
         self._to(self._check(target, call), row, now)
 
-    def _view(self, call: Call, number: int, run: int, hashes: tuple[int, ...]) -> CallView:
+    def _view(self, call: Call, number: int, run: int) -> CallView:
         workload = self._workload
         began = workload.begins[run]
         deadline = seconds(began + workload.deadlines[run]) if workload.deadlines else None
         size = self._open[0].engine.limits.block_size if self._open else 16
+        hashes = self._own(call.hashes[: call.prompt_tokens // size], run)
         return CallView(
-            number, run, call.step, call.model, call.prompt_tokens, hashes[: call.prompt_tokens // size],
-            seconds(began), deadline, call.max_tokens,
-        )  # fmt: skip
+            number, run, call.step, call.model, call.prompt_tokens, hashes, seconds(began), deadline, call.max_tokens
+        )
 
     @staticmethod
-    def _own(call: Call, run: int) -> tuple[int, ...]:
-        """Its content, with that of its run only told apart from that of other runs."""
-        if call.hashes and min(call.hashes) < 0:
-            return tuple([h if h >= 0 else h - (run + 1) * _PRIVATE for h in call.hashes])
-        return call.hashes
+    def _own(hashes: tuple[int, ...], run: int) -> tuple[int, ...]:
+        """Content, with that of a run only told apart from that of other runs."""
+        if hashes and min(hashes) < 0:
+            return tuple([h if h >= 0 else h - (run + 1) * _PRIVATE for h in hashes])
+        return hashes
 
     def _check(self, number: int, call: Call) -> _Member:
         """The replica a call was sent to, if it may go there."""
@@ -312,6 +313,10 @@ class Simulation(Sink):
     def first_token(self, row: Row, at: int) -> None:
         """Note it."""
         self._first[row.call] = at
+
+    def content(self, row: Row) -> tuple[int, ...]:
+        """Of the call, as its run has it."""
+        return self._own(self._workload.shapes[self._workload.which[row.run]].calls[row.place].hashes, row.run)
 
     def preempted(self, row: Row, at: int) -> None:
         """Count it."""

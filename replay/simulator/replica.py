@@ -278,6 +278,8 @@ class Replica:
             self.kv.drop_blank(row.held)
 
     def _preempt(self, row: Row, granted: int, now: int) -> None:
+        if self._limits.prefix_caching:
+            row.hashes = self._sink.content(row)  # it will ask for its own again
         self._leave(row, granted)
         row.computed = row.held = row.kept = 0
         row.copies = None

@@ -122,6 +122,10 @@ class Sink:
     def first_token(self, row: Row, at: int) -> None:
         """It will have its first token then."""
 
+    def content(self, row: Row) -> tuple[int, ...]:
+        """All of its content that has a name; `row.hashes` is what others may ask for."""
+        return row.hashes
+
     def preempted(self, row: Row, at: int) -> None:
         """It lost its KV blocks and waits again."""
 

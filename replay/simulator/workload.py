@@ -6,6 +6,7 @@ This is the truth: the lengths that calls will have. What a router may know of i
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -107,10 +108,33 @@ class Workload:
         chosen = array("l", which if which is not None else [i % len(shapes) for i in range(len(begins))])
         return cls(tuple(shapes), array("q", begins), chosen)
 
+    def followed(self) -> list[list[tuple[int, ...]]]:
+        """Of each call of each shape the content that a second call has, too: the rest nobody can ask for again."""
+        runs = Counter(self.which)
+        common: Counter[int] = Counter()
+        for place, shape in enumerate(self.shapes):
+            for call in shape.calls:
+                for block in call.hashes:
+                    if block >= 0:
+                        common[block] += runs[place]
+        kept = []
+        for shape in self.shapes:
+            own = Counter(block for call in shape.calls for block in call.hashes if block < 0)
+            kept.append([call.hashes[: _shared(call.hashes, common, own)] for call in shape.calls])
+        return kept
+
     def calls(self) -> int:
         """FM calls of all runs."""
         sizes = [len(shape.calls) for shape in self.shapes]
         return sum(sizes[shape] for shape in self.which)
+
+
+def _shared(hashes: Sequence[int], common: Mapping[int, int], own: Mapping[int, int]) -> int:
+    for place in range(len(hashes) - 1, -1, -1):
+        block = hashes[place]
+        if (common if block >= 0 else own)[block] > 1:
+            return place + 1
+    return 0
 
 
 @dataclass(slots=True)
