@@ -16,16 +16,20 @@ from typing import Any, TypeVar, cast
 from redecode.dashboards.sameness import Sameness, sameness
 from redecode.replay import RunAnalysis, RunComparison, compare_runs
 from redecode.replay.analysis import RunActivities, activities_of, analyze_recorded
+from redecode.replay.analysis.aggregate import Aggregate, aggregate_stored
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
 from redecode.replay.batch import LABEL
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
-from redecode.tracer.store import Answer, RunColumns
+from redecode.tracer.store import Answer, CallTimes, RunColumns
 
 T = TypeVar("T")
 Version = tuple[Any, ...]
 _KEPT = 48
 _MOST_BASELINES = 20
+SUMMED = 500
+CALLS_OF = 1000
+"""Runs that a page over many runs looks into, the newest."""
 _PROFILED = 300  # runs, the newest
 
 
@@ -182,6 +186,20 @@ class Source:
             ("profiles", agent, without),
             lambda opened: stored_profiles(opened, agent=agent, without=without, limit=_PROFILED),
         )
+
+    def summed(self, run_ids: tuple[str, ...], slo_s: float | None) -> Aggregate:
+        """Where the time of these runs together went."""
+        return self._get(
+            ("summed", run_ids, slo_s), lambda opened: aggregate_stored(opened, run_ids=list(run_ids), slo_s=slo_s)
+        )
+
+    def calls(self, run_ids: tuple[str, ...]) -> list[CallTimes]:
+        """The times of the FM calls of these runs."""
+
+        def read(opened: Store | Dataset) -> list[CallTimes]:
+            return [call for run in opened.structures(run_ids=list(run_ids)) for call in run.decodes]
+
+        return self._get(("calls", run_ids), read)
 
     def compare(self, recorded: str, candidate: str, baseline: tuple[str, ...] = ()) -> RunComparison:
         """A candidate against a recorded run, with the noise of its plain replays.

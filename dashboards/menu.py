@@ -21,7 +21,9 @@ RUN = Screen("screens/run.py", "Run", ":material/waterfall_chart:", "run", of_a_
 DECODE = Screen("screens/decode.py", "Decode", ":material/token:", "decode", of_a_run=True)
 BLAME = Screen("screens/blame.py", "Slack and blame", ":material/balance:", "blame", of_a_run=True)
 COMPARE = Screen("screens/compare.py", "Compare", ":material/compare_arrows:", "compare", of_a_run=True)
+SLO = Screen("screens/slo.py", "SLO", ":material/flag:", "slo")
+ENGINE = Screen("screens/engine.py", "Engine", ":material/memory:", "engine")
 SQL = Screen("screens/sql.py", "SQL", ":material/database:", "sql")
 HEALTH = Screen("screens/health.py", "Health", ":material/ecg_heart:", "health")
 
-SCREENS = (RUNS, RUN, DECODE, BLAME, COMPARE, SQL, HEALTH)
+SCREENS = (RUNS, RUN, DECODE, BLAME, COMPARE, SLO, ENGINE, SQL, HEALTH)

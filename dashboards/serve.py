@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from redecode.tracer import RedecodeError
 
@@ -76,8 +77,9 @@ def serve(location: str, port: int, *, browser: bool, on_ready: Callable[[str], 
     os.environ[STORE] = location
     options = _options(port, browser=browser)
     bootstrap.load_config_options(options)
-    threading.Thread(target=_announce, args=(location, port, on_ready), daemon=True).start()
-    bootstrap.run(str(APP), is_hello=False, args=[], flag_options=options)
+    threading.Thread(target=_announce, args=(location, port, on_ready, sys.stdout), daemon=True).start()
+    with redirect_stdout(sys.stderr):  # stdout is for what `on_ready` prints
+        bootstrap.run(str(APP), is_hello=False, args=[], flag_options=options)
 
 
 def _options(port: int, *, browser: bool) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _warm(location: str) -> None:
         listing.Listing(source(location).runs())
 
 
-def _announce(location: str, port: int, on_ready: Callable[[str], None]) -> None:
+def _announce(location: str, port: int, on_ready: Callable[[str], None], stdout: TextIO) -> None:
     url = f"http://{HOST}:{port}"
     begin = time.monotonic()
     while time.monotonic() - begin < _READY_S:
@@ -123,5 +125,6 @@ def _announce(location: str, port: int, on_ready: Callable[[str], None]) -> None
             time.sleep(0.05)
     else:
         return
-    on_ready(url)
+    with redirect_stdout(stdout):
+        on_ready(url)
     _warm(location)

@@ -56,6 +56,12 @@ def share(part: float | None) -> str:
     )
 
 
+def time_format(first_ns: float, last_ns: float) -> str:
+    """How to label an axis of time (d3): no finer than the stretch needs, and never without the hour or the day."""
+    length_s = (last_ns - first_ns) / 1e9
+    return "%H:%M:%S" if length_s < 900 else "%d %b %H:%M" if length_s < 4 * 86400 else "%d %b"
+
+
 def moment(ns: int) -> str:
     """A point in time, UTC."""
     return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")

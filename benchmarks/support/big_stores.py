@@ -40,7 +40,7 @@ def many_runs(path: Path, runs: int) -> Path:
                 started + (took_s * 1e9)::BIGINT, NULL, NULL, '{{"question": "number ' || i || '"}}', NULL, NULL,
                 if(i % 4 < 3, 1.2, NULL), 'made' FROM n;
             INSERT INTO spans SELECT run_id, left(run_id, 16), NULL, 'run', 'agent', '', started,
-                started + (took_s * 1e9)::BIGINT, 'ok', NULL, 'made', NULL FROM n;
+                started + (took_s * 1e9)::BIGINT, 'ok', NULL, 'made', '{{}}' FROM n;
             INSERT INTO decodes BY NAME SELECT run_id, left(md5(run_id || k), 16) AS span_id, 'call#' || k AS step_key,
                 'small' AS model, if(i % 10 = 0, 'tokens', 'engine') AS fidelity, started AS sent_ns,
                 120 + i % 50 AS input_tokens, 40 + i % 30 AS output_tokens FROM n, range(3) c(k);
@@ -62,7 +62,7 @@ def long_run(path: Path, spans: int, *, run_id: str = "5" * 32, seed: int = 1) -
 
     def span(parent: str | None, kind: str, name: str, key: str, start: int, end: int, superstep: int | None) -> str:
         span_id = f"{next(ids):016x}"
-        attributes = None if superstep is None else f'{{"{SUPERSTEP}": {superstep}}}'
+        attributes = "{}" if superstep is None else f'{{"{SUPERSTEP}": {superstep}}}'
         rows.append((run_id, span_id, parent, kind, name, key, start, end, "ok", None, "made", attributes))
         return span_id
 

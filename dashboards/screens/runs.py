@@ -7,7 +7,7 @@ import streamlit as st
 from redecode.dashboards import shell
 from redecode.dashboards.data import Version
 from redecode.dashboards.listing import FACETS, SORTS, Filter, Listing, Mask, Stretch
-from redecode.dashboards.words import DASH, moment, plain, seconds, share
+from redecode.dashboards.words import DASH, moment, plain, seconds, share, time_format
 from redecode.tracer.store import RunColumns
 
 PER_PAGE = 100
@@ -108,7 +108,8 @@ def _over_time(stretches: list[Stretch]) -> None:
             if value is not None:
                 for column, entry in zip(lines.values(), (when, name, value, stretch.runs), strict=True):
                     column.append(entry)
-    x = {"field": "at", "type": "temporal", "title": None, "scale": {"type": "utc"}}
+    axis = {"format": time_format(stretches[0].start_ns, stretches[-1].start_ns), "labelOverlap": True}
+    x = {"field": "at", "type": "temporal", "title": None, "scale": {"type": "utc"}, "axis": axis}
     latency = {
         "mark": {"type": "line", "point": {"size": 30}, "interpolate": "monotone"},
         "encoding": {
