@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,12 @@ def _agent(opened: Store | Dataset, agent: str, runs: Sequence[Run], listed: int
     together = aggregate(structures, slo_s=slo_s, profiles=profiles)
     known = [s for s in structures if s.spans]
     known.sort(key=lambda s: (-_took(s.run), s.run.run_id))
-    slowest = [(s.run, analyze_recorded(s, slo_s=slo_s, profiles=profiles)) for s in known[:listed]]
+    slowest: list[tuple[Run, RunAnalysis]] = []
+    for structure in known:
+        if len(slowest) == listed:
+            break
+        with suppress(AnalysisError):  # counted as left out
+            slowest.append((structure.run, analyze_recorded(structure, slo_s=slo_s, profiles=profiles)))
     return AgentTimes(agent, tuple(slowest), together, tuple(_advice(opened, [run for run, _ in slowest])))
 
 
@@ -102,11 +108,7 @@ def _advice(opened: Store | Dataset, runs: Sequence[Run]) -> Iterator[tuple[Advi
     best: dict[tuple[str, tuple[str, ...]], Advice] = {}
     count: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for recorded in loaded:
-        try:
-            given = advise(recorded)
-        except AnalysisError:
-            continue
-        for advice in given:
+        for advice in advise(recorded):
             key = advice.kind, advice.step_keys
             count[key] += 1
             if key not in best or (advice.gain_ns or 0) > (best[key].gain_ns or 0):
@@ -143,7 +145,7 @@ def _runs(together: Aggregate) -> str:
     if together.by_time:
         said.append(f"{together.by_time} with edges guessed from times: their paths are guesses")
     if together.left_out:
-        said.append(f"{together.left_out} left out: nothing but their names was recorded")
+        said.append(f"{together.left_out} left out: they make no sense, or only their names were recorded")
     return ", ".join(said)
 
 

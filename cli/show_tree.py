@@ -62,7 +62,7 @@ class Tree:
         before = label + _DURATION + 5
         axis = self._axis(max(10, self.width - before - (details + 1 if details else 0)))
         for line in axis.ruler(self._begun):
-            yield Text(" " * before + line.rstrip(), style="dim", no_wrap=True)
+            yield Text(" " * before + self._said(line.rstrip()), style="dim", no_wrap=True)
         decodes = {d.span_id: d for d in self.recorded.decodes}
         retried = {e.dst for e in self.recorded.edges if e.kind is EdgeKind.RETRY}
         for row in folded.rows:
@@ -148,13 +148,13 @@ class Tree:
         if span is not None:
             state = signs[1] if span.status == "error" else signs[2] if span.span_id in retried else " "
         out = Text(no_wrap=True, overflow="ignore")
-        out.append(fitted(self._label(row, label), label), style="bold" if critical else "")
+        out.append(self._fitted(self._label(row, label), label), style="bold" if critical else "")
         out.append(f" {mark}", style="bold red")
         out.append(state, style="bold yellow")
-        out.append(f" {'' if span is None else _duration(span):>{_DURATION}} ")
+        out.append(f" {self._said('' if span is None else _duration(span)):>{_DURATION}} ")
         out.append_text(self._bar(row, axis))
         if details and span is not None and (said := _detail(span, decodes.get(span.span_id))):
-            out.append(" " + fitted(said, details).rstrip(), style="dim")
+            out.append(" " + self._fitted(said, details).rstrip(), style="dim")
         out.rstrip()
         return out
 
@@ -203,6 +203,17 @@ class Tree:
         if last is not None and last.total_float_ns:
             end = last.activity.end_ns
             axis.paint(cells, [(end, end + last.total_float_ns, FLOAT)], least=0)
+
+    def _said(self, text: str) -> str:
+        """Text as the terminal can show it."""
+        if self.unicode:
+            return text
+        for sign, plain in (("µ", "u"), ("→", "->"), ("…", "~")):
+            text = text.replace(sign, plain)
+        return text.encode("ascii", "backslashreplace").decode()
+
+    def _fitted(self, text: str, width: int) -> str:
+        return self._said(fitted(self._said(text), width))
 
     def _label(self, row: Row, width: int) -> str:
         return self._branches(row, width) + self._title(row)

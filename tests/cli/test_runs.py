@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from redecode.cli.main import app
-from redecode.tracer import Recorder, Store
+from redecode.tracer import EdgeKind, LiveSpan, Provenance, Recorder, Store
 from tests.cli.test_show import MS, beside, step, write
 
 SLO = """
@@ -122,6 +122,19 @@ def test_a_file_that_holds_no_slos(three: Path, tmp_path: Path, text: str | None
 def test_since_leaves_out_what_is_older(three: Path) -> None:
     assert len(json.loads(redecode("runs", "--since", "1h", "--store", three, "--json").stdout)) == 4
     assert redecode("runs", "--since", "soon", "--store", three).exit_code == 2
+
+
+def test_a_run_that_makes_no_sense_is_left_out_and_counted(three: Path) -> None:
+    def circle(recorder: Recorder, run: LiveSpan) -> list[LiveSpan]:
+        first = step(recorder, run, "a", 0, 20)
+        second = step(recorder, run, "b", 30, 60, after=(first,))
+        recorder.edge(run.run_id, second.span_id, first.span_id, EdgeKind.RETURN, Provenance.RECORDED)
+        return [second]
+
+    write(three, circle, ms=5000)
+    done = redecode("runs", "--slow", "--store", three)
+    assert done.exit_code == 0, repr(done.exception)
+    assert "agent: 3 runs, 1 left out" in done.stdout
 
 
 def test_names_of_agents_are_no_markup(store: Path) -> None:
