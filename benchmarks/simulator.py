@@ -4,7 +4,8 @@ Validation: an engine of its own with a bundled FM; sweeps of it take turns with
 at several arrival rates, so that what else the machine does falls on both. The engine model is fitted on the sweeps
 alone. Each replay is then simulated from what was recorded before it (lengths, waits, arrivals) and compared with what
 the replay measured: TTFT (sent to first token at the engine), TPOT and E2E latency (sent to answered), by quantile.
-Speed: many replicas, many calls, no engine. `--quick` takes about a minute.
+Fits: "sweep"; "store", on the recorded replays at the other rates; "itself", on those it is compared with, which shows
+what is left when step times are known. Speed: many replicas, many calls, no engine. `--quick` takes about a minute.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from redecode.replay.simulator.fit import fit_profile
 from redecode.replay.simulator.observed import Observed, from_decodes
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.results import Quantiles
-from redecode.replay.simulator.rows import Limits
+from redecode.replay.simulator.rows import Extremes, Limits
 from redecode.replay.simulator.sweep import Swept, sweep
 from redecode.replay.simulator.views import CallView, ReplicaView, Router
 from redecode.replay.simulator.workload import Call, Contents, Shape, Workload, chain, shape_of, single
@@ -107,16 +108,16 @@ def simulated(profile: EngineProfile, runs: Sequence[RecordedRun], done: Replaye
     first = min(done.begins_s)
     workload = Workload(tuple(shapes.values()), array("q", [to_ps(b - first) for b in done.begins_s]), which)
     values: dict[str, list[float]] = {name: [] for name in MEASURES}
-    outside: set[str] = set()
+    extremes = Extremes()
     engine = replace(profile.to_engine(), model="")
     cached = 0
     for seed in range(seeds):
         found = Simulation(workload, [engine], noise=True, seed=seed).run()
         for name, new in zip(MEASURES, (found.ttft_s(), found.tpot_s(), found.e2e_s()), strict=True):
             values[name] += new
-        outside.update(profile.outside(found.extremes[0]))
+        extremes = extremes.join(found.extremes[0])
         cached = sum(c for c in found.cached if c > 0)
-    return {"values": values, "outside": sorted(outside), "cached": cached}
+    return {"values": values, "extremes": extremes, "cached": cached}
 
 
 def compare(real: dict[str, list[float]], model: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -177,18 +178,20 @@ def validate(model: str, folder: Path, size: Size) -> dict[str, Any]:
     swept = fit_profile(
         whole.observed, info, source="sweep", now_ns=now_ns, passages=whole.passages, cold_start_s=cold_start_s
     )
-    table, drift, outside = [], [], set[str]()
+    table, drift, extremes = [], [], Extremes()
     for rate in size.rates:
         mine = [t for t in tests if t.rate == rate]
         drift.append({"rate": rate, **drifted(swept, mine)})
         profiles = {"sweep": swept}
-        others = [d for t in tests if t.rate != rate for d in t.decodes]
-        if others:  # those of other loads; what passes outside of steps is known from the sweep alone
-            stored = fit_profile(from_decodes(others, None), info, source="store", now_ns=now_ns)
-            profiles["store"] = stored.model_copy(update={"overheads": swept.overheads})
+        for source, its in (("store", [t for t in tests if t.rate != rate]), ("itself", mine)):
+            if its:  # what passes outside of steps is known from the sweep alone
+                steps = from_decodes([d for t in its for d in t.decodes], None)
+                stored = fit_profile(steps, info, source="store", now_ns=now_ns)
+                profiles[source] = stored.model_copy(update={"overheads": swept.overheads})
         for source, profile in profiles.items():
             found = [simulated(profile, runs, test, seeds=5) for test in mine]
-            outside.update(words for f in found for words in f["outside"])
+            for f in found:
+                extremes = extremes.join(f["extremes"])
             hits = {
                 "cached_measured": sum(d.cached_tokens or 0 for t in mine for d in t.decodes),
                 "cached_simulated": sum(f["cached"] for f in found),
@@ -203,7 +206,7 @@ def validate(model: str, folder: Path, size: Size) -> dict[str, Any]:
         "profile": swept.model_dump(),
         "drift": drift,
         "table": table,
-        "outside": sorted(outside),
+        "outside": swept.outside(extremes),
         "runs": len(runs),
     }
 
@@ -329,8 +332,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the same as data")
     parser.add_argument("--only", choices=("speed", "engine"), help="one of the parts")
     parser.add_argument("--model", choices=BUNDLED_MODELS, default=DEFAULT_MODEL)
-    parser.add_argument("--runs", type=int, default=10, help="recorded of each of four agents")
-    parser.add_argument("--rounds", type=int, default=3, help="replays at each rate, sweeps between them")
+    parser.add_argument("--runs", type=int, default=4, help="recorded of each of four agents")
+    parser.add_argument("--rounds", type=int, default=6, help="replays at each rate, sweeps between them")
     parser.add_argument("--note", default="", help="said with the conditions, say what else ran on the machine")
     args = parser.parse_args()
     load = [round(os.getloadavg()[0], 2)]
@@ -346,7 +349,7 @@ def main() -> None:
     if args.only != "speed":
         with tempfile.TemporaryDirectory() as folder:
             quick = Size(each=3, rates=(2.0,), rounds=1, sweep_s=8.0)
-            full = Size(each=args.runs, rates=(1.0, 2.0, 4.0), rounds=args.rounds, sweep_s=15.0)
+            full = Size(each=args.runs, rates=(0.5, 1.0, 2.0), rounds=args.rounds, sweep_s=5.0)
             result |= validate(args.model, Path(folder), quick if args.quick else full)
     load.append(round(os.getloadavg()[0], 2))
     conditions = {
@@ -394,13 +397,13 @@ def _print_engine(result: dict[str, Any]) -> None:
         print(f"  {r['rate']:>4}/s: {r['steps']} steps, median {r['median_ratio']:.2f}, total {r['total_ratio']:.2f}")
     quantiles = ("p50", "p95", "p99")
     head = "".join(f"{q.upper() + ' ms: real, model, error':>32}" for q in quantiles)
-    print(f"\n{'runs/s':>6} {'fit':<6}{'measure':<8}{'calls':>6}   {head}")
+    print(f"\n{'runs/s':>6} {'fit':<7}{'measure':<8}{'calls':>6}   {head}")
     for row in result["table"]:
         cells = "".join(
             f"{row[q]['measured_ms']:>13.2f}{row[q]['simulated_ms']:>10.2f}{row[q]['error']:>9.1%}" for q in quantiles
         )
-        print(f"{row['rate']:>6} {row['fit']:<6}{row['measure']:<8}{row['calls']:>6}   {cells}")
-    for fit in ("sweep", "store"):
+        print(f"{row['rate']:>6} {row['fit']:<7}{row['measure']:<8}{row['calls']:>6}   {cells}")
+    for fit in ("sweep", "store", "itself"):
         rows = [r for r in result["table"] if r["fit"] == fit]
         if rows:
             errors = {

@@ -232,8 +232,10 @@ class Simulation(Sink):
                 del self._flying[run]
                 return
             priority = self._router.priority(view, seconds(now))
-        else:
+        elif self._open:
             target = self._open[0].number
+        else:
+            raise BadRoute(f"no replica is left for a call of {call.step}")
         output = call.output_tokens
         if isinstance(target, Split):
             if output > 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from redecode.replay.simulator.errors import SimulationError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -24,6 +26,15 @@ class Limits:
     chunked_prefill: bool = True
     prefix_caching: bool = True
     by_priority: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.max_num_seqs, self.token_budget, self.kv_blocks, self.block_size) < 1:
+            raise SimulationError(f"an engine's limits are 1 and more, not {self}")
+        if self.token_budget < self.max_num_seqs:
+            raise SimulationError(
+                f"{self.max_num_seqs} calls cannot each have a token in a step of {self.token_budget}; "
+                "vLLM refuses such an engine, too"
+            )
 
     def refuses(self, prompt: int, output: int) -> str | None:
         """Why a call of this size can never run here; `None` if it can."""

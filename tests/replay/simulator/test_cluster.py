@@ -204,6 +204,10 @@ def test_what_cannot_be_simulated_is_refused_with_the_reason() -> None:
         Simulation(calls_of(1), [engine(limits=Limits(max_num_seqs=2, token_budget=512, kv_blocks=4))]).run()
     with pytest.raises(SimulationError, match="need a router"):
         Simulation(calls_of(1), [engine(), engine()])
+    with pytest.raises(SimulationError, match="9 calls cannot each have a token in a step of 8"):
+        Limits(max_num_seqs=9, token_budget=8, kv_blocks=10)
+    with pytest.raises(BadRoute, match="no replica is left"):
+        Simulation(calls_of(3, every_ms=900), [engine()], provisioner=Plan({1: [Remove(0)]})).run()
     with pytest.raises(SimulationError, match="in order"):
         Workload.of([single(Call(step="s", prompt_tokens=1, output_tokens=1))], [5, 3])
 
