@@ -201,17 +201,23 @@ class Store:
         return drain_spool(connection, self.spool, self._now_ns, on_progress)
 
     @contextmanager
-    def _reading(self) -> Iterator[queries.Read]:
-        """Queries on one connection, after draining."""
+    def _drained(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One connection to read by, after draining."""
         self.drain()
         with self._connect(write=False) as connection:
             outdated = len(self._applied(connection)) < len(MIGRATIONS)
             if not outdated:
-                yield reader(connection)
+                yield connection
         if outdated:
             with self._connect(write=True) as connection:
                 self._migrate(connection)
-                yield reader(connection)
+                yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[queries.Read]:
+        """Queries on one connection, after draining."""
+        with self._drained() as connection:
+            yield reader(connection)
 
     # -- runs --
 
@@ -245,8 +251,8 @@ class Store:
 
     def run_columns(self) -> RunColumns:
         """Every run, as columns, newest first; open ones too."""
-        with self._reading() as read:
-            return run_columns(read)
+        with self._drained() as connection:
+            return run_columns(connection)
 
     def ask(self, sql: str, *, limit: int = 10_000, timeout_s: float = 10.0) -> Answer:
         """The answer to one SQL statement, which can only read; others who read wait for nothing.
@@ -254,8 +260,8 @@ class Store:
         Raises:
             BadQuery: it means nothing, wants to change something, or takes too long.
         """
-        with self._reading():
-            pass  # drained, and its tables up to date
+        with self._drained():
+            pass  # its tables are up to date
         with self.held(exclusively=False):
             return ask(self.database, sql, limit=limit, timeout_s=timeout_s)
 
