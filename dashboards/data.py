@@ -7,6 +7,7 @@ changed is seen from the sizes and times of its files alone.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from redecode.tracer.store import Answer, CallTimes, RunColumns
 T = TypeVar("T")
 Version = tuple[Any, ...]
 _KEPT = 48
+_ELSEWHERE_S = 60
 _MOST_BASELINES = 20
 SUMMED = 500
 CALLS_OF = 1000
@@ -83,14 +85,18 @@ class Source:
     def version(self) -> Version:
         """What differs when anything was recorded or read in since: names, sizes and times of the files."""
         root = Path(self.location)
-        files = [root / "runs.duckdb", *sorted((root / "spool").glob("*"))] if root.is_dir() else []
+        if not root.is_dir():  # a dataset elsewhere: to list it takes long
+            return (int(time.monotonic() / _ELSEWHERE_S),)
+        files = [root / "runs.duckdb", *sorted((root / "spool").glob("*"))]
+        if not (root / "spool").is_dir():
+            files = sorted((root / "runs").rglob("*.parquet"))  # of a published dataset
         found = []
         for file in files:
             try:
                 stat = file.stat()
             except OSError:  # read in and deleted meanwhile
                 continue
-            found.append((file.name, stat.st_size, stat.st_mtime_ns if file.suffix == ".duckdb" else 0))
+            found.append((file.name, stat.st_size, 0 if file.parent.name == "spool" else stat.st_mtime_ns))
         return tuple(found)
 
     def _get(self, key: Hashable, read: Callable[[Store | Dataset], T]) -> T:

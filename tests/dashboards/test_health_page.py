@@ -9,7 +9,7 @@ import pytest
 
 from redecode import tracer
 from redecode.dashboards.data import Source, Unreadable
-from redecode.tracer import Store
+from redecode.tracer import Store, publish_runs
 from tests.dashboards.conftest import STEPS, App, branches
 from tests.tracer.export.recorded_runs import keep
 
@@ -51,6 +51,23 @@ def test_answers_are_kept_until_something_is_recorded(tmp_path: Path) -> None:
         assert sorted(here.runs().status) == ["ok", "ok"]
     finally:
         tracer.uninstrument()
+
+
+def test_a_published_dataset_is_looked_at_like_a_store(open_page: App, filled: Path, tmp_path: Path) -> None:
+    publish_runs(Store(filled), tmp_path / "dataset")
+    at = open_page(tmp_path / "dataset")
+    assert metric(at, "Runs") == "14"
+    at = open_page(tmp_path / "dataset", "run", run=STEPS)
+    assert any("critical path is **100 ms**" in m.value for m in at.markdown)
+    at = open_page(tmp_path / "dataset", "health")
+    assert metric(at, "Runs") == "14"
+    assert "Parquet" in open_page(tmp_path / "dataset", "sql").error[0].value
+    here = Source(str(tmp_path / "dataset"))
+    before = here.version()
+    assert before == here.version() != ()
+    more = branches("7" * 32)
+    publish_runs(keep(tmp_path / "more", [more]), tmp_path / "dataset")
+    assert here.version() != before
 
 
 def test_rows_that_make_no_sense_are_a_sentence(filled: Path, tmp_path: Path) -> None:
