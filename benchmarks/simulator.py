@@ -406,10 +406,10 @@ def _print_engine(result: dict[str, Any]) -> None:
     for fit in ("sweep", "store", "itself"):
         rows = [r for r in result["table"] if r["fit"] == fit]
         if rows:
-            errors = {
+            medians = {
                 m: median(abs(r[q]["error"]) for r in rows if r["measure"] == m for q in quantiles) for m in MEASURES
             }
-            print(f"median |error|, fit on {fit}: " + ", ".join(f"{m} {e:.1%}" for m, e in errors.items()))
+            print(f"median |error|, fit on {fit}: " + ", ".join(f"{m} {e:.1%}" for m, e in medians.items()))
     hits = sorted({(r["rate"], r["cached_measured"], r["cached_simulated"]) for r in result["table"]})
     print("tokens from the prefix cache, real and model: " + ", ".join(f"{r}/s {a} {b}" for r, a, b in hits))
     for words in result["outside"]:

@@ -86,7 +86,8 @@ class StepByStep:
         return -(-computed // self.limits.block_size) - len(request.blocks)
 
     def let_go(self, request: Request) -> None:
-        first, last = [], []
+        first: list[Block] = []
+        last: list[Block] = []
         for block in reversed(request.blocks):
             block.holders -= 1
             if not block.holders:
