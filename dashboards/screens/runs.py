@@ -31,11 +31,12 @@ def listing(location: str, version: Version, target_s: float | None) -> Listing:
 def show() -> None:
     """Draw it."""
     here = shell.current()
-    runs = listing(here.location, here.version(), st.session_state.get("target"))
-    if not len(runs):
+    if not len(here.runs()):
         shell.no_runs()
         return
-    wanted = _filter(runs)
+    search, target_s = _search()
+    runs = listing(here.location, here.version(), target_s)
+    wanted = _filter(runs, search)
     picked = runs.pick(wanted)
     _numbers(runs, picked)
     if not picked.any():
@@ -49,31 +50,35 @@ def show() -> None:
     _table(runs, picked)
 
 
-def _filter(runs: Listing) -> Filter:
-    """The widgets of the filter; their values are in the address."""
+def _search() -> tuple[str, float | None]:
+    """What to search for, and the SLO of runs without one; widgets whose values are in the address."""
     top = st.columns([3, 1.2, 1])
     search = top[0].text_input(
         "Search", key="q", bind="query-params", type="search", live="250ms", icon=":material/search:",
         placeholder="words in id, agent, version, conversation, input or error      press / to search",
         label_visibility="collapsed",
     )  # fmt: skip
-    top[1].number_input(
+    target_s = top[1].number_input(
         "SLO, s", key="target", bind="query-params", min_value=0.001, value=None, step=0.1, format="%.3g",
         placeholder="SLO in s where none was set", label_visibility="collapsed",
         help="Judges runs that were recorded without an SLO.",
     )  # fmt: skip
-    sort = top[2].selectbox("Sort", SORTS, key="sort", bind="query-params", label_visibility="collapsed")
-    assert sort is not None
-    chosen = {name: tuple(st.session_state.get(name, ())) for name in FACETS}
-    counts = runs.facets(Filter(search=search or "", **chosen))
+    top[2].selectbox("Sort", SORTS, key="sort", bind="query-params", label_visibility="collapsed")
+    return search or "", target_s
+
+
+def _filter(runs: Listing, search: str) -> Filter:
+    """A widget for each facet, with every value there is: what the address names must be among them."""
+    chosen: dict[str, tuple[str, ...]] = {}
     for place, name in zip(st.columns(len(FACETS)), FACETS, strict=True):
-        place.multiselect(
-            NAMES[name], list(counts[name]), key=name, bind="query-params", placeholder=NAMES[name],
+        picked = place.multiselect(
+            NAMES[name], sorted(runs.values[name][0]), key=name, bind="query-params", placeholder=NAMES[name],
             label_visibility="collapsed",
         )  # fmt: skip
-    chosen = {name: tuple(st.session_state.get(name, ())) for name in FACETS}
+        chosen[name] = tuple(picked)
+    counts = runs.facets(Filter(search, **chosen))
     st.caption("  ·  ".join(_counted(name, counts[name]) for name in FACETS if len(counts[name]) > 1))
-    return Filter(search=search or "", **chosen)
+    return Filter(search, **chosen)
 
 
 def _counted(name: str, counts: dict[str, int]) -> str:

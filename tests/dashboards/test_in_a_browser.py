@@ -164,3 +164,19 @@ def test_a_run_in_progress_appears_and_ends_without_a_reload(tab: Any, tmp_path:
             tab.goto("about:blank")
     finally:
         tracer.uninstrument()
+
+
+def test_ticked_runs_are_opened_and_compared(tab: Any, dashboard: str) -> None:
+    tab.goto(f"{dashboard}/?q=brancher&sort=slowest")
+    tab.get_by_text("3 runs, slowest first").wait_for()
+
+    def tick(row: int) -> None:
+        tab.locator(".dvn-scroller").click(position={"x": 17, "y": 38 + 35 * row + 17})
+
+    tick(0)
+    tab.get_by_role("link", name="Slack and blame").last.wait_for()
+    tick(1)
+    tab.get_by_role("link", name="Compare these 2").click()
+    tab.wait_for_url("**/compare?**")
+    tab.get_by_text("Where the difference comes from").wait_for()
+    assert f"with={'d' * 32}" in tab.url

@@ -63,6 +63,18 @@ def test_a_target_judges_runs_without_an_slo(open_page: App, filled: Path) -> No
     assert listed(at) == ["d" * 12]
 
 
+def test_a_target_in_the_address_judges_from_the_first_look_on(open_page: App, filled: Path) -> None:
+    at = open_page(filled, q="brancher", target="0.12", slo="missed")
+    assert listed(at) == ["d" * 12]
+    assert metric(at, "SLO met") == "0 %"
+
+
+def test_a_facet_in_the_address_stays_though_nothing_has_it_now(open_page: App, filled: Path) -> None:
+    at = open_page(filled, q="brancher", agent="sequential")
+    assert at.multiselect(key="agent").value == ["sequential"]
+    assert metric(at, "Runs") == "0"
+
+
 def test_a_search_without_hits_says_so(open_page: App, filled: Path) -> None:
     at = open_page(filled, q="nothing like this")
     assert "facet" in at.info[0].value
