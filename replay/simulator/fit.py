@@ -14,6 +14,7 @@ from redecode.replay.engine import EngineInfo
 from redecode.replay.simulator import least_squares
 from redecode.replay.simulator.engine import Spread
 from redecode.replay.simulator.errors import SimulationError, TooFewSteps
+from redecode.replay.simulator.lasting import lasting
 from redecode.replay.simulator.observed import Observed, ObservedStep
 from redecode.replay.simulator.profile import EngineLimits, EngineProfile, Overheads, Range, Residual, Seconds
 from redecode.replay.simulator.results import quantile
@@ -70,6 +71,8 @@ def fit_profile(
     if pauses:
         scale = _mean_ratio([s.pause_s or 0.0 for s in pauses], [gaps[0] + gaps[1] * s.rows for s in pauses])
         gaps = [g * scale for g in gaps]
+    ordered = sorted(steps, key=lambda s: s.at_s)
+    stays = lasting([s.at_s for s in ordered], [s.work_s / _dot(factors, s) for s in ordered])
     return EngineProfile(
         model=info.served_model_name,
         hardware=hardware_of(info),
@@ -90,6 +93,8 @@ def fit_profile(
         residuals=tuple(_residuals(steps, factors)),
         step_spread=_spread(_ratios([s for s in steps if not s.prefill_calls], factors)),
         prefill_spread=_spread(_ratios([s for s in steps if s.prefill_calls], factors)),
+        lasting=stays[0],
+        lasts_s=stays[1],
         cold_start_s=cold_start_s,
     )
 

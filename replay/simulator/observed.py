@@ -25,6 +25,7 @@ class ObservedStep:
     Attributes:
         work_s: from its beginning until its tokens were there; with the pause before it where `pause_s` is None.
         pause_s: until the next step began, if that followed at once.
+        at_s: when, by a clock that all steps share.
         prefill_tokens, pairs, prefill_calls, decodes, context_tokens: as in `StepCosts`.
     """
 
@@ -35,6 +36,7 @@ class ObservedStep:
     prefill_calls: int
     decodes: int
     context_tokens: int
+    at_s: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -87,7 +89,7 @@ def from_clock(calls: Sequence[tuple[int, int, TokenSteps]], token_budget: int |
             later = found[times[place + 1]]
             busy = sum(x.k > 0 for x in later[2]) == len(later[2]) and len(later[2]) <= len(tokens)
             pause = (later[0] - t) / 1e9 if busy else None
-        steps.append(_step((t - start) / 1e9, pause, tokens))
+        steps.append(_step((t - start) / 1e9, pause, tokens, t / 1e9))
     return Observed(tuple(steps), left_out)
 
 
@@ -106,6 +108,7 @@ def from_decodes(decodes: Iterable[Decode], token_budget: int | None) -> Observe
         for k, (t, rows) in enumerate(zip(d.token_times_ns, d.batch_rows, strict=True)):
             tokens.append((d.sent_ns + t, rows, _Token(k, prompt, d.cached_tokens or 0), number))
     tokens.sort(key=lambda x: (x[0], x[3]))
+    begun_ns = tokens[0][0] if tokens else 0
     steps, left_out = [], dict[str, int]()
     before: tuple[int, set[int]] | None = None
     place = 0
@@ -127,7 +130,7 @@ def from_decodes(decodes: Iterable[Decode], token_budget: int | None) -> Observe
         if why or work_s is None:
             left_out[why] = left_out.get(why, 0) + 1
         else:
-            steps.append(_step(work_s, None, [token for _, _, token, _ in group]))
+            steps.append(_step(work_s, None, [token for _, _, token, _ in group], (at - begun_ns) / 1e9))
     return Observed(tuple(steps), left_out)
 
 
@@ -138,7 +141,7 @@ def _unfit(rows: int, tokens: Sequence[_Token], token_budget: int | None) -> str
     return CUT if token_budget is not None and new + sum(x.k > 0 for x in tokens) > token_budget else ""
 
 
-def _step(work_s: float, pause_s: float | None, tokens: Sequence[_Token]) -> ObservedStep:
+def _step(work_s: float, pause_s: float | None, tokens: Sequence[_Token], at_s: float) -> ObservedStep:
     prefills = [x for x in tokens if not x.k]
     decodes = [x for x in tokens if x.k]
     return ObservedStep(
@@ -149,4 +152,5 @@ def _step(work_s: float, pause_s: float | None, tokens: Sequence[_Token]) -> Obs
         prefill_calls=len(prefills),
         decodes=len(decodes),
         context_tokens=sum(x.prompt + x.k for x in decodes),
+        at_s=at_s,
     )

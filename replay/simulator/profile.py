@@ -107,6 +107,7 @@ class EngineProfile(_Frozen):
         source: "sweep" (steps with a beginning and an end), or "store" (from token to token: the pause is in the step).
         steps: how many were fitted; `left_out`: how many could not be, by reason.
         step_spread, prefill_spread: measured over predicted time of steps without and with prefill, by quantiles.
+        lasting, lasts_s: the share of that spread which stays, and for how long (`lasting.py`).
         cold_start_s: from starting a replica until it takes calls; `None` if it was not measured.
     """
 
@@ -125,6 +126,8 @@ class EngineProfile(_Frozen):
     residuals: tuple[Residual, ...]
     step_spread: tuple[float, ...]
     prefill_spread: tuple[float, ...]
+    lasting: float = 0.0
+    lasts_s: float = 0.0
     cold_start_s: float | None = None
 
     def to_engine(self, *, cost_per_s: float = 1.0) -> Engine:
@@ -141,6 +144,8 @@ class EngineProfile(_Frozen):
             cold_start_ps=to_ps(self.cold_start_s or 0.0),
             steps=Spread(self.step_spread) if self.step_spread else None,
             prefills=Spread(self.prefill_spread) if self.prefill_spread else None,
+            lasting=self.lasting,
+            lasts_ps=to_ps(self.lasts_s),
             before=Spread(o.before) if o.before else None,
             cost_per_s=cost_per_s,
         )

@@ -24,14 +24,13 @@ from math import isqrt
 
 from redecode.replay.simulator.blocks import KvBlocks
 from redecode.replay.simulator.costs import StepCosts, prefill_pairs
+from redecode.replay.simulator.engine import Noise
 from redecode.replay.simulator.rows import Counts, Extremes, Limits, Row, Sink
 
 FINISH, SCHEDULE = 0, 9
 """Classes of a replica's events: of all that happens at one time tokens come first, and schedules last."""
 
 Push = Callable[[int, int, int], None]
-Noise = Callable[[int, bool], float]
-"""(steps, whether there is prefill in them) → what their time is multiplied by."""
 
 
 class Replica:
@@ -158,7 +157,7 @@ class Replica:
                 self._steps = steps = min(steps, self._until_content())
             ending = steps == left
         if self._noise is not None:
-            self._scale = self._noise(self._steps, bool(prefills))
+            self._scale = self._noise(self._steps, bool(prefills), now, self._length(self._steps))
         for row, new in prefills:
             if row.computed + new == row.tokens:
                 if not row.made:
@@ -180,10 +179,14 @@ class Replica:
 
     def _after(self, steps: int) -> int:
         """Time of the first so many steps of the jump, pauses included; only decode steps can be several."""
+        return self._scaled(self._length(steps))
+
+    def _length(self, steps: int) -> int:
+        """The same without noise."""
         time = steps * (self._work + self._pause)
         if steps > 1:
             time += self._costs.context_token * self._decodes * (steps * (steps - 1) // 2)
-        return self._scaled(time)
+        return time
 
     def _cut(self, now: int) -> None:
         """Somebody came: the jump ends with the step under way."""

@@ -11,12 +11,14 @@ import pytest
 from redecode.replay.engine import EngineInfo
 from redecode.replay.engine.protocol import TokenSteps
 from redecode.replay.simulator import least_squares
-from redecode.replay.simulator.costs import prefill_pairs
+from redecode.replay.simulator.costs import StepCosts, prefill_pairs, to_ps
+from redecode.replay.simulator.engine import Engine, Spread
 from redecode.replay.simulator.errors import OutsideTheFit, SimulationError, TooFewSteps
 from redecode.replay.simulator.fit import fit_profile, info_of
+from redecode.replay.simulator.lasting import lasting
 from redecode.replay.simulator.observed import ALONE, CUT, FOREIGN, Observed, ObservedStep, from_clock, from_decodes
 from redecode.replay.simulator.profile import EngineProfile
-from redecode.replay.simulator.rows import Extremes
+from redecode.replay.simulator.rows import Extremes, Limits
 from redecode.replay.simulator.sweep import Passage
 from redecode.tracer import Decode, Fidelity, TimeSource
 
@@ -181,3 +183,19 @@ def test_recorded_decodes_give_the_same_steps_from_token_to_token() -> None:
     assert foreign.left_out == {FOREIGN: 1}
     two_at_once = from_decodes([decode(0, 0, 1, [2], 10), decode(1, 0, 1, [2], 10)], None)
     assert two_at_once.left_out == {ALONE: 1}
+
+
+def test_slow_noise_is_told_from_quick_and_comes_out_of_the_simulator_again() -> None:
+    spread = Spread(tuple(0.5 + i / 100 for i in range(101)))
+    limits = Limits(max_num_seqs=1, token_budget=10, kv_blocks=10)
+    engine = Engine(costs=StepCosts(), limits=limits, steps=spread, lasting=0.7, lasts_ps=to_ps(0.5))
+    draw = engine.noise(random.Random(7))
+    assert draw is not None
+    times = [n * 0.01 for n in range(20_000)]
+    ratios = [draw(1, False, to_ps(t), to_ps(0.01)) for t in times]
+    assert sum(ratios) / len(ratios) == pytest.approx(1.0, abs=0.04)
+    share, lasts_s = lasting(times, ratios)
+    assert share == pytest.approx(0.7, abs=0.1)
+    assert 0.25 < lasts_s < 1.0
+    rng = random.Random(8)
+    assert lasting(times, [rng.random() for _ in times]) == (0.0, 0.0)
