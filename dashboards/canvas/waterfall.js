@@ -1,6 +1,6 @@
 // The waterfall: holds what is in view, folded and selected; draws when something changed. Only a selection goes to Python.
 const views = new WeakMap();
-const left = new Map();  // run -> what was in view when the drawing was taken away (say, because the drawer opened)
+const left = new Map();  // run -> what was in view when the drawing was taken away and made anew
 
 // The rows that are not folded away, and where each row stands (a hidden one at the row that hides it).
 function arrange(view) {
@@ -38,6 +38,7 @@ function adopt(view, data) {
     if (kept) {
       Object.assign(view, kept);
       view.landing = kept.scroll;
+      if (kept.unsaid) report(view);  // chosen in the moment before
     }
   }
   if (view.fit) [view.from, view.to] = [0, view.all];
@@ -109,17 +110,22 @@ function reveal(view) {
   if (stop < view.from || start > view.to) look(view, (start + stop) / 2 - length / 2, (start + stop) / 2 + length / 2);
 }
 
+// Tell Python; keys held down tell it once.
+function report(view) {
+  clearTimeout(view.timer);
+  view.timer = setTimeout(() => {
+    view.timer = 0;
+    view.told = view.selectedId;
+    view.setStateValue("step", view.selectedId || "");
+  }, 140);
+}
+
 function select(view, row) {
   const id = row >= 0 ? view.data.id[row] : null;
   view.selected = row;
   if (id !== view.selectedId) {
     view.selectedId = id;
-    clearTimeout(view.timer);  // keys held down ask Python once
-    view.timer = setTimeout(() => {
-      view.timer = 0;
-      view.told = view.selectedId;
-      view.setStateValue("step", view.selectedId || "");
-    }, 140);
+    report(view);
   }
   view.reveal = true;
   redraw(view);
@@ -357,8 +363,9 @@ export default function (component) {
   return () => {
     document.removeEventListener("keydown", view.onKey);
     view.observer.disconnect();
+    clearTimeout(view.timer);
     const { folded, pathOnly, from, to, fit, scroll, selectedId, told } = view;
     left.clear();
-    left.set(view.data.run, { folded, pathOnly, from, to, fit, scroll, selectedId, told });
+    left.set(view.data.run, { folded, pathOnly, from, to, fit, scroll, selectedId, told, unsaid: Boolean(view.timer) });
   };
 }

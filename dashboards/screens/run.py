@@ -145,18 +145,14 @@ def _drawing(loaded: LoadedRun) -> None:
     """Waterfall and drawer: a click draws these two again, not the page."""
     drawn = lay_out(loaded)
     step = _selected(drawn)
-    left, right = st.columns([1.9, 1], gap="small") if step else (st.container(), None)
-    rows = len(drawn.id)
+    # Both stand always: a drawing that is moved is made anew, and would miss keys meanwhile.
+    left, right = st.columns([1.9, 1], gap="small")
     with left:
-        height = min(560, max(200, HEAD_PX + ROW_PX * rows + 10))
+        height = min(560, max(200, HEAD_PX + ROW_PX * len(drawn.id) + 10))
         waterfall(drawn.to_json(), key=KEY, selected=step, height=height, on_step=_chosen)
-        if not step:
-            st.caption(
-                "Click a step, or press j, to see all of it · c walks along the critical path · ? shows all keys"
-            )
-    if right is not None and step is not None:
-        with right.container(height=620, border=True):
-            drawer(loaded, step)
+        st.caption("Click a step, or press j, to see all of it · c goes along the critical path · ? shows the keys")
+    with right.container(height=620, border=True):
+        drawer(loaded, step or drawn.id[0])
 
 
 def _graph(loaded: LoadedRun) -> None:
