@@ -105,8 +105,11 @@ def info_of(described: Mapping[str, Any]) -> EngineInfo:
     Raises:
         SimulationError: the description is of no vLLM with our plug-in.
     """
-    try:
-        return EngineInfo.model_validate({**described, "monotonic_ns": 0, "time_ns": 0})
+    known = {name: value for name, value in described.items() if value is not None}
+    try:  # a path to the model may have been taken out
+        return EngineInfo.model_validate(
+            {"model": known.get("served_model_name"), **known, "monotonic_ns": 0, "time_ns": 0}
+        )
     except ValidationError as error:
         raise SimulationError("these decodes were recorded on an engine without our plug-in; nothing to fit") from error
 

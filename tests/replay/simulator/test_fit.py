@@ -124,6 +124,7 @@ def test_an_engine_that_does_not_say_its_limits_is_asked_for_by_name() -> None:
         fit_profile(made_up(100, random.Random(5)), info(kv_blocks=None), source="sweep", now_ns=0)
     given = fit_profile(made_up(100, random.Random(5)), info(kv_blocks=None), source="sweep", now_ns=0, kv_blocks=7)
     assert given.limits.kv_blocks == 7
+    assert info_of({**info().model_dump(), "model": None}).model == "m"
     with pytest.raises(SimulationError, match="without our plug-in"):
         info_of({"engine": "vllm"})
 
