@@ -190,19 +190,24 @@ def _to_the_mean(steps: Sequence[ObservedStep], factors: Sequence[float]) -> lis
 
 
 def _mean_ratio(measured: Sequence[float], predicted: Sequence[float]) -> float:
-    """Measured over predicted, all together, without the strangest percent on either side."""
-    pairs = sorted(zip(measured, predicted, strict=True), key=lambda p: p[0] / p[1])
-    cut = int(len(pairs) * _CLIPPED)
-    kept = pairs[cut : len(pairs) - cut]
-    return math.fsum(m for m, _ in kept) / math.fsum(p for _, p in kept)
+    """Measured over predicted, all together; the strangest percent on either side counts as the next to it."""
+    least, most = _bounds([m / p for m, p in zip(measured, predicted, strict=True)])
+    bounded = [min(max(m, least * p), most * p) for m, p in zip(measured, predicted, strict=True)]
+    return math.fsum(bounded) / math.fsum(predicted)
+
+
+def _bounds(ratios: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(ratios)
+    return quantile(ordered, _CLIPPED), quantile(ordered, 1.0 - _CLIPPED)
 
 
 def _spread(ratios: Sequence[float]) -> tuple[float, ...]:
-    """Measured over predicted by quantiles, mean 1; the strangest on either side are left out as in `_mean_ratio`."""
-    ordered = sorted(ratios)
-    cut = int(len(ordered) * _CLIPPED)
-    quantiles = Spread.of(ordered[cut : len(ordered) - cut], _PARTS)
-    mean = quantiles.mean() if ordered else 1.0
+    """Measured over predicted by quantiles, mean 1, bounded as in `_mean_ratio`."""
+    if not ratios:
+        return ()
+    least, most = _bounds(ratios)
+    quantiles = Spread.of([min(max(r, least), most) for r in ratios], _PARTS)
+    mean = quantiles.mean()
     return tuple(round(q / mean, 6) for q in quantiles.quantiles)
 
 
