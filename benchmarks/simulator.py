@@ -277,8 +277,8 @@ def speed(replicas: int, calls: int, *, agents: bool) -> dict[str, Any]:
     """Poisson arrivals to replicas of a made-up 8B-like engine; outputs are lognormal of mean 200 tokens.
 
     Runs are single calls with prompts of mean 500 tokens, or agents: five calls, each 0.5 s after the one before and
-    with its prompt and output before its own 100 tokens. These begin with one of 20 prefixes of 128 tokens. About as
-    much arrives as the replicas can do with half of their time.
+    with its prompt and output before its own 100 tokens. These begin with one of 20 prefixes of 128 tokens. Replicas
+    are in a step nearly all the time (calls), with room in their batches.
     """
     rng = random.Random(0)
     costs = StepCosts(
