@@ -155,9 +155,13 @@ class serving:
         self.log.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser; a machine without one skips, unless it is CI."""
+    """A browser; a machine without one skips, unless it is CI.
+
+    A module's, not the session's: while Playwright is open, this thread counts as one that runs an event loop, and the
+    `asyncio.run` of every test after it in the same process would be refused.
+    """
     found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
     if found is None:
         if os.environ.get("CI"):
