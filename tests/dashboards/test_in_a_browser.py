@@ -111,6 +111,7 @@ def test_the_name_of_the_default_page_leads_to_it(tab: Any, dashboard: str) -> N
 def test_help_opens_and_closes(tab: Any, dashboard: str) -> None:
     tab.goto(f"{dashboard}/health")
     tab.get_by_text("Nothing was lost").wait_for()
+    tab.wait_for_function("window.redecodeKeys !== undefined")  # keys are heard once the page is there
     tab.keyboard.press("?")
     help_ = tab.get_by_role("dialog", name="Keys")
     help_.wait_for()
