@@ -26,6 +26,7 @@ from redecode.replay.simulator.views import (
     Remove,
     ReplicaView,
     Router,
+    SimulatedReplica,
     Split,
     State,
     Swap,
@@ -57,7 +58,7 @@ class Transfer:
 class _Member:
     """A replica of the cluster."""
 
-    view: ReplicaView
+    view: SimulatedReplica
     replica: Replica | None
     began: int
     stopped: int | None = None
@@ -114,8 +115,8 @@ class Simulation(Sink):
         self._rng = random.Random(f"{seed}/overheads")
         self._heap: list[tuple[Any, ...]] = []  # (time, class, number of a call, run or replica, and what goes with it)
         self._members: list[_Member] = []
-        self._open: list[ReplicaView] = []
-        self._views: list[ReplicaView] = []
+        self._open: list[SimulatedReplica] = []
+        self._views: list[SimulatedReplica] = []
         self._flying: dict[int, _InFlight] = {}
         self._split: dict[int, int] = {}  # call → the replica that goes on with it
         sizes = [len(shape.calls) for shape in workload.shapes]
@@ -283,7 +284,7 @@ class Simulation(Sink):
         return member
 
     @staticmethod
-    def _reserve(view: ReplicaView, prompt_tokens: int) -> None:
+    def _reserve(view: SimulatedReplica, prompt_tokens: int) -> None:
         view.outstanding += 1
         view.outstanding_prompt_tokens += prompt_tokens
 
@@ -371,7 +372,7 @@ class Simulation(Sink):
 
     def _start(self, engine: Engine, now: int, ready: int) -> None:
         number = len(self._members)
-        view = ReplicaView(number, engine, seconds(ready))
+        view = SimulatedReplica(number, engine, seconds(ready))
         member = _Member(view, None, now, ready=ready, held=[])
         self._members.append(member)
         self._views.append(view)

@@ -47,14 +47,54 @@ class CallView:
     max_tokens: int | None
 
 
-class ReplicaView:
-    """What is known of a replica: what it is, what was sent there, and what an engine says of itself.
+class ReplicaView(Protocol):
+    """What may be known of a replica: what it is, what was sent there, and what an engine says of itself.
 
-    Attributes:
-        outstanding: calls sent to it that have not ended.
-        outstanding_prompt_tokens: of these.
-        ready_s: when it took or will take its first call.
+    A simulated replica shows this, and so does a replica on Ray Serve or behind a URL, as far as it can be had.
     """
+
+    @property
+    def number(self) -> int:
+        """It is never given again."""
+
+    @property
+    def engine(self) -> Engine:
+        """What kind of replica it is, as measured."""
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+
+    @property
+    def ready_s(self) -> float:
+        """When it took or will take its first call."""
+
+    @property
+    def outstanding(self) -> int:
+        """Calls sent to it that have not ended."""
+
+    @property
+    def outstanding_prompt_tokens(self) -> int:
+        """Tokens of their prompts."""
+
+    @property
+    def running(self) -> int:
+        """Calls in the engine's batch (vLLM's num_requests_running)."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the engine's queue (vLLM's num_requests_waiting)."""
+
+    @property
+    def free_kv_blocks(self) -> int:
+        """KV blocks that no running call holds, as of the engine's last schedule."""
+
+    def cached_blocks(self, hashes: Sequence[int]) -> int:
+        """Blocks of this prompt in its prefix cache, as its KV events would tell."""
+
+
+class SimulatedReplica:
+    """A `ReplicaView` of a replica in virtual time."""
 
     __slots__ = ("_replica", "engine", "number", "outstanding", "outstanding_prompt_tokens", "ready_s", "state")
 
@@ -70,21 +110,21 @@ class ReplicaView:
 
     @property
     def running(self) -> int:
-        """Calls in the engine's batch (vLLM's num_requests_running)."""
+        """As `ReplicaView` has it."""
         return 0 if self._replica is None else len(self._replica.running)
 
     @property
     def waiting(self) -> int:
-        """Calls in the engine's queue (vLLM's num_requests_waiting)."""
+        """As `ReplicaView` has it."""
         return 0 if self._replica is None else self._replica.waiting
 
     @property
     def free_kv_blocks(self) -> int:
-        """KV blocks that no running call holds, as of the engine's last schedule."""
+        """As `ReplicaView` has it."""
         return self.engine.limits.kv_blocks if self._replica is None else self._replica.kv.free
 
     def cached_blocks(self, hashes: Sequence[int]) -> int:
-        """Blocks of this prompt in its prefix cache, as its KV events would tell."""
+        """As `ReplicaView` has it."""
         return 0 if self._replica is None else self._replica.kv.found(hashes, len(hashes))
 
 
