@@ -22,9 +22,11 @@ from redecode.replay.simulator.rows import Counts, Extremes, Row, Sink
 from redecode.replay.simulator.views import (
     Add,
     CallView,
+    Hold,
     Provisioner,
     Remove,
     ReplicaView,
+    Route,
     Router,
     SimulatedReplica,
     Split,
@@ -34,7 +36,7 @@ from redecode.replay.simulator.views import (
 )
 from redecode.replay.simulator.workload import Call, Shape, Workload
 
-_READY, _TICK, _BEGIN, _SEND, _ARRIVE = 1, 2, 3, 4, 5
+_READY, _TICK, _BEGIN, _SEND, _ARRIVE, _ASK = 1, 2, 3, 4, 5, 6
 _PRIVATE = 1 << 40
 """More blocks than the content of one run has."""
 
@@ -119,6 +121,7 @@ class Simulation(Sink):
         self._views: list[SimulatedReplica] = []
         self._flying: dict[int, _InFlight] = {}
         self._split: dict[int, int] = {}  # call → the replica that goes on with it
+        self._held: dict[int, tuple[int, int, CallView]] = {}  # call → run, place in it: the router keeps it waiting
         sizes = [len(shape.calls) for shape in workload.shapes]
         self._bases = array("q", [0])
         for shape in workload.which:
@@ -168,9 +171,13 @@ class Simulation(Sink):
                     self._arrive(now, event)
                 elif kind == _READY:
                     self._ready(now, event[2])
+                elif kind == _ASK:
+                    self._release(now)
                 else:
                     self._tick(now)
             self._events += 1
+        if self._held:
+            raise BadRoute(f"{len(self._held)} calls wait at the router for ever; nothing is left to happen")
         return Simulated(
             workload=workload,
             bases=self._bases,
@@ -224,19 +231,40 @@ class Simulation(Sink):
         shape = self._workload.which[run]
         call = self._workload.shapes[shape].calls[place]
         self._sent[number] = now
-        priority = 0
         if self._asks:
             view = self._view(call, number, run)
-            target = self._router.route(view, self._open, seconds(now))
-            if target is None:
-                self._refused += 1
-                del self._flying[run]
-                return
-            priority = self._router.priority(view, seconds(now))
+            self._routed(now, number, run, place, view, self._router.route(view, self._open, seconds(now)))
         elif self._open:
-            target = self._open[0].number
+            self._go(now, number, run, place, self._open[0].number, 0)
         else:
             raise BadRoute(f"no replica is left for a call of {call.step}")
+
+    def _routed(self, now: int, number: int, run: int, place: int, view: CallView, target: Route) -> None:
+        """What the router says of a call."""
+        if isinstance(target, Hold):
+            self._held[number] = (run, place, view)
+            if target.until_s is not None:
+                heapq.heappush(self._heap, (max(now, to_ps(target.until_s)), _ASK, number))
+        elif target is None:
+            self._refused += 1
+            del self._flying[run]
+        else:
+            self._go(now, number, run, place, target, self._router.priority(view, seconds(now)))
+
+    def _release(self, now: int) -> None:
+        """Let calls go that the router no longer keeps."""
+        if not self._held:
+            return
+        for number, target in self._router.release(self._open, seconds(now)):
+            if number not in self._held:
+                raise BadRoute(f"the router let call {number} go, and it does not wait")
+            run, place, view = self._held.pop(number)
+            if run in self._flying:
+                self._routed(now, number, run, place, view, target)
+
+    def _go(self, now: int, number: int, run: int, place: int, target: int | Split, priority: int) -> None:
+        shape = self._workload.which[run]
+        call = self._workload.shapes[shape].calls[place]
         output = call.output_tokens
         if isinstance(target, Split):
             if output > 1:
@@ -255,9 +283,11 @@ class Simulation(Sink):
         deadline = seconds(began + workload.deadlines[run]) if workload.deadlines else None
         size = self._open[0].engine.limits.block_size if self._open else 16
         hashes = self._own(call.hashes[: call.prompt_tokens // size], run)
+        agent = workload.shapes[workload.which[run]].name
         return CallView(
-            number, run, call.step, call.model, call.prompt_tokens, hashes, seconds(began), deadline, call.max_tokens
-        )
+            number, run, call.step, call.model, call.prompt_tokens, hashes, seconds(began), deadline, call.max_tokens,
+            agent,
+        )  # fmt: skip
 
     @staticmethod
     def _own(hashes: tuple[int, ...], run: int) -> tuple[int, ...]:
@@ -341,6 +371,7 @@ class Simulation(Sink):
         if goes_on is not None:
             self._hand_over(row, goes_on, at)
             return
+        self._release(at)
         self._last[number] = at
         self._done[number] = done = at + view.engine.after_ps
         flying = self._flying.get(run)
@@ -402,6 +433,7 @@ class Simulation(Sink):
         held, member.held = member.held or [], None
         for row in held:
             replica.arrive(row, now)
+        self._release(now)
 
     def _tick(self, now: int) -> None:
         assert self._provisioner is not None
@@ -411,6 +443,7 @@ class Simulation(Sink):
                 self._start(command.engine, now, now + command.engine.cold_start_ps)
             else:
                 self._close(command, now)
+        self._release(now)
         if self._flying or now < self._workload.begins[-1]:
             heapq.heappush(self._heap, (now + to_ps(self._provisioner.every_s), _TICK, 0))
 

@@ -34,6 +34,7 @@ class CallView:
         run_began_s: when its run began.
         deadline_s: when its run must have ended; `None` if it need not.
         max_tokens: the limit its caller set on the output, if any.
+        agent: whose run it is, as far as that is known.
     """
 
     call: int
@@ -45,6 +46,7 @@ class CallView:
     run_began_s: float
     deadline_s: float | None
     max_tokens: int | None
+    agent: str = ""
 
 
 class ReplicaView(Protocol):
@@ -136,16 +138,37 @@ class Split:
     decode: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A call that waits at the router until that lets it go: `Router.release`.
+
+    Attributes:
+        until_s: ask again then, at the latest, though nothing has happened; `None` if that changes nothing.
+    """
+
+    until_s: float | None = None
+
+
+Route = int | Split | Hold | None
+
+
 class Router:
     """Chooses the replica of each call. It brings its own rng, if it needs one."""
 
-    def route(self, call: CallView, replicas: Sequence[ReplicaView], now_s: float) -> int | Split | None:
-        """The number of a replica, or `None` to refuse the call; its run then fails.
+    def route(self, call: CallView, replicas: Sequence[ReplicaView], now_s: float) -> Route:
+        """The number of a replica, `None` to refuse the call (its run then fails), or that it waits here.
 
         Args:
             replicas: those that may be sent calls, ready or starting, in the order of their numbers. Not to be kept.
         """
         raise AssertionError("a router decides")
+
+    def release(self, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[tuple[int, Route]]:
+        """Calls that waited here, and where they go now; a `Hold` among them only says when to ask again.
+
+        Asked while calls wait here: when one has ended somewhere, when replicas come or go, and when a `Hold` said.
+        """
+        return ()
 
     def priority(self, call: CallView, now_s: float) -> int:
         """Its place in the queue of an engine by priority: the least goes first (vLLM's `priority`)."""
