@@ -31,7 +31,7 @@ from redecode.replay.analysis import RunActivities, activities_of
 from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Remove, Scale
 from redecode.replay.analysis.what_if import WhatIf, what_if
 from redecode.replay.errors import ReplayError
-from redecode.replay.measured import Measured, measure, scaling_of
+from redecode.replay.measured import Measured, measure, options_of
 from redecode.replay.scaling import parse_steps
 from redecode.tracer import Dataset, RecordedRun, Store
 
@@ -91,7 +91,7 @@ def whatif(
         predicted = what_if(cut, changes)
         found = None
         if measured:
-            scaling_of(changes, recorded)  # what cannot be measured is refused before an engine is looked for
+            options_of(changes, recorded)  # what cannot be measured is refused before an engine is looked for
             found = _measured(source, store if into is None else into, recorded, changes, engine, repeat)
     if as_json:
         print_json(_json(recorded, predicted, found))

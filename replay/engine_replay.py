@@ -140,8 +140,11 @@ async def replay_batch(
         ReplayError, EngineError: before anything is replayed.
     """
     present = Store(store)
-    scaling = batch.options.scaling
-    scaling.check(p.recorded for p in plans.values())
+    batch.options.scaling.check(p.recorded for p in plans.values())
+    altered = batch.options.altered
+    if altered and batch.mode is not ReplayMode.FORCE:
+        raise ReplayError(f"only what is forced can be shortened or left out, not what is replayed by {batch.mode}")
+    plans = {run_id: altered.applied(p) for run_id, p in plans.items()}
     done = finished(batch, present.runs())
     todo = [place for place in range(len(batch.items)) if place not in done]
     earlier = [

@@ -1,5 +1,5 @@
-"""What-if, measured: a run is replayed on an engine with a step's recorded waits scaled, in alternation with replays
-that have nothing changed, and the prediction is held against what came.
+"""What-if, measured: a run is replayed on an engine with steps scaled, shortened or answered from a cache, in
+alternation with replays that have nothing changed, and the prediction is held against what came.
 
 The prediction is made from the unchanged replays (same engine, same hour), by `what_if` of each, so that an engine that
 is faster than the recorded one is no error of the prediction.
@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from redecode.replay.alterations import Alterations
 from redecode.replay.analysis.activities import RunActivities, activities_of
-from redecode.replay.analysis.changes import Change, FewerTokens, OffBarrier, Scale
+from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Scale
 from redecode.replay.analysis.what_if import what_if
 from redecode.replay.engine_replay import choose, make_batch, replay_batch
 from redecode.replay.errors import ReplayError
@@ -32,10 +33,11 @@ class NotMeasurable(ReplayError):
 
 @dataclass(frozen=True, slots=True)
 class StepMeasured:
-    """A scaled step without FM calls below it, in all its places together: what varies there is not the engine.
+    """A changed step, in all its places together: one without FM calls below it that was scaled (what varies there is
+    not the engine), or an FM call that was shortened.
 
     Attributes:
-        baseline, measured: what it took as it was, and scaled; `predicted_ns` is the factor times the former's median.
+        baseline, measured: what it took as it was, and changed; `predicted_ns` is made of the former's median.
     """
 
     step: str
@@ -140,26 +142,29 @@ class Measured:
         }
 
 
-def scaling_of(changes: Sequence[Change], recorded: RecordedRun) -> Scaling:
-    """The scaling with which a replay makes these changes.
+def options_of(changes: Sequence[Change], recorded: RecordedRun) -> ReplayOptions:
+    """The options with which a replay makes these changes.
 
     Raises:
         NotMeasurable: none does.
-        ReplayError: a step that is an FM call, or is not there.
+        ReplayError: a step that is not there, or that cannot be changed so.
     """
     for change in changes:
-        if not isinstance(change, Scale):
+        if not isinstance(change, Scale | FewerTokens | CacheHit):
             why = (
-                "a replay forces the recorded tokens"
-                if isinstance(change, FewerTokens)
-                else "a replay keeps the recorded order of steps"
+                "keeps the recorded order of steps"
                 if isinstance(change, OffBarrier)
-                else "a replay goes through every step that was recorded"
+                else "goes through every step that was recorded"
             )
-            raise NotMeasurable(f"'{change}' cannot be measured yet: {why}; without --measure it is predicted")
+            raise NotMeasurable(f"'{change}' cannot be measured yet: a replay {why}; without --measure it is predicted")
     scaling = Scaling(steps={c.step: c.factor for c in changes if isinstance(c, Scale)})
     scaling.check([recorded])
-    return scaling
+    altered = Alterations(
+        shorter={c.step: c.tokens for c in changes if isinstance(c, FewerTokens)},
+        cached=frozenset(c.step for c in changes if isinstance(c, CacheHit)),
+    )
+    altered.applied(choose([recorded], ReplayMode.FORCE).plans[recorded.run.run_id])
+    return ReplayOptions(scaling=scaling, altered=altered)
 
 
 async def measure(
@@ -190,7 +195,7 @@ async def measure(
     """
     if repeat < 2:
         raise NotMeasurable(f"--repeat {repeat} tells nothing of noise; say at least 2")
-    scaling = scaling_of(changes, recorded)
+    changed_options = options_of(changes, recorded)
     plans = choose([recorded], ReplayMode.FORCE).plans
     present = Store(store)
     warm_up = ""
@@ -200,7 +205,7 @@ async def measure(
     for place, changed in enumerate(order):
         if on_replay is not None:
             on_replay(place, len(order))
-        options = ReplayOptions(scaling=scaling if changed else Scaling())
+        options = changed_options if changed else ReplayOptions()
         batch = make_batch([recorded], ReplayMode.FORCE, engine_url, options)
         report = await replay_batch(store, batch, plans, engine_url, api_key=api_key, source=source)
         if report.stopped is not None or not report.replays:
@@ -217,6 +222,7 @@ async def measure(
             warm_up = replay.run.run_id
         else:
             done[changed].append(activities_of(replay))
+    kept = [c for c in changes if not isinstance(c, FewerTokens)]  # how long these calls take is then known, too
     return Measured(
         changes=tuple(map(str, changes)),
         engine=batch.engine,
@@ -227,10 +233,10 @@ async def measure(
         changed_ns=tuple(what_if(cut, ()).recorded_ns for cut in done[True]),
         predictions_ns=tuple(what_if(cut, changes).predicted_ns for cut in done[False]),
         calls_known_ns=tuple(
-            what_if(was, [*changes, *_calls_as_in(was, now)]).predicted_ns
+            what_if(was, [*kept, *_calls_as_in(was, now)]).predicted_ns
             for was, now in zip(done[False], done[True], strict=True)
         ),
-        steps=tuple(_steps(done[False], done[True], scaling)),
+        steps=tuple(_steps(done[False], done[True], changes)),
         warnings=tuple(warnings),
     )
 
@@ -244,13 +250,29 @@ def _calls_as_in(was: RunActivities, now: RunActivities) -> Iterator[Scale]:
             yield Scale(span_id, times[span.step_key] / took)
 
 
-def _steps(baseline: list[RunActivities], changed: list[RunActivities], scaling: Scaling) -> Iterator[StepMeasured]:
-    for step, factor in scaling.steps.items():
-        before, after = ([_spent(cut, step) for cut in cuts] for cuts in (baseline, changed))
+def _steps(
+    baseline: list[RunActivities], changed: list[RunActivities], changes: Sequence[Change]
+) -> Iterator[StepMeasured]:
+    for change in changes:
+        if isinstance(change, CacheHit):
+            continue  # it is not made
+        before, after = ([_spent(cut, change.step) for cut in cuts] for cuts in (baseline, changed))
         told = [ns for ns in before if ns is not None], [ns for ns in after if ns is not None]
         if len(told[0]) == len(baseline) and len(told[1]) == len(changed):
             as_it_was = _band(told[0])
-            yield StepMeasured(step, as_it_was, round(as_it_was.median_ns * factor), _band(told[1]))
+            predicted = (
+                as_it_was.median_ns * change.factor
+                if isinstance(change, Scale)
+                else median(ns - _saved(cut, change) for ns, cut in zip(told[0], baseline, strict=True))
+            )
+            yield StepMeasured(change.step, as_it_was, round(predicted), _band(told[1]))
+
+
+def _saved(cut: RunActivities, change: Change) -> float:
+    """What fewer tokens save, in all places of their step."""
+    tokens = change.tokens if isinstance(change, FewerTokens) else 0
+    meant = (i for i, span in cut.spans.items() if span.kind is SpanKind.DECODE and change.step in names_of(span))
+    return sum(tokens * cut.tpot_ns.get(i, 0.0) for i in meant)
 
 
 def _spent(cut: RunActivities, step: str) -> int | None:

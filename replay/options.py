@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from redecode.replay.alterations import Alterations
 from redecode.replay.arrivals import Arrivals, BadArrivals, given_offsets, poisson_offsets, recorded_offsets
 from redecode.replay.scaling import Scaling
 from redecode.tracer import RecordedRun
@@ -30,6 +31,7 @@ class ReplayOptions:
         rate_per_s, seed: of Poisson arrivals.
         arrivals_file: of given arrivals.
         scaling: of recorded waits.
+        altered: FM calls that are shorter, or not made; by force alone.
         cold: empty the engine's prefix cache first, where it can be.
         as_streamed: a call is streamed if the recorded one was; otherwise none is, which spares the engine what
             streaming costs it, too.
@@ -41,6 +43,7 @@ class ReplayOptions:
     seed: int = 0
     arrivals_file: Path | None = None
     scaling: Scaling = field(default_factory=Scaling)
+    altered: Alterations = field(default_factory=Alterations)
     cold: bool = True
     as_streamed: bool = True
 
@@ -77,6 +80,8 @@ class ReplayOptions:
             "steps": dict(self.scaling.steps),
             "cold": self.cold,
             "as_streamed": self.as_streamed,
+            **({"shorter": dict(self.altered.shorter)} if self.altered.shorter else {}),
+            **({"cached": sorted(self.altered.cached)} if self.altered.cached else {}),
         }
 
     @classmethod
@@ -90,6 +95,7 @@ class ReplayOptions:
             seed=data["seed"] or 0,
             arrivals_file=None if file is None else Path(file),
             scaling=Scaling(data["tool_speed"], data["steps"]),
+            altered=Alterations(data.get("shorter", {}), frozenset(data.get("cached", ()))),
             cold=data["cold"],
             as_streamed=data["as_streamed"],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redecode.replay.errors import ReplayError
@@ -58,11 +58,7 @@ class Scaling:
                 raise ReplayError(
                     f"--step {step} is an FM call: its time is the engine's, and nothing is waited through"
                 )
-            near = difflib.get_close_matches(step, sorted(waited), n=3, cutoff=0.3)
-            raise UnknownStep(
-                f"no step '{step}' in these runs"
-                + (f"; the nearest: {', '.join(near)}" if near else "; `redecode show RUN` names its steps")
-            )
+            raise unknown_step(f"no step '{step}' in these runs", step, waited)
 
     def factors(self, spans: Mapping[str, Span]) -> dict[str, float]:
         """Span id → what its own waits are multiplied by; spans that are not scaled are left out."""
@@ -89,6 +85,14 @@ class Scaling:
             if factor != 1.0:
                 factors[span_id] = factor
         return factors
+
+
+def unknown_step(what: str, step: str, known: Collection[str]) -> UnknownStep:
+    """The error that says so, with the nearest names of those known."""
+    near = difflib.get_close_matches(step, sorted(known), n=3, cutoff=0.3)
+    return UnknownStep(
+        what + (f"; the nearest: {', '.join(near)}" if near else "; `redecode show RUN` names its steps")
+    )
 
 
 def parse_steps(given: Sequence[str]) -> dict[str, float]:

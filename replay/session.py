@@ -35,7 +35,7 @@ class ReplayedRun:
         batch = loop.batch
         self._labels = batch.labels(place)
         self._mirror = Mirror(loop.recorder, plan.recorded, batch.mode.value, {LABEL: self._labels})
-        factors = batch.options.scaling.factors(plan.graph.spans)
+        factors = batch.options.altered.scaling(batch.options.scaling).factors(plan.graph.spans)
         self.session = Session(compile_run(plan.graph, plan.decodes, factors), self, after_ns)
         self.replayed: dict[str, Decode] = {}
         self.happened_ns: dict[Kind, int] = {}

@@ -65,8 +65,8 @@ def test_it_says_its_tier_and_where_the_path_would_go(store: Path) -> None:
         (["--shorter", "long=2.5"], "--shorter wants STEP=TOKENS"),
         (["--shorter", "long=5"], "its time per output token is not known"),
         (["--data-only", "long"], "waits at no barrier"),
-        (["--cached", "long", "--measure"], "cannot be measured yet"),
-        (["--step", "long=0.5", "--measure"], "no engine runs in"),
+        (["--without", "long", "--measure"], "cannot be measured yet"),
+        (["--step", "long=0.5", "--measure"], "there is nothing to replay"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

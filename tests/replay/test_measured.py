@@ -9,7 +9,7 @@ import pytest
 from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Remove, Scale
 from redecode.replay.batch import LABEL
 from redecode.replay.errors import ReplayError
-from redecode.replay.measured import Measured, NotMeasurable, measure, scaling_of
+from redecode.replay.measured import Measured, NotMeasurable, measure, options_of
 from redecode.replay.scaling import UnknownStep
 from redecode.tracer import Store
 from tests.replay.test_engine_replay import MS, run_of
@@ -66,19 +66,62 @@ def test_the_verdict(measured_ms: list[int], within: bool, telling: bool) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [CacheHit("wait"), Remove("wait"), OffBarrier("wait"), FewerTokens("chat", 2)],
+    [Remove("wait"), OffBarrier("wait")],
     ids=lambda change: type(change).__name__,
 )
 def test_what_no_replay_can_do_is_said_and_not_faked(change: Change) -> None:
     with pytest.raises(NotMeasurable, match="cannot be measured yet"):
-        scaling_of([Scale("wait", 0.5), change], run_of(wait_ms=1))
+        options_of([Scale("wait", 0.5), change], run_of(wait_ms=1))
+
+
+async def test_fewer_tokens_are_forced_and_nothing_else_is_otherwise(store: Path) -> None:
+    engine = TokenEngine()
+    async with token_engine(engine) as url:
+        run = run_of(wait_ms=1)
+        found = await measure(store, run, [FewerTokens("run/chat#1", 3)], url, repeat=2)
+    forced = {tuple(d.prompt_ids or ()): [] for d in run.decodes}
+    for (_, body), place in zip(engine.calls, range(100), strict=False):
+        assert place // 3 in (0, 1, 2, 3, 4)
+        forced[tuple(body["prompt"])].append(body["max_tokens"])
+    assert list(forced.values()) == [[4] * 5, [4, 4, 1, 1, 4], [4] * 5]
+    changed = Store(store).load(found.changed_runs[0])
+    assert [len(d.sampled_ids or ()) for d in changed.decodes] == [4, 1, 4]
+    assert [d.sampled_ids for d in changed.decodes] == [
+        (run.decodes[n].sampled_ids or ())[: (4, 1, 4)[n]] for n in range(3)
+    ]
+    assert changed.decodes[1].output is None
+    assert changed.run.labels[LABEL]["shorter"] == {"run/chat#1": 3}
+    assert [s.step for s in found.steps] == ["run/chat#1"]
+
+
+async def test_what_is_cached_is_neither_called_nor_waited_for(store: Path) -> None:
+    engine = TokenEngine()
+    async with token_engine(engine) as url:
+        found = await measure(store, run_of(wait_ms=40), [CacheHit("chat#1"), CacheHit("wait")], url, repeat=2)
+    changed = Store(store).load(found.changed_runs[0])
+    assert len(changed.decodes) == 2
+    assert len(engine.calls) == 3 * 3 + 2 * 2
+    assert min(found.baseline_ns) >= 120 * MS
+    assert max(found.changed_ns) < 60 * MS
+    assert max(found.predictions_ns) < 60 * MS
+
+
+def test_a_call_keeps_at_least_one_token() -> None:
+    with pytest.raises(ReplayError, match="made 4 tokens: it can be 0 to 3 tokens shorter, not 4"):
+        options_of([FewerTokens("chat", 4)], run_of(wait_ms=1))
+    with pytest.raises(UnknownStep, match=r"no FM call 'chatt'.*the nearest: chat"):
+        options_of([FewerTokens("chatt", 1)], run_of(wait_ms=1))
+    with pytest.raises(UnknownStep, match=r"no step 'wai'.*the nearest: wait"):
+        options_of([CacheHit("wai")], run_of(wait_ms=1))
+    with pytest.raises(ReplayError, match="no FM call is left"):
+        options_of([CacheHit("chat")], run_of(wait_ms=1))
 
 
 def test_an_fm_call_is_the_engines_and_a_step_must_be_there() -> None:
     with pytest.raises(ReplayError, match="is an FM call"):
-        scaling_of([Scale("chat", 0.5)], run_of(wait_ms=1))
+        options_of([Scale("chat", 0.5)], run_of(wait_ms=1))
     with pytest.raises(UnknownStep, match="the nearest: wait"):
-        scaling_of([Scale("waits", 0.5)], run_of(wait_ms=1))
+        options_of([Scale("waits", 0.5)], run_of(wait_ms=1))
 
 
 async def test_once_tells_nothing_of_noise(store: Path) -> None:

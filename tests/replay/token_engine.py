@@ -47,6 +47,7 @@ class TokenEngine:
         self.healthy = True
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.answered_ns: list[int] = []
+        self.made_ns: dict[str, int] = {}
         self.asked_for_steps: list[list[str]] = []
         self.resets = 0
 
@@ -80,6 +81,7 @@ class TokenEngine:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
         tail = {"usage": usage, "system_fingerprint": None if native else self.info["system_fingerprint"]}
         self.answered_ns.append(time.monotonic_ns())
+        self.made_ns[body.get("request_id", "")] = self.answered_ns[-1]
         if not body.get("stream"):
             whole = {"token_ids": ids, "logprobs": self._logprobs(ids, native=native), "finish_reason": "length"}
             return Response(200, json={"choices": [whole], **tail})
@@ -112,8 +114,12 @@ class TokenEngine:
             for _, body in self.calls
         }
         now = time.monotonic_ns()
+        made = {rid: self.made_ns.get(rid, now) for rid in rids}  # its tokens came 1 us after the other
         steps = {
-            rid: {name: [now] * lengths[rid] for name in ("t_ns", "start_ns")}
+            rid: {
+                name: [made[rid] - 1000 * left for left in reversed(range(lengths[rid]))]
+                for name in ("t_ns", "start_ns")
+            }
             | {name: [1] * lengths[rid] for name in ("rows", "context_tokens", "prefill_tokens")}
             | {"k": list(range(lengths[rid]))}
             for rid in rids
