@@ -17,10 +17,12 @@ from redecode.cli import (
     engine,
     export,
     import_,
+    profile,
     record,
     replay,
     runs,
     show,
+    simulate,
     store,
     whatif,
 )
@@ -59,6 +61,8 @@ show.register(app)
 replay.register(app)
 compare.register(app)
 whatif.register(app)
+profile.register(app)
+simulate.register(app)
 dashboard.register(app)
 export.register(app)
 import_.register(app)

@@ -18,11 +18,22 @@ from redecode.cli.common import (
     store_path,
     store_to_read,
 )
+from redecode.cli.engine_models import (
+    NoNoiseOption,
+    OtherFmOption,
+    ProfileOption,
+    ReplicasOption,
+    RoutingOption,
+    fleet_of,
+)
 from redecode.cli.replay_engine import Selection, load_selected, replay_runs, resume
 from redecode.cli.replay_program import fork_overrides, play
+from redecode.cli.replay_simulated import simulate_runs
 from redecode.replay import Changed, Fork, Playback, ReplayMode, ReplayOptions
 from redecode.replay.arrivals import Arrivals
+from redecode.replay.engine_replay import choose
 from redecode.replay.scaling import Scaling, parse_steps
+from redecode.replay.simulator.fleet import Routing
 from redecode.tracer import Dataset
 
 
@@ -36,6 +47,7 @@ class Mode(StrEnum):
 
     FORCE = "force"
     RESAMPLE = "resample"
+    SIMULATE = "simulate"
     PLAYBACK = "playback"
     FORK = "fork"
 
@@ -51,7 +63,8 @@ def replay(
     mode: Annotated[
         Mode,
         typer.Option(
-            help="force: the recorded tokens through the engine; resample: the recorded seeds, and see; "
+            help="force: the recorded tokens through the engine; resample: the recorded seeds, and see; simulate: the "
+            "recorded lengths on an engine model, in no time; "
             "playback: run CMD, answered from the recording, no engine; fork: likewise up to a step, live from there."
         ),
     ] = Mode.FORCE,
@@ -71,7 +84,9 @@ def replay(
         Arrivals, typer.Option(help="When runs begin: as recorded, as a Poisson process, or as given in a file.")
     ] = Arrivals.RECORDED,
     rate: Annotated[float | None, typer.Option(help="Of Poisson arrivals: runs a second.", metavar="R")] = None,
-    seed: Annotated[int, typer.Option(help="Of Poisson arrivals: the same seed gives the same.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of Poisson arrivals, and of simulated step times: the same seed gives the same.")
+    ] = 0,
     arrivals_file: Annotated[
         Path | None,
         typer.Option(help="Given arrivals: seconds after the first, a JSON list or a CSV column.", metavar="FILE"),
@@ -140,6 +155,11 @@ def replay(
         list[str] | None,
         typer.Option(help="A tool that may run from STEP on; repeatable.", metavar="NAME", **_FORK),
     ] = None,
+    profile: ProfileOption = None,
+    replicas: ReplicasOption = 1,
+    routing: RoutingOption = Routing.LEAST,
+    other_fm: OtherFmOption = False,
+    no_noise: NoNoiseOption = False,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engine's prefix cache as it is.")] = False,
     into: Annotated[
         str | None,
@@ -155,6 +175,8 @@ def replay(
 
     Each replay is recorded as a run too, and belongs to a batch; what stopped in the middle (Ctrl-C, an engine that
     died) is gone on with by --resume. Exit 1 when any decode came out with other tokens.
+    With --mode simulate no engine is needed but its profile (redecode profile): each run is recorded as it would have
+    gone, with the recorded lengths.
     With --mode playback or fork it runs CMD instead, whose FM calls and tools are answered from the recording;
     the exit code is then CMD's, or 1 if CMD went on after asking for something that was not recorded.
     """
@@ -197,6 +219,10 @@ def replay(
                 forked.close()
                 settings |= {"until": forked.until, "overrides": changes.to_json(), "live_tools": live_tool or []}
             play(path, settings, command)
+        if mode is Mode.SIMULATE:
+            _no_engine(engine, warm=warm)
+        elif profile or replicas != 1 or other_fm or no_noise or routing is not Routing.LEAST:
+            fail("--profile, --replicas, --routing, --other-fm and --no-noise are of --mode simulate")
         options = ReplayOptions(
             arrivals=arrivals,
             speed=speed,
@@ -207,4 +233,21 @@ def replay(
             cold=not warm,
             as_streamed=not no_stream,
         )
+        if mode is Mode.SIMULATE:
+            chosen = choose(load_selected(source, selection), ReplayMode.SIMULATE, leave_out=not selection.by_id)
+            fleet = fleet_of(
+                path, source, chosen.plans.values(), profile, replicas=replicas, other_fm=other_fm, routing=routing
+            )
+            simulate_runs(
+                path, source, chosen, fleet, options, seed=seed, noise=not no_noise, repeat=repeat,
+                one=selection.by_id and len(chosen.plans) == 1, as_json=as_json,
+            )  # fmt: skip
         replay_runs(path, source, selection, ReplayMode(mode), options, engine, repeat=repeat, as_json=as_json)
+
+
+def _no_engine(engine: str | None, *, warm: bool) -> None:
+    """Refuse what a simulation has no use for."""
+    if engine is not None:
+        fail("--mode simulate runs on an engine profile (--profile), not on an engine; `redecode profile` lists them")
+    if warm:
+        fail("--warm: a simulated prefix cache begins empty")

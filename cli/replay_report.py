@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from redecode.cli.common import seconds
-from redecode.replay import ReplayReport, TokenDivergence
+from redecode.replay import ReplayMode, ReplayReport, TokenDivergence
 from redecode.replay.compare import logprob_gaps, notes_of
 from redecode.replay.noise import Band, band
 from redecode.replay.pacing import ScheduleError
@@ -32,6 +32,9 @@ def print_report(report: BatchReport, *, one: bool) -> None:
     _tell(console, _notes(replays))
     differences = {k: v for r in replays for k, v in r.engine_differences.items()}
     _tell(console, [f"engine differs: {name} was {then}, is {now}" for name, (then, now) in differences.items()])
+    if report.mode == ReplayMode.SIMULATE:
+        _print_simulated(console, report)
+        return
     decodes = [d for r in replays for d in r.decodes]
     equal = sum(d.tokens_equal for d in decodes)
     tokens = sum(d.tokens_recorded for d in decodes)
@@ -45,6 +48,14 @@ def print_report(report: BatchReport, *, one: bool) -> None:
         console.print(f"WARNING {warning}", markup=False)
     before = f", {report.earlier} of them before" if report.earlier else ""
     console.print(f"batch {report.batch_id}: {len(replays)} of {report.items} runs replayed{before}")
+
+
+def _print_simulated(console: Console, report: BatchReport) -> None:
+    tokens = sum(r.tokens_recorded for r in report.replays)
+    console.print(f"simulated on {report.engine}: {tokens} tokens, those recorded; nothing was run", markup=False)
+    for warning in report.warnings:
+        console.print(f"WARNING {warning}", markup=False)
+    console.print(f"batch {report.batch_id}: {len(report.replays)} runs simulated")
 
 
 def bands(reports: Sequence[BatchReport]) -> list[tuple[str, Band]]:
@@ -103,7 +114,8 @@ def _notes(replays: tuple[ReplayReport, ...]) -> list[str]:
 def _print_decodes(console: Console, report: ReplayReport) -> None:
     columns = ("decode", "tokens", "equal", "logprob gap", "TTFT rec.", "TTFT repl.", "TPOT rec.", "TPOT repl.",
                "E2E rec.", "E2E repl.")  # fmt: skip
-    table = _table(columns, left=(0, 2))
+    simulated = report.mode == ReplayMode.SIMULATE
+    table = _table(tuple(c.replace("repl.", "sim.") for c in columns) if simulated else columns, left=(0, 2))
     for d in report.decodes:
         count = str(d.tokens_recorded) if d.tokens_equal else f"{d.tokens_recorded}/{d.tokens_replayed}"
         gap = "-" if d.logprob_gap is None else f"{d.logprob_gap:.2g}"
@@ -111,19 +123,21 @@ def _print_decodes(console: Console, report: ReplayReport) -> None:
             d.ttft_recorded_s, d.ttft_replayed_s, d.tpot_recorded_s, d.tpot_replayed_s, d.e2e_recorded_s,
             d.e2e_replayed_s,
         )  # fmt: skip
-        equal = "yes" if d.tokens_equal else "NO"
+        equal = "-" if simulated else "yes" if d.tokens_equal else "NO"
         table.add_row(_plain(d.step_key), count, equal, gap, *(seconds(t) for t in times))
     console.print(table)
+    what = "simulated" if simulated else "replayed"
     console.print(
         f"run {report.run_id[:12]} → {report.mode} replay {report.replay_run_id[:12]}: "
-        f"E2E {seconds(report.e2e_recorded_s)} recorded, {seconds(report.e2e_replayed_s)} replayed"
+        f"E2E {seconds(report.e2e_recorded_s)} recorded, {seconds(report.e2e_replayed_s)} {what}"
     )
 
 
 def _print_runs(console: Console, replays: tuple[ReplayReport, ...]) -> None:
     columns = ("run", "replay", "decodes", "equal", "tokens", "TTFT rec.", "TTFT repl.", "TPOT rec.", "TPOT repl.",
                "E2E rec.", "E2E repl.", "late p99")  # fmt: skip
-    table = _table(columns, left=(0, 1))
+    simulated = replays[0].mode == ReplayMode.SIMULATE
+    table = _table(tuple(c.replace("repl.", "sim.") for c in columns) if simulated else columns, left=(0, 1))
     for r in replays:
         medians = [
             _median([getattr(d, name) for d in r.decodes])
@@ -132,11 +146,13 @@ def _print_runs(console: Console, replays: tuple[ReplayReport, ...]) -> None:
         times = (*medians, r.e2e_recorded_s, r.e2e_replayed_s, r.lateness_p99_s)
         equal = sum(d.tokens_equal for d in r.decodes)
         table.add_row(
-            r.run_id[:12], r.replay_run_id[:12], str(len(r.decodes)), str(equal), str(r.tokens_recorded),
+            r.run_id[:12], r.replay_run_id[:12], str(len(r.decodes)), "-" if simulated else str(equal),
+            str(r.tokens_recorded),
             *(seconds(t) for t in times),
         )  # fmt: skip
     console.print(table)
-    console.print("TTFT and TPOT are medians over the run's decodes; late: how long after it was due a point happened")
+    late = "" if simulated else "; late: how long after it was due a point happened"
+    console.print(f"TTFT and TPOT are medians over the run's decodes{late}")
 
 
 def _table(columns: tuple[str, ...], *, left: tuple[int, ...]) -> Table:

@@ -24,15 +24,18 @@ from redecode.cli.common import (
     store_path,
     store_to_read,
 )
+from redecode.cli.engine_models import ProfileOption
 from redecode.cli.replay_engine import engine_of
 from redecode.cli.screen import Unit, clean, screen
 from redecode.cli.show_tables import step_of
+from redecode.cli.whatif_simulated import lines, side_by_side, simulated
 from redecode.replay.analysis import RunActivities, activities_of
 from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Remove, Scale
 from redecode.replay.analysis.what_if import WhatIf, what_if
 from redecode.replay.errors import ReplayError
 from redecode.replay.measured import Measured, measure, options_of
 from redecode.replay.scaling import parse_steps
+from redecode.replay.what_if_simulated import SimulatedWhatIf
 from redecode.tracer import Dataset, RecordedRun, Store
 
 _MOST = 5
@@ -64,6 +67,14 @@ def whatif(
         list[str] | None,
         typer.Option(help="This node waits for its data alone, not at barriers. Repeatable.", metavar="STEP"),
     ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Also simulate it on the engine models of its FMs (redecode profile).")
+    ] = False,
+    profile: ProfileOption = None,
+    load: Annotated[
+        str | None,
+        typer.Option(help="With --simulate: among copies of itself, so many beginning a second.", metavar="RATE"),
+    ] = None,
     measured: Annotated[
         bool, typer.Option("--measure", help="Also replay it so on an engine, and hold the prediction against that.")
     ] = False,
@@ -89,15 +100,24 @@ def whatif(
         recorded = source.load(run)
         cut = activities_of(recorded)
         predicted = what_if(cut, changes)
+        if (profile or load is not None) and not simulate:
+            fail("--profile and --load are of --simulate")
+        modelled = simulated(source, into or store, recorded, changes, profile, load) if simulate else None
         found = None
         if measured:
             options_of(changes, recorded)  # what cannot be measured is refused before an engine is looked for
             found = _measured(source, store if into is None else into, recorded, changes, engine, repeat)
     if as_json:
-        print_json(_json(recorded, predicted, found))
+        print_json(_json(recorded, predicted, modelled, found))
     else:
         console = screen()
-        for line in (*_predicted(recorded, cut, predicted), *(() if found is None else _compared(found))):
+        told = (
+            *_predicted(recorded, cut, predicted),
+            *(() if modelled is None else lines(modelled)),
+            *(() if found is None else _compared(found)),
+            *side_by_side(predicted, modelled, found),
+        )
+        for line in told:
             console.print(line)
     raise typer.Exit(0 if found is None or found.within_noise else 1)
 
@@ -150,11 +170,14 @@ def _measured(
         return asyncio.run(go())
 
 
-def _json(recorded: RecordedRun, predicted: WhatIf, found: Measured | None) -> dict[str, Any]:
+def _json(
+    recorded: RecordedRun, predicted: WhatIf, modelled: SimulatedWhatIf | None, found: Measured | None
+) -> dict[str, Any]:
     return {
         "run_id": recorded.run.run_id,
         "agent": recorded.run.agent,
         "predicted": predicted.to_json(),
+        "simulated": None if modelled is None else modelled.to_json(),
         "measured": None if found is None else found.to_json(),
     }
 

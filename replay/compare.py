@@ -197,8 +197,8 @@ def compare_decodes(recorded: Decode, replayed: Decode, notes: tuple[str, ...] =
         span_id=recorded.span_id,
         step_key=recorded.step_key,
         model=recorded.model,
-        tokens_recorded=len(recorded.sampled_ids or ()),
-        tokens_replayed=len(replayed.sampled_ids or ()),
+        tokens_recorded=_tokens(recorded),
+        tokens_replayed=_tokens(replayed),
         tokens_equal=divergence is None,
         logprob_gap=max(gaps, default=None),
         logprob_gap_mean=fmean(gaps) if gaps else None,
@@ -220,6 +220,11 @@ def engine_differences(then: dict[str, Any] | None, now: dict[str, Any]) -> dict
     known = (k for k in sorted(then or {}) if k not in _NO_SETTINGS)
     both = ((k, (then or {})[k], now.get(k)) for k in known)
     return {k: (a, b) for k, a, b in both if a is not None and b is not None and a != b}
+
+
+def _tokens(decode: Decode) -> int:
+    """How many were sampled; of a decode without ids as the engine counted."""
+    return decode.output_tokens or 0 if decode.sampled_ids is None else len(decode.sampled_ids)
 
 
 def _s(ns: float | None) -> float | None:

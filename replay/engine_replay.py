@@ -139,6 +139,8 @@ async def replay_batch(
     Raises:
         ReplayError, EngineError: before anything is replayed.
     """
+    if batch.mode is ReplayMode.SIMULATE:
+        raise ReplayError("a simulation needs an engine model, no engine: redecode.replay.simulated")
     present = Store(store)
     batch.options.scaling.check(p.recorded for p in plans.values())
     altered = batch.options.altered

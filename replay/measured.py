@@ -142,8 +142,10 @@ class Measured:
         }
 
 
-def options_of(changes: Sequence[Change], recorded: RecordedRun) -> ReplayOptions:
-    """The options with which a replay makes these changes.
+def options_of(
+    changes: Sequence[Change], recorded: RecordedRun, mode: ReplayMode = ReplayMode.FORCE
+) -> ReplayOptions:
+    """The options with which a replay in this mode makes these changes.
 
     Raises:
         NotMeasurable: none does.
@@ -156,14 +158,16 @@ def options_of(changes: Sequence[Change], recorded: RecordedRun) -> ReplayOption
                 if isinstance(change, OffBarrier)
                 else "goes through every step that was recorded"
             )
-            raise NotMeasurable(f"'{change}' cannot be measured yet: a replay {why}; without --measure it is predicted")
+            option = "--simulate" if mode is ReplayMode.SIMULATE else "--measure"
+            done = "simulated" if mode is ReplayMode.SIMULATE else "measured"
+            raise NotMeasurable(f"'{change}' cannot be {done} yet: a replay {why}; without {option} it is predicted")
     scaling = Scaling(steps={c.step: c.factor for c in changes if isinstance(c, Scale)})
     scaling.check([recorded])
     altered = Alterations(
         shorter={c.step: c.tokens for c in changes if isinstance(c, FewerTokens)},
         cached=frozenset(c.step for c in changes if isinstance(c, CacheHit)),
     )
-    altered.applied(choose([recorded], ReplayMode.FORCE).plans[recorded.run.run_id])
+    altered.applied(choose([recorded], mode).plans[recorded.run.run_id])
     return ReplayOptions(scaling=scaling, altered=altered)
 
 

@@ -15,10 +15,11 @@ from redecode.tracer import RecordedRun
 
 
 class ReplayMode(StrEnum):
-    """How a replay on an engine treats FM calls."""
+    """How a replay on an engine, or on a model of one, treats FM calls."""
 
     FORCE = "force"
     RESAMPLE = "resample"
+    SIMULATE = "simulate"  # on an engine model, in no time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class ReplayOptions:
         rate_per_s, seed: of Poisson arrivals.
         arrivals_file: of given arrivals.
         scaling: of recorded waits.
-        altered: FM calls that are shorter, or not made; by force alone.
+        altered: FM calls that are shorter, or not made; by force, and simulated.
         cold: empty the engine's prefix cache first, where it can be.
         as_streamed: a call is streamed if the recorded one was; otherwise none is, which spares the engine what
             streaming costs it, too.

@@ -57,7 +57,7 @@ def plan(recorded: RecordedRun, mode: ReplayMode) -> Plan:
         if decode.sampled_ids is None and decode.error is not None:
             skipped[decode.step_key] = "failed when recorded, replayed as a wait"
             continue
-        if decode.redacted:
+        if decode.redacted and mode is not ReplayMode.SIMULATE:  # which needs lengths alone
             raise TooLittleRecorded(f"run {run.run_id[:12]} cannot be replayed by {mode}: {withheld(decode)}")
         need = _lack(decode, mode)
         if need:
@@ -65,7 +65,7 @@ def plan(recorded: RecordedRun, mode: ReplayMode) -> Plan:
                 f"run {run.run_id[:12]} cannot be replayed by {mode}: decode {decode.step_key} has {need} "
                 f"(fidelity {decode.fidelity}); record it against vLLM, or use --mode playback"
             )
-        if not decode.sampled_ids:
+        if not (decode.sampled_ids if decode.sampled_ids is not None else decode.output_tokens):
             skipped[decode.step_key] = "made no tokens when recorded, replayed as a wait"
             continue
         decodes[decode.span_id] = decode
@@ -78,6 +78,10 @@ def plan(recorded: RecordedRun, mode: ReplayMode) -> Plan:
 
 
 def _lack(decode: Decode, mode: ReplayMode) -> str:
+    if mode is ReplayMode.SIMULATE:
+        if decode.prompt_ids is None and decode.input_tokens is None:
+            return "no count of prompt tokens"
+        return "no count of sampled tokens" if decode.sampled_ids is None and decode.output_tokens is None else ""
     if decode.prompt_ids is None:
         return "no prompt token ids"
     if decode.sampled_ids is None:
@@ -90,6 +94,9 @@ def _lack(decode: Decode, mode: ReplayMode) -> str:
 
 def _otherwise(decode: Decode, mode: ReplayMode) -> list[str]:
     """What of the recorded call the replayed one does not have."""
+    if mode is ReplayMode.SIMULATE:
+        known = decode.prompt_ids is not None or decode.prompt_hashes is not None
+        return [] if known else ["what its prompt has in common with others is not known: nothing is found in a cache"]
     notes = []
     grammar = grammar_of(decode.sampling)
     if grammar and mode is ReplayMode.FORCE:

@@ -36,6 +36,7 @@ class BatchReport:
         schedule_error: of what was replayed this time; `None` if nothing was left to do.
         without: what the engine does not have and the replay went without.
         unknown_engine: some decode's recording does not say what engine made it.
+        doubts: what else is to be known before its numbers are believed.
     """
 
     batch_id: str
@@ -51,6 +52,7 @@ class BatchReport:
     schedule_error: ScheduleError | None
     without: tuple[str, ...]
     unknown_engine: bool
+    doubts: tuple[str, ...] = ()
 
     @property
     def tokens_equal(self) -> bool:
@@ -64,6 +66,7 @@ class BatchReport:
         if self.schedule_error is not None and self.schedule_error.warning is not None:
             found.append(f"schedule error: {self.schedule_error.warning}; do not trust times that small")
         found += [f"the engine has {lack}" for lack in self.without]
+        found += self.doubts
         if self.unknown_engine:
             found.append("the recording does not say all of the engine that made it: differences may be unseen")
         return found
@@ -106,6 +109,13 @@ def report_of(part: ReplayedRun, mode: ReplayMode) -> ReplayReport:
     """Of a run that has just been replayed."""
     replayed_s = (part.happened_ns[Kind.END] - part.happened_ns[Kind.START]) / 1e9
     return _report(part.plan, part.place, mode, part.run_id, part.replayed, replayed_s, part.schedule_error)
+
+
+def report_of_simulated(
+    plan: Plan, place: int, run_id: str, replayed: dict[str, Decode], replayed_s: float
+) -> ReplayReport:
+    """Of a run that has just been simulated."""
+    return _report(plan, place, ReplayMode.SIMULATE, run_id, replayed, replayed_s, None)
 
 
 def report_of_recorded(plan: Plan, place: int, mode: ReplayMode, replay: RecordedRun, run: Run) -> ReplayReport:

@@ -67,9 +67,20 @@ def describe_engine(state: Any, env: Mapping[str, str]) -> dict[str, Any]:
         "data_parallel_size": _known(lambda: parallel.data_parallel_size),
         "device": _known(lambda: config.device_config.device_type),
         "device_name": _known(lambda: sys.modules["vllm.platforms"].current_platform.get_device_name()),
+        "processor": processor(),
         "runner": runner,
         "host": socket.gethostname(),
     }
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The CPU's name, as Linux tells it: `device_name` is "cpu" on every one of them."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(filter(None, named), None)
 
 
 def digest_model(folder: Path | None, chat_template: str | None = None) -> dict[str, str | None]:

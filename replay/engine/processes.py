@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,3 +94,15 @@ def _wait_for_end(pgid: int, wait_s: float) -> None:
         if not group_members(pgid):
             return
         time.sleep(_POLL_S)
+
+
+def memory_bytes(pids: Sequence[int]) -> int | None:
+    """Memory of these processes, what they share counted once (PSS); None when one cannot be asked."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        except OSError:
+            return None
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total or None

@@ -97,10 +97,13 @@ def start(
             served_name=options.served_name or folder.name,
             started_ns=now_ns(),
         )
+        begin = time.monotonic()
         state, process = _spawn(launch)
         try:
             write_state(home, state)
             _wait_until_healthy(state, process, timeout_s, on_progress)
+            state = state.model_copy(update={"start_s": round(time.monotonic() - begin, 3)})
+            write_state(home, state)
         except BaseException:
             end_group(state.pgid, grace_s=2.0)
             remove_state(home)

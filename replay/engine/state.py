@@ -30,6 +30,8 @@ class EngineState(BaseModel):
     log: str
     step_log: str
     argv: list[str]
+    #: From its start until it was healthy: the cold start of a replica like it.
+    start_s: float | None = None
 
     def is_alive(self) -> bool:
         """Whether the process is still the one that was started."""

@@ -8,4 +8,9 @@ workload.py   what is simulated: runs as graphs of calls, recorded or made up
 views.py      what routers and provisioners may know and say
 cluster.py    the loop: runs, calls, replicas that come and go
 results.py    what came of it
+
+observed.py, sweep.py, recorded_fit.py   steps of a real engine: a designed load, or recorded runs
+fit.py, least_squares.py, lasting.py     what they say of it
+profile.py, catalogue.py                 that, as a file, and the ones of a store
+fleet.py      replicas of measured engines
 """

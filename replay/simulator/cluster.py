@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ from redecode.replay.simulator.views import (
 from redecode.replay.simulator.workload import Call, Shape, Workload
 
 _READY, _TICK, _BEGIN, _SEND, _ARRIVE, _ASK = 1, 2, 3, 4, 5, 6
+_TOLD = 100
 _PRIVATE = 1 << 40
 """More blocks than the content of one run has."""
 
@@ -130,19 +131,25 @@ class Simulation(Sink):
         self._sent, self._scheduled, self._first, self._last, self._done = (new_times(calls) for _ in range(5))
         self._where, self._cached, self._preempted = (new_times(calls) for _ in range(3))
         self._run_ended = new_times(runs)
-        self._events = self._refused = 0
+        self._events = self._refused = self._over = 0
+        self._on_run: Callable[[int, int], None] | None = None
+        self._each = 1
         for engine in engines:
             self._start(engine, 0, 0)
 
     # --- the loop --------------------------------------------------------------------------
 
-    def run(self) -> Simulated:
+    def run(self, on_run: Callable[[int, int], None] | None = None) -> Simulated:
         """Until all runs have ended.
+
+        Args:
+            on_run: called about a hundred times, with (runs that have ended, runs in all).
 
         Raises:
             CallDoesNotFit, BadRoute: where the router sent a call.
         """
         heap, members, workload = self._heap, self._members, self._workload
+        self._on_run, self._each = on_run, -(-len(workload.begins) // _TOLD) or 1
         if workload.begins:
             heapq.heappush(heap, (workload.begins[0], _BEGIN, 0))
             if self._provisioner is not None:
@@ -398,6 +405,9 @@ class Simulation(Sink):
 
     def _run_over(self, run: int) -> None:
         self._run_ended[run] = self._flying.pop(run).end
+        self._over += 1
+        if self._on_run is not None and self._over % self._each == 0:
+            self._on_run(self._over, len(self._run_ended))
 
     # --- replicas --------------------------------------------------------------------------
 

@@ -23,3 +23,7 @@ class TooFewSteps(SimulationError):
 
 class OutsideTheFit(SimulationError):
     """A prediction was asked for where nothing was measured."""
+
+
+class NoProfile(SimulationError):
+    """There is no engine profile of this name, or for this FM; says how one is made."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,20 +15,30 @@ from redecode.replay.simulator import least_squares
 from redecode.replay.simulator.engine import Spread
 from redecode.replay.simulator.errors import SimulationError, TooFewSteps
 from redecode.replay.simulator.lasting import lasting
-from redecode.replay.simulator.observed import Observed, ObservedStep
-from redecode.replay.simulator.profile import EngineLimits, EngineProfile, Overheads, Range, Residual, Seconds
+from redecode.replay.simulator.observed import Observed, ObservedStep, Passage
+from redecode.replay.simulator.profile import (
+    EngineLimits,
+    EngineProfile,
+    Overheads,
+    Range,
+    Residual,
+    Sampled,
+    Seconds,
+    key_of,
+)
 from redecode.replay.simulator.results import quantile
-from redecode.replay.simulator.sweep import Passage
 
 FEWEST = 50
 _MOST = 6_000
 _PARTS = 100
 _CLIPPED = 0.01
+_SHOWN = 60  # of a kind
 _BLOCK = 16
 _OF_PREFILL = (1, 2, 3)  # of the columns
 _SAID = (
-    "engine", "engine_version", "system_fingerprint", "weights_sha256", "dtype", "quantization", "device",
-    "device_name", "threads", "enforce_eager", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
+    "engine", "engine_version", "system_fingerprint", "weights_sha256", "dtype", "quantization", "kv_cache_dtype",
+    "device", "device_name", "processor", "threads", "batch_invariant", "runner", "enforce_eager",
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
 )  # fmt: skip
 
 
@@ -40,6 +50,7 @@ def fit_profile(
     now_ns: int,
     passages: Sequence[Passage] = (),
     cold_start_s: float | None = None,
+    memory_bytes: int | None = None,
     kv_blocks: int | None = None,
     block_size: int | None = None,
 ) -> EngineProfile:
@@ -76,7 +87,7 @@ def fit_profile(
     return EngineProfile(
         model=info.served_model_name,
         hardware=hardware_of(info),
-        engine={name: value for name in _SAID if (value := getattr(info, name, None)) is not None},
+        engine=_said(info),
         made=datetime.fromtimestamp(now_ns // 10**9, UTC).isoformat(),
         source=source,
         steps=len(steps),
@@ -95,8 +106,23 @@ def fit_profile(
         prefill_spread=_spread(_ratios([s for s in steps if s.prefill_calls], factors)),
         lasting=stays[0],
         lasts_s=stays[1],
+        r2=_explained(steps, factors),
+        sample=tuple(_shown(steps, factors)),
         cold_start_s=cold_start_s,
+        memory_bytes=memory_bytes,
     )
+
+
+def key_of_engine(info: EngineInfo) -> str | None:
+    """The key that a profile of this engine has; `None` if it does not say its limits."""
+    try:
+        return key_of(info.served_model_name, hardware_of(info), _said(info), _limits(info, None, None))
+    except SimulationError:
+        return None
+
+
+def _said(info: EngineInfo) -> dict[str, Any]:
+    return {name: value for name in _SAID if (value := getattr(info, name, None)) is not None}
 
 
 def info_of(described: Mapping[str, Any]) -> EngineInfo:
@@ -118,6 +144,8 @@ def hardware_of(info: EngineInfo) -> str:
     """What the engine runs on, in words."""
     said: Mapping[str, Any] = info.model_extra or {}
     name = said.get("device_name") or info.device or "unknown"
+    if info.device == "cpu":
+        name = said.get("processor") or name
     cards = (said.get("tensor_parallel_size") or 1) * (said.get("pipeline_parallel_size") or 1)
     threads = (
         f" {info.threads} thread{'s' if info.threads != 1 else ''}" if info.device == "cpu" and info.threads else ""
@@ -139,7 +167,8 @@ def _limits(info: EngineInfo, kv_blocks: int | None, block_size: int | None) -> 
     ]  # fmt: skip
     if missing:
         raise SimulationError(
-            f"the engine serving {info.served_model_name} does not say its {', '.join(missing)}; give it"
+            f"the engine serving {info.served_model_name} does not say its {', '.join(missing)}"
+            + ("; say it with --kv-blocks" if missing == ["kv_blocks"] else "")
         )
     return EngineLimits(
         max_num_seqs=info.max_num_seqs or 0,
@@ -215,19 +244,39 @@ def _ratios(steps: Sequence[ObservedStep], factors: Sequence[float]) -> list[flo
     return [s.work_s / predicted for s in steps if (predicted := _dot(factors, s)) > 0]
 
 
+_KINDS: tuple[tuple[str, Callable[[ObservedStep], bool]], ...] = (
+    ("decode, 1 call", lambda s: not s.prefill_calls and s.decodes == 1),
+    ("decode, 2-4 calls", lambda s: not s.prefill_calls and 2 <= s.decodes <= 4),
+    ("decode, 5-16 calls", lambda s: not s.prefill_calls and 5 <= s.decodes <= 16),
+    ("decode, more", lambda s: not s.prefill_calls and s.decodes > 16),
+    ("prefill, up to 64 tokens", lambda s: bool(s.prefill_calls) and not s.decodes and s.prefill_tokens <= 64),
+    ("prefill, 65-512 tokens", lambda s: bool(s.prefill_calls) and not s.decodes and 64 < s.prefill_tokens <= 512),
+    ("prefill, more", lambda s: bool(s.prefill_calls) and not s.decodes and s.prefill_tokens > 512),
+    ("prefill and decode", lambda s: bool(s.prefill_calls and s.decodes)),
+)
+
+
+def _explained(steps: Sequence[ObservedStep], factors: Sequence[float]) -> float | None:
+    mean = math.fsum(s.work_s for s in steps) / len(steps)
+    total = math.fsum((s.work_s - mean) ** 2 for s in steps)
+    return 1 - math.fsum((s.work_s - _dot(factors, s)) ** 2 for s in steps) / total if total else None
+
+
+def _shown(steps: Sequence[ObservedStep], factors: Sequence[float]) -> Iterator[Sampled]:
+    """Some of each kind, evenly over the time that was measured."""
+    for kind, belongs in _KINDS:
+        own = [s for s in steps if belongs(s)]
+        for step in own[:: -(-len(own) // _SHOWN) or 1]:
+            yield Sampled(
+                kind=kind,
+                measured_ms=round(step.work_s * 1e3, 4),
+                predicted_ms=round(_dot(factors, step) * 1e3, 4),
+            )
+
+
 def _residuals(steps: Sequence[ObservedStep], factors: Sequence[float]) -> list[Residual]:
-    kinds: tuple[tuple[str, Callable[[ObservedStep], bool]], ...] = (
-        ("decode, 1 call", lambda s: not s.prefill_calls and s.decodes == 1),
-        ("decode, 2-4 calls", lambda s: not s.prefill_calls and 2 <= s.decodes <= 4),
-        ("decode, 5-16 calls", lambda s: not s.prefill_calls and 5 <= s.decodes <= 16),
-        ("decode, more", lambda s: not s.prefill_calls and s.decodes > 16),
-        ("prefill, up to 64 tokens", lambda s: bool(s.prefill_calls) and not s.decodes and s.prefill_tokens <= 64),
-        ("prefill, 65-512 tokens", lambda s: bool(s.prefill_calls) and not s.decodes and 64 < s.prefill_tokens <= 512),
-        ("prefill, more", lambda s: bool(s.prefill_calls) and not s.decodes and s.prefill_tokens > 512),
-        ("prefill and decode", lambda s: bool(s.prefill_calls and s.decodes)),
-    )
     table = []
-    for kind, belongs in kinds:
+    for kind, belongs in _KINDS:
         own = [(s.work_s, _dot(factors, s)) for s in steps if belongs(s)]
         if not own:
             continue

@@ -7,8 +7,10 @@ the step before it, and its beginning is not.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from redecode.replay.engine.protocol import TokenSteps
 from redecode.replay.simulator.costs import prefill_pairs
@@ -42,6 +44,20 @@ class ObservedStep:
     def rows(self) -> int:
         """Calls in it."""
         return self.prefill_calls + self.decodes
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A call that found the engine idle, seconds.
+
+    Attributes:
+        before_s: sent → its first step began.
+        after_s: its last token → its caller had it.
+    """
+
+    prompt_tokens: int
+    before_s: float
+    after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ def from_decodes(decodes: Iterable[Decode], token_budget: int | None) -> Observe
     for number, d in enumerate(decodes):
         if d.token_time_source is not TimeSource.ENGINE or not d.token_times_ns or not d.batch_rows:
             continue
-        prompt = len(d.prompt_ids) if d.prompt_ids is not None else d.input_tokens
+        prompt = _prompt_tokens(d)
         if prompt is None:
             continue
         if d.prefill_ns:
@@ -154,3 +170,29 @@ def _step(work_s: float, pause_s: float | None, tokens: Sequence[_Token], at_s: 
         context_tokens=sum(x.prompt + x.k for x in decodes),
         at_s=at_s,
     )
+
+
+def passages_of(decodes: Sequence[Decode]) -> list[Passage]:
+    """The way to the engine and back of recorded calls that found it idle: none made a token while they waited."""
+    timed = sorted((d for d in decodes if d.last_token_ns is not None), key=lambda d: d.sent_ns)
+    busy = sorted((d.sent_ns, d.sent_ns + (d.last_token_ns or 0)) for d in timed)
+    until = list(accumulate((end for _, end in busy), max))
+    begins = [begin for begin, _ in busy]
+    found = []
+    for d in timed:
+        first, last, prompt = d.first_token_ns, d.last_token_ns, _prompt_tokens(d)
+        if first is None or last is None or d.prefill_ns is None or d.done_ns is None or prompt is None:
+            continue
+        before = bisect_left(begins, d.sent_ns)
+        if before + 1 < len(begins) and begins[before + 1] <= d.sent_ns + first:
+            continue  # another came while it waited
+        if before and until[before - 1] >= d.sent_ns:
+            continue  # another was under way
+        waited, after = first - d.prefill_ns, d.done_ns - d.sent_ns - last
+        if waited > 0 and after > 0:
+            found.append(Passage(prompt, waited / 1e9, after / 1e9))
+    return found
+
+
+def _prompt_tokens(d: Decode) -> int | None:
+    return len(d.prompt_ids) if d.prompt_ids is not None else d.input_tokens

@@ -5,6 +5,8 @@ It knows where it was measured: a prediction outside of that is made, and said t
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,11 @@ class Overheads(_Frozen):
     after_s: float = 0.0
     before: tuple[float, ...] = ()
 
+    @property
+    def known(self) -> bool:
+        """Whether they were measured."""
+        return bool(self.before)
+
 
 class Range(_Frozen):
     """The most of each that a measured step had."""
@@ -79,6 +86,14 @@ class Residual(_Frozen):
     bias: float
     p50: float
     p95: float
+
+
+class Sampled(_Frozen):
+    """One of the steps that were fitted, for a picture of how well they are met."""
+
+    kind: str
+    measured_ms: float
+    predicted_ms: float
 
 
 class EngineLimits(_Frozen):
@@ -108,7 +123,10 @@ class EngineProfile(_Frozen):
         steps: how many were fitted; `left_out`: how many could not be, by reason.
         step_spread, prefill_spread: measured over predicted time of steps without and with prefill, by quantiles.
         lasting, lasts_s: the share of that spread which stays, and for how long (`lasting.py`).
+        r2: the share of the variance of steps' times that the model explains; `None` of an old profile.
+        sample: some of the steps.
         cold_start_s: from starting a replica until it takes calls; `None` if it was not measured.
+        memory_bytes: of the engine's processes, KV cache included; `None` if it was not measured.
     """
 
     version: int = VERSION
@@ -128,7 +146,20 @@ class EngineProfile(_Frozen):
     prefill_spread: tuple[float, ...]
     lasting: float = 0.0
     lasts_s: float = 0.0
+    r2: float | None = None
+    sample: tuple[Sampled, ...] = ()
     cold_start_s: float | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the FM, engine and hardware: equal for two measurements of one, other for any other engine."""
+        return key_of(self.model, self.hardware, self.engine, self.limits)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose KV the engine can hold."""
+        return self.limits.kv_blocks * self.limits.block_size
 
     def to_engine(self, *, cost_per_s: float = 1.0) -> Engine:
         """For the simulator. Without a measured cold start, one takes no time."""
@@ -178,9 +209,11 @@ class EngineProfile(_Frozen):
         return s.step + prompts + s.decode * decodes + s.context_token * context_tokens + s.gap + s.gap_row * rows
 
     def save(self, path: Path) -> None:
-        """Write it, as JSON."""
+        """Write it, as JSON, in one piece."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        fresh.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> EngineProfile:
@@ -202,3 +235,9 @@ class EngineProfile(_Frozen):
                 f"{path} is an engine profile of version {profile.version}, not {VERSION}; make it anew"
             )
         return profile
+
+
+def key_of(model: str, hardware: str, engine: Mapping[str, Any], limits: EngineLimits) -> str:
+    """12 hex digits of what an engine is. Its version of the profile's form, dates and measurements are not in it."""
+    said = {"model": model, "hardware": hardware, "engine": dict(engine), "limits": limits.model_dump()}
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=6).hexdigest()

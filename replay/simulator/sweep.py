@@ -11,31 +11,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from redecode.replay.engine import Completion, EngineClient, EngineInfo
 from redecode.replay.engine.client import has_our_clock
 from redecode.replay.simulator.errors import TooFewSteps
-from redecode.replay.simulator.observed import Observed, from_clock
+from redecode.replay.simulator.observed import Observed, Passage, from_clock
 
 _GREEDY = {"temperature": 0.0}
 _DEFAULT_CONTEXT = 2048
 _MOST_PREFILL = 2048  # tokens of a combination: a CPU takes half a millisecond for each
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A call that found the engine idle, seconds.
-
-    Attributes:
-        before_s: sent → its first step began.
-        after_s: its last token → its caller had it.
-    """
-
-    prompt_tokens: int
-    before_s: float
-    after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +68,7 @@ async def sweep(
     output: int = 24,
     at_once: Sequence[int] | None = None,
     seconds: float = 45.0,
+    on_cell: Callable[[int, int], None] | None = None,
 ) -> Swept:
     """Load an idle engine for some seconds and return what its steps were.
 
@@ -89,6 +76,7 @@ async def sweep(
         rounds: times that each combination is measured.
         at_once: calls at a time; by default 1, 2, 4... to what the engine takes, at most 64.
         seconds: after so many no new combination is begun.
+        on_cell: called with (combinations measured, combinations in all).
 
     Raises:
         TooFewSteps: the engine keeps no step clock here, or somebody else used it all the time.
@@ -107,13 +95,15 @@ async def sweep(
     await asyncio.gather(*(caller.call(caller.tokens(8), 2) for _ in range(2)))  # the first pays for all
     caller.made.clear()
     until = time.monotonic() + seconds
-    for _ in range(rounds):
+    for turn in range(rounds):
         cells = [_Cell(p, n, c) for p in lengths for n in sizes for c in (False, True) if c or p * n <= _MOST_PREFILL]
         rng.shuffle(cells)
         await _mixed(caller, most, context, output)
-        for cell in cells:
+        for place, cell in enumerate(cells):
             if time.monotonic() > until:
                 break
+            if on_cell is not None:
+                on_cell(turn * len(cells) + place, rounds * len(cells))
             await _cell(caller, cell, output)
     return await _collect(client, info, caller)
 

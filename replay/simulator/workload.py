@@ -16,6 +16,7 @@ from redecode.replay.simulator.errors import SimulationError
 from redecode.tracer import Decode
 
 _PS_IN_NS = 1000
+_HASHED = 16  # tokens, of `Decode.prompt_hashes`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,7 @@ class Contents:
     """
 
     block_size: int
-    _names: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
+    _names: dict[tuple[int, tuple[int, ...]] | bytes, int] = field(default_factory=dict)
 
     def of(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """One name for each full block."""
@@ -156,8 +157,19 @@ class Contents:
             names.append(before)
         return tuple(names)
 
+    def of_hashes(self, hashes: Sequence[bytes]) -> tuple[int, ...]:
+        """The same of a prompt whose tokens were withheld, from its chained hashes of 16 tokens each."""
+        each, rest = divmod(self.block_size, _HASHED)
+        if rest or not each:
+            return ()
+        return tuple(self._names.setdefault(h, len(self._names)) for h in hashes[each - 1 :: each])
 
-def shape_of(plan: Plan, contents: Contents, factors: Mapping[str, float] | None = None) -> Shape:
+
+Naming = Contents | Mapping[str, Contents]
+"""Names of KV blocks: for all FMs, or by FM ("" is any other), whose engines may have blocks of other sizes."""
+
+
+def shape_of(plan: Plan, contents: Naming, factors: Mapping[str, float] | None = None) -> Shape:
     """A recorded run that may be replayed, with its own lengths and waits, as `force` replays it.
 
     Args:
@@ -165,11 +177,11 @@ def shape_of(plan: Plan, contents: Contents, factors: Mapping[str, float] | None
         factors: as for `closed_loop.compile_run`.
     """
     program = compile_run(plan.graph, plan.decodes, factors or {})
-    return _contract(program, plan.decodes, contents, plan.recorded.run.agent)
+    return contract(program, plan.decodes, contents, plan.recorded.run.agent)
 
 
-def _contract(program: Program, decodes: Mapping[str, Decode], contents: Contents, name: str) -> Shape:
-    """Only the calls of a program, with the longest waits between them.
+def contract(program: Program, decodes: Mapping[str, Decode], contents: Naming, name: str) -> Shape:
+    """Only the calls of a program, in its order, with the longest waits between them.
 
     Each place is a maximum over ends of calls plus what has passed since; so is what waits for it.
     """
@@ -215,14 +227,21 @@ def _contract(program: Program, decodes: Mapping[str, Decode], contents: Content
     )
 
 
-def _call(decode: Decode, contents: Contents) -> Call:
-    prompt, output = decode.prompt_ids or (), decode.sampled_ids or ()
+def _call(decode: Decode, contents: Naming) -> Call:
+    """A call of so many tokens; their content, as far as it was recorded."""
+    prompt, output = decode.prompt_ids, decode.sampled_ids
+    if not isinstance(contents, Contents):
+        contents = contents.get(decode.model) or contents[""]
+    if prompt is not None:
+        hashes = contents.of((*prompt, *(output or ())))
+    else:
+        hashes = contents.of_hashes(decode.prompt_hashes or ())
     limit = decode.sampling.get("max_completion_tokens") or decode.sampling.get("max_tokens")
     return Call(
         step=decode.step_key,
-        prompt_tokens=len(prompt),
-        output_tokens=len(output),
+        prompt_tokens=len(prompt) if prompt is not None else decode.input_tokens or 0,
+        output_tokens=len(output) if output is not None else decode.output_tokens or 0,
         model=decode.model,
-        hashes=contents.of((*prompt, *output)),
+        hashes=hashes,
         max_tokens=limit if isinstance(limit, int) else None,
     )

@@ -16,10 +16,18 @@ from redecode.replay.simulator.engine import Engine, Spread
 from redecode.replay.simulator.errors import OutsideTheFit, SimulationError, TooFewSteps
 from redecode.replay.simulator.fit import fit_profile, info_of
 from redecode.replay.simulator.lasting import lasting
-from redecode.replay.simulator.observed import ALONE, CUT, FOREIGN, Observed, ObservedStep, from_clock, from_decodes
+from redecode.replay.simulator.observed import (
+    ALONE,
+    CUT,
+    FOREIGN,
+    Observed,
+    ObservedStep,
+    Passage,
+    from_clock,
+    from_decodes,
+)
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.rows import Extremes, Limits
-from redecode.replay.simulator.sweep import Passage
 from redecode.tracer import Decode, Fidelity, TimeSource
 
 TRUE = {"step": 4e-3, "prefill_token": 5e-5, "prefill_pair": 2e-8, "prefill_call": 3e-4, "decode": 6e-4,

@@ -13,8 +13,7 @@ from redecode.replay.simulator.cluster import Simulation
 from redecode.replay.simulator.costs import StepCosts
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.rows import Limits
-from redecode.replay.simulator.workload import Contents, Workload, shape_of
-from redecode.replay.simulator.workload import _contract as contract
+from redecode.replay.simulator.workload import Contents, Workload, contract, shape_of
 from redecode.tracer import Decode, Fidelity
 
 

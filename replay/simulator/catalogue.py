@@ -1,0 +1,109 @@
+"""The engine profiles of a store: `STORE/profiles/KEY.json`, one for each FM, engine and hardware.
+
+Files and not a table: a profile is made once, read whole, and carried to another store or repository by copying it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from redecode.replay.simulator.errors import NoProfile
+from redecode.replay.simulator.profile import EngineProfile
+
+FOLDER = "profiles"
+_MEASURE = "`redecode profile --engine URL` measures a live engine, `redecode profile --from-store` fits recorded runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A profile that was stored.
+
+    Attributes:
+        replaced: the one that was there of the same engine.
+        carried: what it has from that, since it was not measured anew.
+    """
+
+    profile: EngineProfile
+    path: Path
+    replaced: EngineProfile | None
+    carried: tuple[str, ...]
+
+
+def keep(store: Path, profile: EngineProfile) -> Kept:
+    """Store a profile in the place of one of the same FM, engine and hardware.
+
+    What passes outside of steps, the cold start and the memory are kept from that one, where the new one lacks them.
+    """
+    path = store / FOLDER / f"{profile.key}.json"
+    before = EngineProfile.load(path) if path.exists() else None
+    carried: dict[str, object] = {}
+    if before is not None:
+        if not profile.overheads.known and before.overheads.known:
+            carried["overheads"] = before.overheads
+        for name in ("cold_start_s", "memory_bytes"):
+            if getattr(profile, name) is None and getattr(before, name) is not None:
+                carried[name] = getattr(before, name)
+    profile = profile.model_copy(update=carried)
+    profile.save(path)
+    return Kept(profile, path, before, tuple(carried))
+
+
+def profiles_in(store: Path) -> list[EngineProfile]:
+    """All of a store, by FM, the newest first.
+
+    Raises:
+        SimulationError: one cannot be read; names the file.
+    """
+    found = [EngineProfile.load(path) for path in sorted((store / FOLDER).glob("*.json"))]
+    found.sort(key=lambda p: p.made, reverse=True)
+    return sorted(found, key=lambda p: p.model)
+
+
+def named(store: Path, name: str) -> EngineProfile:
+    """The profile with this key (or enough of its beginning), in this file, or the only one of this FM.
+
+    Raises:
+        NoProfile: there is none, or there are several.
+        SimulationError: the file is none.
+    """
+    if name.endswith(".json"):
+        return EngineProfile.load(Path(name))
+    known = profiles_in(store)
+    found = [p for p in known if p.key.startswith(name.lower())] or [p for p in known if p.model == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NoProfile(f"'{name}' could be any of {_listed(found)}; name one by its key")
+    raise NoProfile(f"no engine profile '{name}' in {store}" + _there(known))
+
+
+def profile_for(store: Path, model: str, recorded_on: Collection[str | None] = ()) -> EngineProfile:
+    """The profile of an FM: that of the engine it was recorded on if there is one, else the only one.
+
+    Args:
+        recorded_on: keys of these engines, as far as they are known.
+
+    Raises:
+        NoProfile: there is none, or there are several of other engines.
+    """
+    known = profiles_in(store)
+    of_model = [p for p in known if p.model == model]
+    if not of_model:
+        raise NoProfile(f"no engine profile of {model} in {store}; {_MEASURE}{_there(known)}")
+    if len(of_model) == 1:
+        return of_model[0]
+    exact = [p for p in of_model if p.key in recorded_on]
+    if len(exact) == 1:
+        return exact[0]
+    raise NoProfile(f"{len(of_model)} engine profiles of {model}, say which by --profile: {_listed(of_model)}")
+
+
+def _there(known: Iterable[EngineProfile]) -> str:
+    listed = _listed(known)
+    return f" (there are {listed})" if listed else ""
+
+
+def _listed(profiles: Iterable[EngineProfile]) -> str:
+    return ", ".join(f"{p.key} ({p.model} on {p.hardware})" for p in profiles)
