@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from redecode.replay.analysis.bulk import uncollected
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.model import RunAnalysis, TimeSplit
 from redecode.replay.analysis.profiles import Profiles, Quantiles
 from redecode.replay.analysis.runs import analyze_recorded
+from redecode.tracer.bulk import uncollected
 
 if TYPE_CHECKING:
     from redecode.tracer import ReadableStore, RecordedRun

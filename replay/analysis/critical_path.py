@@ -12,13 +12,13 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 from redecode.replay.analysis.budgets import Expected, expect
-from redecode.replay.analysis.bulk import uncollected
 from redecode.replay.analysis.errors import BadDeadline, UnknownActivity
 from redecode.replay.analysis.graph import Graph, build_graph
 from redecode.replay.analysis.model import Activity, ActivityAnalysis, ActivityKind, RunAnalysis
 from redecode.replay.analysis.passes import Floats, Time, avoidable, data_only_finishes, floats, path
 from redecode.replay.analysis.segments import split_of, tile
 from redecode.tracer import Edge
+from redecode.tracer.bulk import uncollected
 
 _MOST_WARNINGS = 20
 

@@ -29,7 +29,7 @@ from redecode.tracer.store.places import is_dataset, local_path
 from redecode.tracer.store.places import place as place_at
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import MIGRATIONS
-from redecode.tracer.store.store import Store, reader
+from redecode.tracer.store.store import Reader, Store
 from redecode.tracer.store.structures import RunStructure, structures
 
 T = TypeVar("T")
@@ -255,7 +255,7 @@ class Dataset:
         with self._lock, self._place.speaking():
             cursor = self._db.cursor()
             try:
-                yield reader(cursor)
+                yield Reader(cursor)
             except duckdb.Error as error:
                 raise StoreError(f"cannot read {self.url}: {error}") from error
             finally:

@@ -25,7 +25,7 @@ from redecode.tracer.events import parse
 from redecode.tracer.spool import SUFFIX, frame, sync_path, writer_is_gone
 from redecode.tracer.store import queries
 from redecode.tracer.store.publish import remove_staged
-from redecode.tracer.store.store import Store, reader
+from redecode.tracer.store.store import Reader, Store
 
 CORRUPT_SUFFIX = ".corrupt"
 _FRESH = "runs.forgetting"
@@ -114,7 +114,7 @@ def forget(
             say("reading the spool")
             store.drain_into(connection)
             known = _known(connection)
-            wanted = {queries.find(reader(connection), prefix, str(store.path)) for prefix in runs}
+            wanted = {queries.find(Reader(connection), prefix, str(store.path)) for prefix in runs}
             live = _live(store.spool)
             open_now = {run for run, k in known.items() if k.open and _stem(k.journal) in live}
             if busy := sorted(wanted & open_now):

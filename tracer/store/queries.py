@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import AmbiguousRun, UnknownRun
@@ -23,8 +22,15 @@ from redecode.tracer.records import (
     ToolStep,
 )
 
-Read = Callable[[str, list[Any]], list[JsonObject]]
-"""Runs a query with its parameters, returns the rows."""
+
+class Read(Protocol):
+    """Runs a query with its parameters."""
+
+    def __call__(self, query: str, parameters: list[Any], /) -> list[JsonObject]:
+        """The rows, by the names of their columns."""
+
+    def rows(self, query: str, parameters: list[Any], /) -> list[tuple[Any, ...]]:
+        """The rows as they are: where there are very many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,7 @@ class Store:
     def _reading(self) -> Iterator[queries.Read]:
         """Queries on one connection, after draining."""
         with self._drained() as connection:
-            yield reader(connection)
+            yield Reader(connection)
 
     # -- runs --
 
@@ -297,15 +297,21 @@ class Store:
         )
 
 
-def reader(connection: duckdb.DuckDBPyConnection) -> queries.Read:
-    """Queries on a connection, rows as dictionaries."""
+class Reader:
+    """Queries on a connection (`queries.Read`)."""
 
-    def read(query: str, parameters: list[Any]) -> list[JsonObject]:
-        cursor = connection.execute(query, parameters)
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def __call__(self, query: str, parameters: list[Any]) -> list[JsonObject]:
+        """Rows as dictionaries."""
+        cursor = self._connection.execute(query, parameters)
         names = [d[0] for d in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    return read
+    def rows(self, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+        """Rows as tuples."""
+        return self._connection.execute(query, parameters).fetchall()
 
 
 def _size(path: Path) -> int:

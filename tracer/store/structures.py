@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redecode.tracer import conventions as c
+from redecode.tracer.bulk import uncollected
 from redecode.tracer.records import Edge, EdgeKind, Provenance, Run, Span, SpanKind, TimeSource
 from redecode.tracer.store import queries
 
@@ -70,20 +71,38 @@ class RunStructure:
 
 def structures(read: queries.Read, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
     """Runs, newest first; open ones too."""
+    with uncollected():
+        return _structures(read, limit, run_ids)
+
+
+def _structures(read: queries.Read, limit: int | None, run_ids: list[str] | None) -> list[RunStructure]:
     out = {run.run_id: RunStructure(run, [], [], []) for run in queries.runs(read, limit=limit, run_ids=run_ids)}
     ids = [list(out)]
     kinds = {kind.value: kind for kind in SpanKind}
-    for row in read(_SPANS, [[f'$."{name}"' for name in _KEPT], *ids]):
-        kept = row.pop("kept")
-        row["attributes"] = {n: v for n, v in zip(_KEPT, kept, strict=True) if v is not None} if any(kept) else {}
-        row["kind"] = kinds[row["kind"]]
-        out[row["run_id"]].spans.append(Span(**row))
+    for run_id, span_id, parent, name, key, start, end, status, kind, kept in read.rows(
+        _SPANS, [[f'$."{name}"' for name in _KEPT], *ids]
+    ):
+        out[run_id].spans.append(
+            Span(
+                run_id=run_id,
+                span_id=span_id,
+                parent_span_id=parent,
+                kind=kinds[kind],
+                name=name,
+                step_key=key,
+                start_ns=start,
+                end_ns=end,
+                status=status,
+                attributes={n: v for n, v in zip(_KEPT, kept, strict=True) if v is not None}
+                if kept and any(kept)
+                else {},
+            )
+        )
     for run in out.values():  # there are many, and these are nearly in order: the database would take longer
         run.spans.sort(key=lambda span: (span.start_ns, span.span_id))
     edges, how = {kind.value: kind for kind in EdgeKind}, {known.value: known for known in Provenance}
-    for row in read(_EDGES, ids):
-        edge = Edge(row["src"], row["dst"], edges[row["kind"]], how[row["provenance"]])
-        out[row["run_id"]].edges.append(edge)
+    for run_id, src, dst, kind, provenance in read.rows(_EDGES, ids):
+        out[run_id].edges.append(Edge(src, dst, edges[kind], how[provenance]))
     for row in read(_DECODES, ids):
         chunks = row.pop("chunk_gaps_us")
         times = None if chunks is None else c.times_ns(chunks)
