@@ -125,6 +125,13 @@ COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isi
     ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, TOOL_OUTPUT, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
 }  # fmt: skip
 
+# HTTP headers that a cluster of ours understands (`optimizer/placement/cluster/reading.py`); never sent elsewhere.
+DEADLINE_HEADER = "x-redecode-deadline"
+SLO_HEADER = "x-redecode-slo"
+RUN_HEADER = "x-redecode-run"
+STEP_HEADER = "x-redecode-step"
+AGENT_HEADER = "x-redecode-agent"
+
 
 def to_json(value: Any) -> str:
     """JSON text of a value; what JSON cannot hold becomes its `str`."""
