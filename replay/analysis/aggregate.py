@@ -6,15 +6,18 @@ is other steps'.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from redecode.replay.analysis.critical_path import Found
 from redecode.replay.analysis.errors import AnalysisError
-from redecode.replay.analysis.model import RunAnalysis, TimeSplit
+from redecode.replay.analysis.model import TimeSplit
 from redecode.replay.analysis.profiles import Profiles, Quantiles
-from redecode.replay.analysis.runs import analyze_recorded
+from redecode.replay.analysis.runs import find_in_recorded
+from redecode.replay.analysis.segments import spend, split
 from redecode.tracer.bulk import uncollected
 
 if TYPE_CHECKING:
@@ -120,7 +123,7 @@ class _OfRun:
     def __init__(self) -> None:
         self.duration = self.drag = self.path = self.longest = 0
         self.kind = ""
-        self.least: int | None = None
+        self.least: float = math.inf
         self.burn: int | None = None
 
 
@@ -131,52 +134,56 @@ class Aggregator:
         self._steps: dict[str, _Step] = {}
         self._latencies: list[int] = []
         self._barriers: list[int] = []
-        self._split: dict[str, int] = {}
+        self._spent: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
 
     def leave_out(self) -> None:
         """A run that cannot be analysed."""
         self._counts["left_out"] += 1
 
-    def add(self, run: RunAnalysis) -> None:
-        """A run."""
-        counts = self._counts
+    def add(self, run: Found, status: str) -> None:
+        """A run, and its status."""
+        counts, graph = self._counts, run.graph
         self._latencies.append(run.makespan_ns)
-        self._barriers.append(run.barrier_cost_ns)
-        for name, time in run.split.to_json().items():
-            self._split[name] = self._split.get(name, 0) + time
-        counts["open"] += run.status == "open"
-        counts["by_time"] += run.edges_by_time > 0
+        self._barriers.append(run.makespan_ns - run.data_only_ns)
+        spend(graph, run.stretches, self._spent)
+        counts["open"] += status == "open"
+        counts["by_time"] += graph.by_time > 0
         if run.headroom_ns is not None:
             counts["with_slo"] += 1
             counts["missed"] += run.headroom_ns < 0
         of: dict[str, _OfRun] = {}
-        for row in run.activities:
-            a = row.activity
+        budgets = run.budgets()
+        budget: list[int | None] = [None] * len(graph.finish) if budgets is None else budgets[0]
+        for a, latest, own in zip(graph.activities, run.floats.latest, budget, strict=True):
             here = of.get(a.step_key)
             if here is None:
                 here = of[a.step_key] = _OfRun()
             duration = a.end_ns - a.start_ns
-            here.duration += duration
-            if duration > here.longest:
-                here.longest, here.kind = duration, a.kind
-            total = row.total_float_ns
-            if total is not None and (here.least is None or total < here.least):
+            if duration:
+                here.duration += duration
+                if duration > here.longest:
+                    here.longest, here.kind = duration, a.kind
+            total = latest - a.end_ns
+            if total < here.least:
                 here.least = total
-            here.drag += row.drag_ns
-            if row.latency_budget_ns is not None:
-                here.burn = (here.burn or 0) + duration - row.latency_budget_ns
-        for a, gap, start, end, *_ in run.critical_path:
+            if own is not None:
+                here.burn = (here.burn or 0) + duration - own
+        for n, gain in zip(run.critical, run.drags, strict=True):
+            a = graph.activities[n]
+            duration = a.end_ns - a.start_ns
+            of[a.step_key].drag += duration if duration < gain else int(gain)
+        for _, n, gap, start, end, _ in run.stretches:
             if not gap:
-                of[a.step_key].path += end - start
+                of[graph.activities[n].step_key].path += end - start
         for key, here in of.items():
             step = self._steps.get(key)
             if step is None:
                 step = self._steps[key] = _Step()
             step.durations.append(here.duration)
             step.drag += here.drag
-            if here.least is not None:
-                step.floats.append(here.least)
+            if here.least != math.inf:
+                step.floats.append(int(here.least))
             if here.burn is not None:
                 step.burns.append(here.burn)
             if here.path:
@@ -214,7 +221,7 @@ class Aggregator:
             missed=counts["missed"],
             total_ns=total,
             latency=Quantiles.of(self._latencies) if self._latencies else None,
-            split=TimeSplit(**self._split),
+            split=split(self._spent),
             barrier_cost=Quantiles.of(self._barriers) if self._barriers else None,
             barrier_cost_ns=sum(self._barriers),
             steps=tuple(steps),
@@ -237,7 +244,8 @@ def aggregate(
     with uncollected():
         for run in runs:
             try:
-                out.add(analyze_recorded(run, slo_s=slo_s, profiles=profiles, quantile=quantile))
+                cut, found = find_in_recorded(run, slo_s=slo_s, profiles=profiles, quantile=quantile)
+                out.add(found, cut.status)
             except AnalysisError:
                 out.leave_out()
     return out.aggregate()

@@ -10,17 +10,19 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from redecode.replay.analysis.budgets import Expected, expect
 from redecode.replay.analysis.errors import BadDeadline, UnknownActivity
 from redecode.replay.analysis.graph import Graph, build_graph
 from redecode.replay.analysis.model import Activity, ActivityAnalysis, ActivityKind, RunAnalysis
 from redecode.replay.analysis.passes import Floats, Time, avoidable, data_only_finishes, floats, path
-from redecode.replay.analysis.segments import split_of, tile
+from redecode.replay.analysis.segments import Stretch, split_of, stretches, tile
 from redecode.tracer import Edge
 from redecode.tracer.bulk import uncollected
 
 _MOST_WARNINGS = 20
+_PERSON: str = ActivityKind.PERSON
 
 
 def analyze(
@@ -57,26 +59,83 @@ def analyze(
             a cycle, a deadline before the start.
     """
     with uncollected():
-        return _analyze(
-            activities, edges, deadline_ns, profiles, gap_profiles, start_ns, end, status, warnings,
+        edges = edges if isinstance(edges, Sequence) else list(edges)
+        found = find(
+            activities,
+            edges,
+            deadline_ns=deadline_ns,
+            profiles=profiles,
+            gap_profiles=gap_profiles,
             count_person=count_person,
-        )  # fmt: skip
+            start_ns=start_ns,
+            end=end,
+        )
+        graph, expected = found.graph, found.expected
+        return RunAnalysis(
+            start_ns=graph.origin_ns,
+            end_ns=found.floats.end_ns,
+            makespan_ns=found.makespan_ns,
+            status=status,
+            activities=tuple(_rows(found)),
+            critical_path=tile(graph, found.stretches, found.critical, edges),
+            split=split_of(graph, found.stretches),
+            deadline_ns=deadline_ns,
+            headroom_ns=found.headroom_ns,
+            person_ns=found.person_ns,
+            data_only_ns=found.data_only_ns,
+            barrier_cost_ns=found.makespan_ns - found.data_only_ns,
+            edges_by_time=graph.by_time,
+            budgets_from=None if expected is None else _basis(expected, given=profiles is not None),
+            no_profile=() if expected is None or profiles is None else _unknown(graph, expected),
+            warnings=(*warnings, *_contradictions(graph, found.gaps)),
+        )
 
 
-def _analyze(
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the passes find of a run, by position in its graph, before it is put into words.
+
+    Attributes:
+        critical: positions on the critical path; `drags` likewise what the run gains without them (at most that).
+        stretches: of the path, last to first.
+    """
+
+    graph: Graph
+    floats: Floats
+    gaps: list[int]
+    critical: list[int]
+    drags: list[Time]
+    stretches: list[Stretch]
+    person_ns: int
+    deadline_ns: int | None
+    headroom_ns: int | None
+    expected: Expected | None
+    data_only_ns: int
+
+    @property
+    def makespan_ns(self) -> int:
+        """The run's duration."""
+        return self.floats.end_ns - self.graph.origin_ns
+
+    def budgets(self) -> tuple[list[int | None], list[int | None]] | None:
+        """Of activities and of the gaps before them; `None` without a deadline."""
+        if self.expected is None or self.deadline_ns is None:
+            return None
+        return self.expected.budgets(self.deadline_ns - self.graph.origin_ns)
+
+
+def find(
     activities: Iterable[Activity],
-    edges: Iterable[Edge],
-    deadline_ns: int | None,
-    profiles: Mapping[str, int] | None,
-    gap_profiles: Mapping[str, int] | None,
-    start_ns: int | None,
-    end: str | None,
-    status: str,
-    warnings: Sequence[str],
+    edges: Sequence[Edge],
     *,
-    count_person: bool,
-) -> RunAnalysis:
-    edges = edges if isinstance(edges, Sequence) else list(edges)
+    deadline_ns: int | None = None,
+    profiles: Mapping[str, int] | None = None,
+    gap_profiles: Mapping[str, int] | None = None,
+    count_person: bool = False,
+    start_ns: int | None = None,
+    end: str | None = None,
+) -> Found:
+    """As `analyze`, but the bare numbers: what adding up thousands of runs needs."""
     graph = build_graph(activities, edges, start_ns=start_ns, end=end)
     for given in (profiles, gap_profiles):
         if given and (unknown := given.keys() - graph.at.keys()):
@@ -89,58 +148,43 @@ def _analyze(
     found = floats(graph)
     critical = path(graph)
     gaps = list(map(operator.sub, graph.start, found.release))
-    drags = dict(zip(critical, avoidable(graph, found, critical), strict=True))
-    segments = tile(graph, found.release, critical, edges)
-    person = sum(s.duration_ns for s in segments if s.kind == ActivityKind.PERSON)
+    along = stretches(graph, found.release, critical)
+    person = 0
+    for s in along:
+        if not s.gap and graph.activities[s.n].kind == _PERSON:
+            person += s.end_ns - s.start_ns
     headroom = expected = None
     if deadline_ns is not None:
         headroom = deadline_ns + (0 if count_person else person) - found.end_ns
         expected = expect(graph, found, gaps, profiles, gap_profiles, count_person=count_person)
-    rows = _rows(graph, found, gaps, drags, expected, deadline_ns, headroom)
-    makespan = found.end_ns - graph.origin_ns
-    data_only = _data_only(graph, found, makespan)
-    return RunAnalysis(
-        start_ns=graph.origin_ns,
-        end_ns=found.end_ns,
-        makespan_ns=makespan,
-        status=status,
-        activities=tuple(rows),
-        critical_path=segments,
-        split=split_of(segments),
+    return Found(
+        graph=graph,
+        floats=found,
+        gaps=gaps,
+        critical=critical,
+        drags=avoidable(graph, found, critical),
+        stretches=along,
+        person_ns=person,
         deadline_ns=deadline_ns,
         headroom_ns=headroom,
-        person_ns=person,
-        data_only_ns=data_only,
-        barrier_cost_ns=makespan - data_only,
-        edges_by_time=graph.by_time,
-        budgets_from=None if expected is None else _basis(expected, given=profiles is not None),
-        no_profile=() if expected is None or profiles is None else _unknown(graph, expected),
-        warnings=(*warnings, *_contradictions(graph, gaps)),
+        expected=expected,
+        data_only_ns=_data_only(graph, found, found.end_ns - graph.origin_ns),
     )
 
 
-def _rows(
-    graph: Graph,
-    found: Floats,
-    gaps: list[int],
-    drags: dict[int, Time],
-    expected: Expected | None,
-    deadline_ns: int | None,
-    headroom: int | None,
-) -> list[ActivityAnalysis]:
+def _rows(run: Found) -> list[ActivityAnalysis]:
     """A row for each activity, made column by column."""
-    finish = graph.finish
+    graph, found, gaps, finish = run.graph, run.floats, run.gaps, run.graph.finish
     nothing: list[int | None] = [None] * len(finish)
     latest = _known(found.latest)
     total = [None if late is None else late - f for late, f in zip(latest, finish, strict=True)]
     drag, gap_drag = [0] * len(finish), [0] * len(finish)
-    for n, gain in drags.items():
+    for n, gain in zip(run.critical, run.drags, strict=True):
         drag[n], gap_drag[n] = int(min(finish[n] - graph.start[n], gain)), int(min(max(gaps[n], 0), gain))
     profiled = budget = gap_budget = slack = nothing
-    if expected is not None and deadline_ns is not None and headroom is not None:
-        profiled = expected.profiled
-        budget, gap_budget = expected.budgets(deadline_ns - graph.origin_ns)
-        slack = [None if t is None else t + headroom for t in total]
+    if run.expected is not None and (shares := run.budgets()) is not None and run.headroom_ns is not None:
+        profiled, (budget, gap_budget) = run.expected.profiled, shares
+        slack = [None if t is None else t + run.headroom_ns for t in total]
     columns = (
         graph.activities,
         gaps,

@@ -93,30 +93,37 @@ def avoidable(graph: Graph, floats: Floats, critical: list[int]) -> list[Time]:
     # Beyond that a leap tells nothing: an activity gains at most what it, or its gap, took.
     most = max([max(finish[n] - graph.start[n], graph.start[n] - floats.release[n]) for n in critical])
     out: list[Time] = [math.inf] * end
-    leaps: dict[int, list[tuple[Time, int]]] = {}  # over more than one, by the first of the path it leaps over
-
-    def leap(first: int, to: int, shorter: Time) -> None:
-        if to - first > 1:
-            leaps.setdefault(first, []).append((shorter, to))
-        elif shorter < out[first]:
-            out[first] = shorter
-
+    leaps: list[
+        tuple[int, int, Time]
+    ] = []  # (the first of the path it leaps over, the next after it, how much shorter)
+    add, origin, latest_release = leaps.append, graph.origin_ns, floats.latest_release
     for n, waits in enumerate(graph.before):
-        late, to = floats.latest_release[n], upto[n]
+        to = upto[n]
+        if not to:
+            continue
+        late = latest_release[n]
         if waits:
             for i in waits:
                 if past[i] < to and late - finish[i] < most:
-                    leap(past[i], to, late - finish[i])
-        elif to and late - graph.origin_ns < most:
-            leap(0, to, late - graph.origin_ns)
+                    add((past[i], to, late - finish[i]))
+        elif late - origin < most:
+            add((0, to, late - origin))
     if graph.last is None:  # any finish may become the end
         soon = floats.end_ns - most
         for n, when in enumerate(finish):
             if when > soon and past[n] < end:
-                leap(past[n], end, floats.end_ns - when)
+                add((past[n], end, floats.end_ns - when))
+    longer: dict[int, list[tuple[Time, int]]] = {}  # over more than one, by the first
+    for first, to, shorter in leaps:
+        if to - first > 1:
+            longer.setdefault(first, []).append((shorter, to))
+        elif shorter < out[first]:
+            out[first] = shorter
+    if not longer:
+        return out
     heap: list[tuple[Time, int]] = []
     for k in range(end):
-        for entry in leaps.get(k, ()):
+        for entry in longer.get(k, ()):
             heapq.heappush(heap, entry)
         while heap and heap[0][1] <= k:
             heapq.heappop(heap)
@@ -132,16 +139,19 @@ def data_only_finishes(graph: Graph, release: list[int]) -> list[int] | None:
     """
     if not graph.data_before:
         return None
-    finish, out = graph.finish, list(graph.finish)
+    finish, out, before = graph.finish, list(graph.finish), graph.before
     for n in reversed(graph.order):
         waits = graph.data_before.get(n)
         if waits is None:
-            waits = graph.before[n]
+            waits = before[n]
+            freed = out[waits[0]] if len(waits) == 1 else max([out[i] for i in waits]) if waits else None
+            if freed is None or freed == release[n]:
+                continue
         else:
-            freed = release[n]
-            waits = [i for i in waits if finish[i] <= freed]
-        if waits:
+            waits = [i for i in waits if finish[i] <= release[n]]
+            if not waits:
+                continue
             freed = max([out[i] for i in waits])
-            earliest = min(graph.origin_ns, release[n])  # nothing begins before the run does
-            out[n] = (freed if freed > earliest else earliest) + finish[n] - release[n]
+        earliest = min(graph.origin_ns, release[n])  # nothing begins before the run does
+        out[n] = (freed if freed > earliest else earliest) + finish[n] - release[n]
     return out

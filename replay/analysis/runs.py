@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from redecode.replay.analysis.activities import RunActivities, activities_of
-from redecode.replay.analysis.critical_path import analyze
+from redecode.replay.analysis.critical_path import Found, analyze, find
 from redecode.replay.analysis.model import RunAnalysis
 from redecode.replay.analysis.profiles import Profiles
 
@@ -51,17 +51,35 @@ def analyze_recorded(
 ) -> RunAnalysis:
     """As `analyze_run`, of a run that is at hand."""
     cut = recorded if isinstance(recorded, RunActivities) else activities_of(recorded)
-    allowed = slo_s if slo_s is not None else cut.run.slo_s
-    expected, gaps = (None, None) if profiles is None else profiles.expected(cut, quantile)
+    asked = _asked(cut, slo_s, profiles, quantile)
     return analyze(
-        cut.activities,
-        cut.edges,
+        cut.activities, cut.edges, **asked, count_person=count_person, status=cut.status, warnings=cut.warnings
+    )
+
+
+def find_in_recorded(
+    recorded: RunStructure | RecordedRun, *, slo_s: float | None, profiles: Profiles | None, quantile: str
+) -> tuple[RunActivities, Found]:
+    """As `analyze_recorded`, but the bare numbers."""
+    cut = activities_of(recorded)
+    return cut, find(cut.activities, cut.edges, **_asked(cut, slo_s, profiles, quantile))
+
+
+class _Asked(TypedDict):
+    deadline_ns: int | None
+    profiles: dict[str, int] | None
+    gap_profiles: dict[str, int] | None
+    start_ns: int
+    end: str
+
+
+def _asked(cut: RunActivities, slo_s: float | None, profiles: Profiles | None, quantile: str) -> _Asked:
+    expected, gaps = (None, None) if profiles is None else profiles.expected(cut, quantile)
+    allowed = slo_s if slo_s is not None else cut.run.slo_s
+    return _Asked(
         deadline_ns=None if allowed is None else cut.start_ns + round(allowed * 1e9),
         profiles=expected,
         gap_profiles=gaps,
-        count_person=count_person,
         start_ns=cut.start_ns,
         end=cut.end,
-        status=cut.status,
-        warnings=cut.warnings,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from redecode.replay.analysis.graph import Graph
 from redecode.replay.analysis.model import ActivityKind, PathSegment, TimeSplit
 from redecode.tracer import Edge, Provenance
 
+_HELD = "held by a barrier"
 _FIELDS: dict[str, str] = {
     ActivityKind.QUEUE: "queue_ns",
     ActivityKind.PREFILL: "prefill_ns",
@@ -19,42 +21,66 @@ _FIELDS: dict[str, str] = {
     ActivityKind.RETRIEVAL: "tool_ns",
     ActivityKind.FRAMEWORK: "framework_ns",
     ActivityKind.PERSON: "person_ns",
+    _HELD: "barrier_wait_ns",
 }
 
+_FRAMEWORK: str = ActivityKind.FRAMEWORK
 
-def tile(graph: Graph, release: list[int], critical: list[int], edges: Sequence[Edge]) -> tuple[PathSegment, ...]:
-    """The path's activities and gaps, each up to where the next begins; together they are the run, exactly.
+
+class Stretch(NamedTuple):
+    """A stretch `[start_ns, end_ns)` of the critical path; `k` and `n`: whose, by place on the path and by position.
+
+    Attributes:
+        gap: whether it is the gap before that activity.
+        held_ns: how much of it passed only because of a barrier.
+    """
+
+    k: int
+    n: int
+    gap: bool
+    start_ns: int
+    end_ns: int
+    held_ns: int
+
+
+def stretches(graph: Graph, release: list[int], critical: list[int]) -> list[Stretch]:
+    """The path's activities and gaps, last to first, each up to where the next begins; together they are the run.
 
     Times are as recorded: where something began before what it waited for had finished, the later one has the time.
     """
-    origin = graph.origin_ns
-    how = _edges_on(graph, critical, edges)
-    out: list[PathSegment] = []
+    origin, starts, data_before = graph.origin_ns, graph.start, graph.data_before
+    out: list[Stretch] = []
     horizon = graph.finish[critical[-1]]
     held_since = horizon  # before that, back to here, a barrier alone held up what follows
     for k in range(len(critical) - 1, -1, -1):
         n = critical[k]
+        begin = starts[n]
+        for gap in (False, True):
+            if begin < origin:
+                begin = origin
+            if begin < horizon:
+                held = horizon - (begin if begin > held_since else held_since) if held_since < horizon else 0
+                out.append(Stretch(k, n, gap, begin, horizon, held))
+                horizon = begin
+            begin = release[n]
+        if k and n in data_before and critical[k - 1] not in data_before[n]:
+            held_since = min(held_since, _ready(graph, n, release[n]))
+    if horizon > origin:  # clocks before the run's own: nobody is known to have been at work
+        out.append(Stretch(0, critical[0], gap=True, start_ns=origin, end_ns=horizon, held_ns=0))
+    return out
+
+
+def tile(graph: Graph, found: Sequence[Stretch], critical: list[int], edges: Sequence[Edge]) -> tuple[PathSegment, ...]:
+    """The stretches as segments, first to last, each with the edge over which its activity was reached."""
+    how = _edges_on(graph, critical, edges)
+    out: list[PathSegment] = []
+    for k, n, gap, start, end, held in reversed(found):
         a = graph.activities[n]
         src = critical[k - 1] if k else None
         edge = how.get(src) if src is not None else None
         after = None if src is None else graph.activities[src].id
         kind, known = (None, None) if edge is None else (edge.kind, edge.provenance)
-        begin = graph.start[n]
-        for gap in (False, True):
-            if begin < origin:
-                begin = origin
-            if begin < horizon:
-                waited = horizon - (begin if begin > held_since else held_since) if held_since < horizon else 0
-                what = ActivityKind.FRAMEWORK if gap else a.kind
-                out.append(PathSegment(a, gap, begin, horizon, what, after, kind, known, waited))
-                horizon = begin
-            begin = release[n]
-        if src is not None and n in graph.data_before and src not in graph.data_before[n]:
-            held_since = min(held_since, _ready(graph, n, release[n]))
-    if horizon > graph.origin_ns:  # clocks before the run's own: nobody is known to have been at work
-        first, gap = graph.activities[critical[0]], True
-        out.append(PathSegment(first, gap, graph.origin_ns, horizon, ActivityKind.FRAMEWORK, None, None, None))
-    out.reverse()
+        out.append(PathSegment(a, gap, start, end, ActivityKind.FRAMEWORK if gap else a.kind, after, kind, known, held))
     return tuple(out)
 
 
@@ -77,15 +103,27 @@ def _edges_on(graph: Graph, critical: list[int], edges: Sequence[Edge]) -> dict[
     return out
 
 
-def split_of(segments: Sequence[PathSegment]) -> TimeSplit:
+def split_of(graph: Graph, found: Sequence[Stretch]) -> TimeSplit:
     """What the time of a path was spent on."""
-    by_kind: dict[str, int] = {}
-    waited = 0
-    for _, _, start, end, kind, _, _, _, wait in segments:
-        by_kind[kind] = by_kind.get(kind, 0) + end - start - wait
-        waited += wait
-    spent = {"barrier_wait_ns": waited}
-    for kind, time in by_kind.items():
+    spent: dict[str, int] = {}
+    spend(graph, found, spent)
+    return split(spent)
+
+
+def spend(graph: Graph, found: Sequence[Stretch], spent: dict[str, int]) -> None:
+    """Add the time of a path to what was spent so far, by kind; what barriers held up has a name of its own."""
+    held_in_all = 0
+    for _, n, gap, start, end, held in found:
+        kind = _FRAMEWORK if gap else graph.activities[n].kind
+        spent[kind] = spent.get(kind, 0) + end - start - held
+        held_in_all += held
+    spent[_HELD] = spent.get(_HELD, 0) + held_in_all
+
+
+def split(spent: Mapping[str, int]) -> TimeSplit:
+    """Times by kind (`spend`) as a split."""
+    fields: dict[str, int] = {}
+    for kind, time in spent.items():
         field = _FIELDS.get(kind, "code_ns")
-        spent[field] = spent.get(field, 0) + time
-    return TimeSplit(**spent)
+        fields[field] = fields.get(field, 0) + time
+    return TimeSplit(**fields)
