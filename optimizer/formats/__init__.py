@@ -1,0 +1,60 @@
+"""Message formats: how a record is asked for and written, and how an answer is read back, mended, or asked for again.
+
+form.py        what all formats can do: `render`, `instructions`, `parse` (strict), `read` (mends, never guesses)
+json_format.py, yaml_format.py, xml_format.py, text_format.py, table_format.py, slot_format.py   the formats
+json_repairs.py, yaml_repairs.py, xml_repairs.py, wrapping.py   what is forgiven
+shapes.py, scalars.py, layout.py, errors.py   what they are made of
+reask.py       asking again, a bounded number of times
+faults.py      faults made on purpose, and what came of reading them
+forced.py      which tokens of an answer its structure determines
+tokens.py      counting tokens as an engine does; languages.py: the same said in other languages
+
+docs/formats.md has the measured tables. The agents' own four formats (`agents/extraction/formats.py`) are what the
+bundled FM was trained on; these here are for any model and any record.
+"""
+
+from redecode.optimizer.formats.errors import CannotExpress, FormatError, MalformedAnswer, UnknownFormat
+from redecode.optimizer.formats.form import Format, Mended, Reading, model_of
+from redecode.optimizer.formats.json_format import Json
+from redecode.optimizer.formats.slot_format import Slot, Slots, fill
+from redecode.optimizer.formats.table_format import Csv, Markdown
+from redecode.optimizer.formats.text_format import Text
+from redecode.optimizer.formats.xml_format import Xml
+from redecode.optimizer.formats.yaml_format import Yaml
+
+FORMATS: dict[str, Format] = {f.name: f for f in (Json(), Yaml(), Xml(), Text(), Markdown(), Csv(), Slots())}
+"""Every format, by the name that a knob has for it."""
+
+
+def format_named(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        UnknownFormat: there is none.
+    """
+    if name not in FORMATS:
+        raise UnknownFormat(f"no format called {name!r}; there are: {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+__all__ = [
+    "FORMATS",
+    "CannotExpress",
+    "Csv",
+    "Format",
+    "FormatError",
+    "Json",
+    "MalformedAnswer",
+    "Markdown",
+    "Mended",
+    "Reading",
+    "Slot",
+    "Slots",
+    "Text",
+    "UnknownFormat",
+    "Xml",
+    "Yaml",
+    "fill",
+    "format_named",
+    "model_of",
+]

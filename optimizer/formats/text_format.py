@@ -1,0 +1,198 @@
+"""`name: value`, a line each; below a record `address.city: …`, of a list `tags[1]: …`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from redecode.optimizer.formats.errors import MalformedAnswer, short
+from redecode.optimizer.formats.form import FENCE, PROSE, Format, Mended
+from redecode.optimizer.formats.layout import Layout
+from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, quoted, stands_bare, unquoted, word
+from redecode.optimizer.formats.shapes import Items, Leaf, Record, Shape, names_in, why_not
+from redecode.optimizer.formats.wrapping import out_of_fence
+
+_NAME = re.compile(r"[^\W\d][\w -]*")
+_PATH = re.compile(r"[^\W\d][\w -]*(?:\[[0-9]{1,5}\])*(?:\.[^\W\d][\w -]*(?:\[[0-9]{1,5}\])*)*")
+_STEP = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
+_LOOSE = re.compile(
+    r"^\s*(?:[-*•]\s+)?(\*\*|__|`)?(?P<path>[^:=*`]+?)\s*(?(1)(?:\*\*|__|`)?)\s*[:=](?(1)(?:\*\*|__|`)?)(?P<rest>.*)$"
+)
+
+
+def leaf_on_line(out: Layout, value: Any, shape: Leaf) -> None:
+    """A value that has the rest of a line, or a cell, to itself."""
+    if value == "" or (isinstance(value, str) and not stands_bare(value)):
+        written = quoted(value)
+    else:
+        written = value if isinstance(value, str) else word(value)
+    nulls = ["null"] if shape.nullable else []
+    if shape.kind == "bool" or (shape.choices and all(stands_bare(str(c)) for c in shape.choices)):
+        out.one_of(written, [*(str(c) for c in shape.choices), *nulls] if shape.choices else ["true", "false", *nulls])
+    else:
+        out.free(written, goes_on=written[0] != '"')
+
+
+class Text(Format):
+    """Lines of `name: value`."""
+
+    name = "text"
+    title = "lines of the form 'name: value'"
+    rules = "One line for each value, nothing else. A value with a line break goes in double quotes, the break as \\n."
+    _ALLOWED: ClassVar[tuple[type, ...]] = (Record, Items)
+
+    def unfit(self, shape: Record) -> str | None:
+        """Neither keys that a model makes up, nor names with signs, nor records that may hold themselves."""
+        bad = next((name for name in names_in(shape) if not _NAME.fullmatch(name)), None)
+        if bad is not None:
+            return f"'{bad}' has signs that mean something here"
+        return why_not(shape, self._ALLOWED) or _nullable(shape, "it")
+
+    def lay_out(self, data: Mapping[str, Any], shape: Record) -> Layout:
+        """Lines in the order of the fields."""
+        out = Layout()
+        self._record(out, data, shape, "")
+        return out
+
+    def tree(self, text: str, shape: Record) -> Tree:
+        """Every line a known name and a value."""
+        out: dict[str, Any] = {}
+        for line in text.removesuffix("\n").split("\n"):
+            path, separator, value = line.partition(":")
+            if not separator or (value and value[0] != " ") or not _PATH.fullmatch(path):
+                raise MalformedAnswer(f"no 'name: value': {short(line)}")
+            _put(out, path, in_place(value.strip(" ")), shape)
+        return _listed(out, shape)
+
+    def mend(self, text: str, shape: Record) -> Mended:
+        """Lines with other marks: `name=value`, `- name: value`, `**Name:** value`; words before the first."""
+        steps: dict[str, None] = {}
+        inner, fenced = out_of_fence(text)
+        if fenced:
+            steps[FENCE] = None
+        out: dict[str, Any] = {}
+        names = {name.lower(): name for name in names_in(shape)}
+        for line in inner.split("\n"):
+            line = line.rstrip()
+            if not line:
+                continue
+            found = _LOOSE.match(line)
+            path = _known(found["path"], names) if found else None
+            if found is None or path is None:
+                if out:
+                    raise MalformedAnswer(f"a line that names no field: {short(line)}")
+                steps[PROSE] = None
+                continue
+            value = found["rest"].strip()
+            if not line.startswith(f"{path}: "):
+                steps["other marks around names"] = None
+            _put(out, path, _value(value, steps), shape)
+        return Mended(_listed(out, shape), tuple(steps))
+
+    def _record(self, out: Layout, data: Mapping[str, Any], shape: Record, path: str) -> None:
+        for name, member in shape.fields.items():
+            self._line(out, data[name], member.shape, f"{path}{name}")
+
+    def _line(self, out: Layout, value: Any, shape: Shape, path: str) -> None:
+        if isinstance(shape, Record):
+            self._record(out, value, shape, f"{path}.")
+        elif isinstance(shape, Items) and value:
+            for n, inner in enumerate(value, 1):
+                self._line(out, inner, shape.item, f"{path}[{n}]")
+                out.choice()
+        else:
+            out.fixed("\n" if out.text else "")
+            if isinstance(shape, Items):
+                out.fixed(path)
+                out.choice()
+                out.fixed(": []")
+                return
+            assert isinstance(shape, Leaf)
+            out.fixed(f"{path}: ")
+            leaf_on_line(out, value, shape)
+
+
+def _nullable(shape: Shape, where: str, above: frozenset[type] = frozenset()) -> str | None:
+    """What has no line to say that it is null, or no end."""
+    if isinstance(shape, Leaf):
+        return None
+    if shape.nullable:
+        return f"{where} may be null, and has no line to say so"
+    if isinstance(shape, Items):
+        if isinstance(shape.item, Items):
+            return f"{where} is a list of lists"
+        return _nullable(shape.item, f"an item of {where}", above)
+    if isinstance(shape, Record):
+        if shape.model in above:
+            return f"{where} may hold itself"
+        inner = (_nullable(m.shape, f"'{n}'", above | {shape.model}) for n, m in shape.fields.items())
+        return next((why for why in inner if why), None)
+    return None
+
+
+def _known(path: str, names: dict[str, str]) -> str | None:
+    """A path with the names as they are written, if they are all known."""
+    path = path.strip().strip("\"'")
+    if not _PATH.fullmatch(path):
+        return None
+    parts = []
+    for name, number in _STEP.findall(path):
+        if number:
+            parts.append(f"[{number}]")
+            continue
+        known = names.get(name.strip().lower().replace(" ", "_"), names.get(name.strip().lower()))
+        if known is None:
+            return None
+        parts.append(f".{known}")
+    return "".join(parts).lstrip(".")
+
+
+def _value(value: str, steps: dict[str, None]) -> Scalar:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" and "\\" not in value:
+        try:
+            return in_place(value)
+        except MalformedAnswer:
+            steps["quotes inside of a text" if value[0] == '"' else "other quotes"] = None
+            return Scalar(value[1:-1], quoted=True)
+    if value[:1] == '"' and value[-2:] == '",':
+        steps["trailing comma"] = None
+        return Scalar(unquoted(value[:-1]), quoted=True)
+    return in_place(value)
+
+
+def _put(out: dict[str, Any], path: str, value: Scalar, shape: Record) -> None:
+    """Put a value where its path says; lists are dicts by number until all is there."""
+    keys = [int(number) if number else name for name, number in _STEP.findall(path)]
+    at: Any = out
+    here: Shape | None = shape
+    for n, key in enumerate(keys):
+        if isinstance(key, int) != isinstance(here, Items):
+            raise MalformedAnswer(f"{short(path)} names nothing")
+        if isinstance(here, Record):
+            if key not in here.fields:
+                raise MalformedAnswer(f"{short(path)} names a field that is unknown")
+            here = here.fields[key].shape
+        elif isinstance(here, Items):
+            here = here.item
+        else:
+            raise MalformedAnswer(f"{short(path)} names nothing")
+        if n == len(keys) - 1:
+            if key in at:
+                raise MalformedAnswer(f"{short(path)} is there twice")
+            at[key] = value
+            continue
+        at = at.setdefault(key, {})
+        if not isinstance(at, dict):
+            raise MalformedAnswer(f"{short(path)} is below a value")
+
+
+def _listed(tree: Tree, shape: Shape) -> Tree:
+    """Dicts by number made lists, if no number is missing."""
+    if isinstance(shape, Items) and isinstance(tree, dict):
+        if sorted(tree) != list(range(1, len(tree) + 1)):
+            raise MalformedAnswer(f"items {sorted(tree)} are not all from 1 on")
+        return [_listed(tree[n], shape.item) for n in sorted(tree)]
+    if isinstance(shape, Record) and isinstance(tree, dict):
+        return {name: _listed(inner, shape.fields[name].shape) for name, inner in tree.items()}
+    return tree

@@ -1,0 +1,134 @@
+"""XML: an element for each field, `<item>` for each item; dear in tokens, and where a value ends is never in doubt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from redecode.optimizer.formats import xml_repairs
+from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
+from redecode.optimizer.formats.form import Format, Mended
+from redecode.optimizer.formats.layout import Layout
+from redecode.optimizer.formats.scalars import Scalar, Tree, word
+from redecode.optimizer.formats.shapes import Items, Leaf, Record, Shape, names_in, why_not
+
+ITEM = "item"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ESCAPES = {"\r": "&#13;"}
+
+
+def root_of(shape: Record) -> str:
+    """The name of the outermost element: the model's, in small letters."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", shape.model.__name__).lower()
+    return name if _NAME.fullmatch(name) else "record"
+
+
+class Xml(Format):
+    """XML without attributes."""
+
+    name = "xml"
+    title = "XML on one line"
+    rules = "Write &lt; and &amp; for < and & in values."
+    shows_its_end = True
+    _ALLOWED: ClassVar[tuple[type, ...]] = (Record, Items)
+
+    def unfit(self, shape: Record) -> str | None:
+        """Neither keys that a model makes up nor names that are no names of elements."""
+        why = why_not(shape, self._ALLOWED)
+        bad = next((name for name in names_in(shape) if not _NAME.fullmatch(name)), None) if why is None else None
+        return f"'{bad}' is no name for an element" if bad is not None else why
+
+    def lay_out(self, data: Mapping[str, Any], shape: Record) -> Layout:
+        """Without line breaks."""
+        out, root = Layout(), root_of(shape)
+        out.fixed(f"<{root}>")
+        self._inside(out, root, data, shape)
+        return out
+
+    def tree(self, text: str, shape: Record) -> Tree:
+        """One XML document with the right outermost element."""
+        if "<!" in re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).replace("<![CDATA[", ""):
+            raise MalformedAnswer("a document type has no place in an answer")
+        try:
+            root = ElementTree.fromstring(text.strip())
+        except (ElementTree.ParseError, ValueError, RecursionError) as error:
+            raise MalformedAnswer(f"not XML ({error}): {short(text)}") from error
+        if root.tag != root_of(shape):
+            raise MalformedAnswer(f"the outermost element is <{root.tag}>, not <{root_of(shape)}>")
+        return _read(root, shape)
+
+    def mend(self, text: str, shape: Record) -> Mended:
+        """As `xml_repairs.mend`."""
+        return xml_repairs.mend(text, shape, root_of(shape))
+
+    def _element(self, out: Layout, name: str, value: Any, shape: Shape) -> None:
+        """An element behind its `<`."""
+        out.fixed(name)
+        if value is None:
+            out.choice()
+            out.fixed(' nil="true"/>')
+            return
+        if shape.nullable:
+            out.choice()
+        out.fixed(">")
+        self._inside(out, name, value, shape)
+
+    def _inside(self, out: Layout, name: str, value: Any, shape: Shape) -> None:
+        """What is in an element, and its end."""
+        if isinstance(shape, Record):
+            for field, member in shape.fields.items():
+                out.fixed("<")
+                self._element(out, field, value[field], member.shape)
+            out.fixed("<")
+        elif isinstance(shape, Items):
+            for inner in value:
+                out.fixed("<")
+                out.choice()
+                self._element(out, ITEM, inner, shape.item)
+            out.fixed("<")
+            out.choice()
+        elif isinstance(shape, Leaf):
+            self._leaf(out, value, shape)
+            out.fixed("<")
+        out.fixed(f"/{name}>")
+
+    def _leaf(self, out: Layout, value: Any, shape: Leaf) -> None:
+        if isinstance(value, str) and (bad := _NOT_XML.search(value)):
+            raise CannotExpress(f"XML has no way to write the character {bad[0]!r}; JSON has")
+        written = escape(value, _ESCAPES) if isinstance(value, str) else word(value)
+        if shape.choices or shape.kind == "bool":
+            forms = [escape(c) if isinstance(c, str) else word(c) for c in shape.choices] or ["true", "false"]
+            out.one_of(written, forms)
+        else:
+            out.free(written)
+
+
+def _read(element: ElementTree.Element, shape: Shape) -> Tree:
+    where = f"<{element.tag}>"
+    if element.attrib:
+        if element.attrib != {"nil": "true"} or len(element) or (element.text or "").strip():
+            raise MalformedAnswer(f"{where} has attributes")
+        return None
+    if isinstance(shape, Leaf):
+        if len(element):
+            raise MalformedAnswer(f"{where} has elements in it")
+        return Scalar(element.text or "", quoted=shape.kind == "text")
+    if (element.text or "").strip() or any((child.tail or "").strip() for child in element):
+        raise MalformedAnswer(f"{where} has words between its elements")
+    if isinstance(shape, Items):
+        if any(child.tag != ITEM for child in element):
+            raise MalformedAnswer(f"{where} has something else than <{ITEM}> in it")
+        return [_read(child, shape.item) for child in element]
+    assert isinstance(shape, Record)
+    out: dict[str, Tree] = {}
+    for child in element:
+        if child.tag in out:
+            raise MalformedAnswer(f"<{child.tag}> is there twice in {where}")
+        if child.tag not in shape.fields:
+            raise MalformedAnswer(f"{where} has a <{child.tag}> that is unknown")
+        out[child.tag] = _read(child, shape.fields[child.tag].shape)
+    return out
