@@ -14,8 +14,9 @@ from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.fit import fit_profile, info_of
 from redecode.replay.simulator.observed import Observed, from_decodes, passages_of
 from redecode.replay.simulator.profile import EngineProfile
-from redecode.tracer import Decode, ReadableStore, TimeSource
+from redecode.tracer import Decode, Store, TimeSource
 
+_AT_ONCE = 200
 _ON_AN_ENGINE = (None, "force", "resample")
 NO_CLOCK = "their engine kept no step clock"
 NO_ENGINE = "they do not say what engine made them"
@@ -39,7 +40,7 @@ class RecordedFits:
 
 
 def fit_store(
-    store: ReadableStore,
+    store: Store,
     *,
     most_runs: int,
     now_ns: int,
@@ -58,10 +59,10 @@ def fit_store(
     by_engine: dict[str, list[Decode]] = {}
     unusable: dict[str, int] = {}
     count = 0
-    for place, run in enumerate(runs):
+    for place in range(0, len(runs), _AT_ONCE):
         if on_run is not None:
             on_run(place, len(runs))
-        for decode in store.load(run.run_id).decodes:
+        for decode in store.timed_decodes([r.run_id for r in runs[place : place + _AT_ONCE]]):
             count += 1
             timed = decode.token_time_source is TimeSource.ENGINE and decode.batch_rows
             why = NO_CLOCK if not timed else NO_ENGINE if decode.engine_id is None else ""

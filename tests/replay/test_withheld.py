@@ -22,7 +22,7 @@ TOUCHED = "was redacted when it was recorded (email), so what was really said is
 KEPT_OUT = pytest.mark.parametrize(
     ("privacy", "words"), [(Privacy(content=False), OFF), (by("email"), TOUCHED)], ids=["content off", "redacted"]
 )
-ENGINE = pytest.mark.parametrize("mode", list(ReplayMode))
+ENGINE = pytest.mark.parametrize("mode", [ReplayMode.FORCE, ReplayMode.RESAMPLE])
 
 
 @ENGINE
@@ -48,6 +48,15 @@ def test_a_playback_refuses(store: Path, privacy: Privacy, words: str) -> None:
     with pytest.raises(TooLittleRecorded) as refused:
         Playback([recorded])
     assert str(refused.value).startswith(f"run {recorded.run.run_id[:12]} cannot be played back: run run {words}")
+
+
+@KEPT_OUT
+def test_a_simulation_needs_lengths_alone(store: Path, privacy: Privacy, words: str) -> None:
+    recorded = record(store, privacy, MAIL)
+    (decode,) = plan(recorded, ReplayMode.SIMULATE).decodes.values()
+    assert decode.prompt_ids is None
+    assert decode.input_tokens is not None
+    assert decode.output_tokens
 
 
 @ENGINE

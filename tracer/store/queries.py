@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redecode.tracer import conventions as c
+from redecode.tracer.blocks import BLOCK_TOKENS
 from redecode.tracer.errors import AmbiguousRun, UnknownRun
 from redecode.tracer.records import (
     Choice,
@@ -152,6 +153,30 @@ def load(read: Read, run_id: str) -> RecordedRun:
         ],
         tools=[_tool(r) for r in tools],
     )
+
+
+def timed_decodes(read: Read, run_ids: list[str]) -> list[Decode]:
+    """FM calls of runs with all their times, and without what was said: `input_tokens` counts the prompt."""
+    rows = read(
+        f"""
+        SELECT d.* REPLACE (
+                   coalesce(
+                       {BLOCK_TOKENS} * coalesce(len(d.prompt_blocks), 0) + len(d.prompt_tail), d.input_tokens
+                   ) AS input_tokens,
+                   coalesce(d.output_tokens, len(d.sampled_ids)) AS output_tokens,
+                   coalesce(d.queue_ns, e.queue_ns) AS queue_ns, coalesce(d.prefill_ns, e.prefill_ns) AS prefill_ns,
+                   coalesce(d.decode_ns, e.decode_ns) AS decode_ns,
+                   coalesce(d.token_time_source, if(e.run_id IS NULL, NULL, 'request')) AS token_time_source,
+                   NULL AS prompt_blocks, NULL AS prompt_tail, NULL AS sampled_ids, NULL AS logprobs, NULL AS messages,
+                   NULL AS tool_definitions, NULL AS output, NULL AS sampling
+               ), s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows
+        FROM decodes d LEFT JOIN decode_steps s USING (run_id, span_id)
+        LEFT JOIN decode_splits e USING (run_id, span_id)
+        WHERE d.run_id IN (SELECT unnest(?)) ORDER BY sent_ns, span_id
+        """,
+        [run_ids],
+    )
+    return [_decode(row, [], ()) for row in rows]
 
 
 def run_of(row: JsonObject) -> Run:

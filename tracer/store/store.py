@@ -21,7 +21,7 @@ import duckdb
 
 from redecode.tracer import conventions as c
 from redecode.tracer.errors import StoreError, StoreUnwritable, StoreVersion
-from redecode.tracer.records import JsonObject, Run
+from redecode.tracer.records import Decode, JsonObject, Run
 from redecode.tracer.spool import SUFFIX, make_private
 from redecode.tracer.store import queries
 from redecode.tracer.store.drain import drain_spool
@@ -248,6 +248,11 @@ class Store:
         """As `runs`, each with its spans, its edges and the times of its FM calls, but not with what was said."""
         with self._reading() as read:
             return structures(read, limit=limit, run_ids=run_ids)
+
+    def timed_decodes(self, run_ids: list[str]) -> list[Decode]:
+        """FM calls of these runs with all their times, and without what was said: `input_tokens` counts the prompt."""
+        with self._reading() as read:
+            return queries.timed_decodes(read, run_ids)
 
     def run_columns(self) -> RunColumns:
         """Every run, as columns, newest first; open ones too."""

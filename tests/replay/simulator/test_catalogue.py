@@ -1,0 +1,75 @@
+"""Profiles of a store: one for each FM, engine and hardware, found by name, and never mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redecode.replay.simulator.catalogue import keep, named, profile_for, profiles_in
+from redecode.replay.simulator.errors import NoProfile, SimulationError
+from redecode.replay.simulator.profile import Overheads
+from tests.replay.simulator.made import made_profile
+
+UNKNOWN = Overheads()
+
+
+def test_a_second_measurement_takes_the_place_of_the_first_and_keeps_what_it_lacks(tmp_path: Path) -> None:
+    first = keep(tmp_path, made_profile(cold_start_s=12.5, memory_bytes=2**30))
+    assert (first.replaced, first.carried) == (None, ())
+    second = keep(tmp_path, made_profile(source="store", steps=70, overheads=UNKNOWN, made="2026-11-22T00:00:00+00:00"))
+    assert second.path == first.path
+    assert second.replaced == first.profile
+    assert set(second.carried) == {"overheads", "cold_start_s", "memory_bytes"}
+    (kept,) = profiles_in(tmp_path)
+    assert (kept.source, kept.steps, kept.cold_start_s) == ("store", 70, 12.5)
+    assert kept.overheads == first.profile.overheads
+    third = keep(tmp_path, made_profile(cold_start_s=9.0))
+    assert third.profile.cold_start_s == 9.0
+    assert third.carried == ("memory_bytes",)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "n"},
+        {"hardware": "another machine"},
+        {"engine": {"engine": "vllm", "engine_version": "0.33.0", "weights_sha256": "ab" * 32}},
+        {"engine": {"engine": "vllm", "engine_version": "0.32.0", "weights_sha256": "cd" * 32}},
+        {"limits": made_profile().limits.model_copy(update={"max_num_seqs": 5})},
+    ],
+    ids=["FM", "hardware", "version", "weights", "limits"],
+)
+def test_another_engine_has_a_profile_of_its_own(tmp_path: Path, other: dict[str, object]) -> None:
+    keep(tmp_path, made_profile())
+    kept = keep(tmp_path, made_profile(**other))
+    assert kept.replaced is None
+    assert len(profiles_in(tmp_path)) == 2
+
+
+def test_it_is_found_by_its_key_its_fm_or_its_file(tmp_path: Path) -> None:
+    m, n = keep(tmp_path, made_profile("m")), keep(tmp_path, made_profile("n"))
+    assert named(tmp_path, m.profile.key[:6]).model == "m"
+    assert named(tmp_path, "n") == n.profile
+    assert named(tmp_path / "elsewhere", str(n.path)) == n.profile
+    with pytest.raises(NoProfile, match=r"no engine profile 'o' .* \(m on a machine\)"):
+        named(tmp_path, "o")
+    keep(tmp_path, made_profile("m", hardware="another"))
+    with pytest.raises(NoProfile, match="'m' could be any of"):
+        named(tmp_path, "m")
+    m.path.write_text("{")
+    with pytest.raises(SimulationError, match="is no engine profile"):
+        profiles_in(tmp_path)
+
+
+def test_an_fm_has_the_profile_of_the_engine_it_was_recorded_on(tmp_path: Path) -> None:
+    with pytest.raises(NoProfile, match="`redecode profile --engine URL`"):
+        profile_for(tmp_path, "m")
+    one = keep(tmp_path, made_profile("m")).profile
+    assert profile_for(tmp_path, "m", ["of no profile"]) == one
+    two = keep(tmp_path, made_profile("m", hardware="another")).profile
+    assert profile_for(tmp_path, "m", [two.key, None]) == two
+    with pytest.raises(NoProfile, match="say which by --profile"):
+        profile_for(tmp_path, "m")
+    with pytest.raises(NoProfile, match=r"no engine profile of o .*there are"):
+        profile_for(tmp_path, "o")
