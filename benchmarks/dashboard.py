@@ -3,7 +3,9 @@
 Opens `redecode dashboard` on an empty store, on one of 100,000 runs, and on one with a run of 10,000 spans, as a user
 does: from the command to the server's answer, and from the address to what is drawn. Then it zooms, pans and scrolls
 the waterfall and takes the longest frame. The bare row is Streamlit with a page of one word in the same browser: what
-of the time is not ours. `--quick` takes smaller stores and under a minute; `--json` prints the same as data.
+of the time is not ours. Two users open the list of runs at the same moment. Plotly's row is the same run as bars in a
+page of its own, without any server, as its Python package makes it. `--quick` takes smaller stores and about a minute;
+`--json` prints the same as data.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +46,15 @@ class Row:
     """One store, opened.
 
     Attributes:
-        server_s: from the command to the first answer of its server.
-        first_s, again_s: from the address to what the page is about, in a browser that has never been there, and again.
+        server_s: from the command to the first answer of its server; `None` where there is none, or it ran already.
+        first_s, again_s: from the address to what the page is about, in a browser that has never been there, and again
+            (of two users: until the one and until both see it).
         frame_ms: the longest frame while zooming, panning and scrolling; `draw_ms` what drawing took in the last one.
         idle_ms: the longest frame of the same page for as long while nothing happens: what of it is the machine.
     """
 
     store: str
-    server_s: float
+    server_s: float | None
     first_s: float
     again_s: float
     frame_ms: float | None = None
@@ -98,6 +102,72 @@ def opened(browser: Any, url: str, wanted: str) -> tuple[float, float, Any]:
         if len(times) < 2:
             tab.close()
     return times[0], times[1], tab
+
+
+def two_users(browser: Any, url: str, wanted: str) -> tuple[float, float]:
+    """Seconds until the first and until the second of two users, who come at the same moment, see what is wanted."""
+    contexts = [browser.new_context(viewport={"width": 1400, "height": 900}) for _ in range(2)]
+    tabs = [context.new_page() for context in contexts]
+    begin = time.monotonic()
+    for tab in tabs:
+        tab.goto(url, wait_until="commit")
+    seen: dict[int, float] = {}
+    while len(seen) < len(tabs):
+        for n, tab in enumerate(tabs):
+            if n not in seen and tab.locator(wanted).count():
+                seen[n] = time.monotonic() - begin
+        if time.monotonic() - begin > 60:
+            raise SystemExit("two users at once: one of them saw nothing for a minute")
+        tabs[0].wait_for_timeout(10)
+    for context in contexts:
+        context.close()
+    return min(seen.values()), max(seen.values())
+
+
+def plotly_page(store: Path, file: Path) -> None:
+    """The spans of the only run of a store as bars of Plotly's, one row each."""
+    import plotly.graph_objects as go
+
+    opened_store = Store(store)
+    spans = opened_store.load(opened_store.runs(limit=1)[0].run_id).spans
+    begin = min(span.start_ns for span in spans)
+    took = [((span.end_ns or span.start_ns) - span.start_ns) / 1e6 for span in spans]
+    bars = go.Bar(
+        orientation="h", base=[(span.start_ns - begin) / 1e6 for span in spans], x=took, y=list(range(len(spans))),
+        text=[span.name for span in spans], hovertext=[span.step_key for span in spans],
+    )  # fmt: skip
+    figure = go.Figure(bars, layout={"height": 800, "yaxis": {"autorange": "reversed"}, "dragmode": "pan"})
+    figure.write_html(
+        file, include_plotlyjs=True, config={"scrollZoom": True},
+        post_script="document.body.dataset.ready = '1'", auto_play=False,
+    )  # fmt: skip
+
+
+def plotly_row(browser: Any, file: Path, spans: int) -> Row:
+    """How long Plotly's page takes to open, and its longest frame while zooming and panning."""
+    first, again, tab = opened(browser, file.as_uri(), "body[data-ready] .bars .point")
+    tab.wait_for_timeout(1500)
+    tab.evaluate(_FRAMES)
+    tab.wait_for_timeout(2000)
+    idle = float(tab.evaluate("window.worst"))
+    plot = tab.locator(".nsewdrag").first.bounding_box()
+    x, y = plot["x"] + plot["width"] * 0.6, plot["y"] + 200
+    tab.mouse.move(x, y)
+    tab.evaluate("window.worst = 0")
+    before = tab.evaluate("JSON.stringify(document.querySelector('.js-plotly-plot').layout.xaxis.range)")
+    for _ in range(12):
+        tab.mouse.wheel(0, -120)
+        tab.wait_for_timeout(20)
+    tab.mouse.down()
+    for n in range(20):
+        tab.mouse.move(x - 10 * n, y - 8 * n)
+    tab.mouse.up()
+    tab.wait_for_timeout(1500)  # it redraws when the wheel has been still for a while
+    if tab.evaluate("JSON.stringify(document.querySelector('.js-plotly-plot').layout.xaxis.range)") == before:
+        raise SystemExit("Plotly's drawing did not follow: nothing was measured")
+    worst = float(tab.evaluate("window.worst"))
+    tab.context.close()
+    return Row(f"Plotly, {spans:,} spans", None, first, again, worst, None, idle)
 
 
 def smoothness(tab: Any) -> tuple[float, float, float]:
@@ -164,6 +234,12 @@ def measure(folder: Path, runs: int, spans: int) -> list[Row]:
                 smooth = smoothness(tab) if page == "/run" else ()
                 rows.append(Row(name, server_s, first, again, *smooth))
                 tab.context.close()
+                if store == folder / "many":
+                    both = two_users(browser, f"http://127.0.0.1:{port}{page}", wanted)
+                    rows.append(Row("  two users at once", None, *both))
+        if find_spec("plotly") is not None:
+            plotly_page(folder / "long", folder / "plotly.html")
+            rows.append(plotly_row(browser, folder / "plotly.html", spans))
         browser.close()
     return rows
 
@@ -182,6 +258,7 @@ def main() -> None:
         "python": platform.python_version(),
         "streamlit": version("streamlit"),
         "browser": "Chromium, headless, software drawing, 1400 x 900",
+        "plotly": version("plotly") if find_spec("plotly") is not None else "not installed, its row is left out",
     }
     if asked.json:
         print(json.dumps({"conditions": conditions, "rows": [asdict(row) for row in rows]}, indent=1))
@@ -192,7 +269,8 @@ def main() -> None:
         frame = "" if row.frame_ms is None else f"{row.frame_ms:.0f} ms"
         idle = "" if row.idle_ms is None else f"{row.idle_ms:.0f} ms"
         draw = "" if row.draw_ms is None else f"{row.draw_ms:.1f} ms"
-        times = f"{row.server_s:>8.2f} s{row.first_s:>10.2f} s{row.again_s:>8.2f} s"
+        server = f"{'':>10}" if row.server_s is None else f"{row.server_s:>8.2f} s"
+        times = f"{server}{row.first_s:>10.2f} s{row.again_s:>8.2f} s"
         print(f"{row.store:<26}{times}{frame:>13}{idle:>8}{draw:>10}")
 
 
