@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Protocol
 
 from redecode.optimizer.placement.cluster.prefixes import chained
 from redecode.optimizer.placement.cluster.reading import Asked
@@ -14,6 +15,16 @@ from redecode.tracer.clock import Clock
 
 _ID_BYTES = 4
 _NS = 1e9
+
+
+class Time(Protocol):
+    """What time it is in a cluster."""
+
+    def now_s(self) -> float:
+        """Seconds since it began."""
+
+    def of_unix_s(self, unix_s: float) -> float:
+        """A Unix time, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,7 @@ class Calls:
         keep_runs: how many runs are remembered; of older ones a new call begins a run.
     """
 
-    time: SinceStart
+    time: Time
     slo_s: float | None = None
     keep_runs: int = 100_000
     _gauges: dict[str, TokenGauge] = field(default_factory=dict)

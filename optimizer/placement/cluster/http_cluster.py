@@ -7,18 +7,19 @@ What listens for callers is `http_front`. Each replica is polled: `/metrics` for
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from redecode.optimizer.placement.cluster.calls import Calls, SinceStart
+from redecode.optimizer.placement.cluster.calls import Calls, SinceStart, Time
 from redecode.optimizer.placement.cluster.errors import BadReplica, CallError
 from redecode.optimizer.placement.cluster.http_engine import Found, find
 from redecode.optimizer.placement.cluster.live import LiveReplica
-from redecode.optimizer.placement.cluster.placing import LastDecision, Placed, Placing
+from redecode.optimizer.placement.cluster.placing import LastDecision, Placed, Placing, sent_prefixes
+from redecode.optimizer.placement.cluster.prefixes import Prefixes
 from redecode.optimizer.placement.cluster.prometheus import read_metrics
 from redecode.optimizer.placement.cluster.reading import Asked
 from redecode.replay.simulator.engine import Engine
@@ -40,6 +41,7 @@ class HttpCluster:
         start_s: how long a replica may take to start.
         answer_s: how long an engine may be silent in a call.
         why: what the router was given as its log.
+        time, later, prefixes: if not this machine's clock, this loop's timers, and our own beliefs.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class HttpCluster:
         start_s: float = 600.0,
         answer_s: float = 1800.0,
         why: LastDecision | None = None,
-        time: SinceStart | None = None,
+        time: Time | None = None,
+        later: Callable[[float, Callable[[], None]], object] | None = None,
+        prefixes: Callable[[Engine], Prefixes] = sent_prefixes,
     ) -> None:
         self.time = time or SinceStart.now()
         self.calls = Calls(self.time, slo_s)
-        self.placing = Placing(router, self.time.now_s, self._later, why=why)
+        self.placing = Placing(router, self.time.now_s, later or self._later, why=why, prefixes=prefixes)
         self.api_key = api_key
         self.found: dict[int, Found] = {}
         self._poll_s, self._start_s = poll_s, start_s
@@ -216,8 +220,8 @@ class HttpCluster:
             raise BadReplica(f"{root} is a replica already")
         return root
 
-    def _later(self, delay_s: float, call: object) -> object:
-        return asyncio.get_running_loop().call_later(delay_s, call)  # type: ignore[arg-type]
+    def _later(self, delay_s: float, call: Callable[[], None]) -> object:
+        return asyncio.get_running_loop().call_later(delay_s, call)
 
     def _watch(self, replica: LiveReplica) -> None:
         up = self._ups[replica.number] = asyncio.Event()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import asdict
 from typing import Any
 
 import aiohttp
@@ -17,8 +16,8 @@ from aiohttp import web
 
 from redecode.optimizer.placement.cluster.errors import BadReplica, BadRequest, CallError, NoReplica
 from redecode.optimizer.placement.cluster.http_cluster import HttpCluster
-from redecode.optimizer.placement.cluster.placing import Choice
 from redecode.optimizer.placement.cluster.reading import read_call
+from redecode.optimizer.placement.cluster.shown import plain, plain_replica
 from redecode.replay.simulator.views import State
 
 _OF_ONE = frozenset({"instance_id", "monotonic_ns", "time_ns", "digests_pending", "served_by"})
@@ -97,24 +96,7 @@ class Pages:
             {
                 "now_s": self._cluster.time.now_s(),
                 "held": self._cluster.placing.held,
-                "replicas": [
-                    {
-                        "number": r.number,
-                        "url": r.name,
-                        "model": r.engine.model,
-                        "hardware": r.engine.hardware,
-                        "state": r.state.value,
-                        "ready_s": r.ready_s,
-                        "outstanding": r.outstanding,
-                        "outstanding_prompt_tokens": r.outstanding_prompt_tokens,
-                        "running": r.running,
-                        "waiting": r.waiting,
-                        "free_kv_blocks": r.free_kv_blocks,
-                        "by_priority": r.engine.limits.by_priority,
-                        "told_by_engine": r.load is not None,
-                    }
-                    for r in self._cluster.placing.replicas
-                ],
+                "replicas": [plain_replica(r) for r in self._cluster.placing.replicas],
             }
         )
 
@@ -195,16 +177,3 @@ class Pages:
 
 class _NotAllowed(CallError):
     status, kind = 403, "permission_error"
-
-
-def plain(choice: Choice) -> dict[str, Any]:
-    """A choice as JSON has it."""
-    call = {name: value for name, value in asdict(choice.call).items() if name != "hashes"}
-    return {
-        "at_s": choice.at_s,
-        "call": call,
-        "replica": choice.replica,
-        "priority": choice.priority,
-        "outstanding": dict(choice.outstanding),
-        "decision": None if choice.decision is None else choice.decision.to_json(),
-    }

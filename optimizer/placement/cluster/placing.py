@@ -222,11 +222,24 @@ class Placing:
                     if isinstance(chosen, int):
                         self._router.ended(number, chosen, now_s)
                         again = True
+                    elif isinstance(chosen, Hold) and chosen.until_s is not None:
+                        self._ask_at(chosen.until_s)
                     continue
                 try:
                     self._routed(waiting, chosen, now_s)
                 except CallError as error:
                     waiting.told(error)
+
+    def _ask_at(self, until_s: float) -> None:
+        """Release then, and not a moment before: a router asked too early says nothing, and is not asked again."""
+
+        def ask() -> None:
+            if self._now_s() < until_s:
+                self._ask_at(until_s)
+            else:
+                self.release()
+
+        self._later(max(0.0, until_s - self._now_s()), ask)
 
     def _to_choose_from(self, call: CallView, without: Collection[int]) -> list[LiveReplica]:
         open_ = [
@@ -244,7 +257,7 @@ class Placing:
         if isinstance(chosen, Hold):
             self._held[call.call] = waiting
             if chosen.until_s is not None:
-                self._later(max(0.0, chosen.until_s - now_s), self.release)
+                self._ask_at(chosen.until_s)
             return
         if isinstance(chosen, Split):
             raise BadChoice("the router splits calls between replicas; that is for simulations only")

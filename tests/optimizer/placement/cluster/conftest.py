@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from redecode.optimizer.placement.cluster.http_cluster import HttpCluster
 from redecode.optimizer.placement.cluster.http_front import front, listen
+from redecode.optimizer.placement.cluster.ray_spec import RayMissing, load_ray
 from redecode.replay.simulator.costs import StepCosts, to_ps
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.rows import Limits
@@ -49,6 +51,17 @@ def named(headers: dict[str, str]) -> dict[str, str]:
 
 def port_of(runner: web.AppRunner) -> int:
     return int(runner.addresses[0][1])
+
+
+@pytest.fixture(scope="session")
+def ray_installed() -> None:
+    """Where Ray is not installed its tests are left out; never in CI."""
+    try:
+        load_ray()
+    except RayMissing:
+        if os.environ.get("CI"):
+            pytest.fail("CI must test against a real Ray Serve, and none is installed")
+        pytest.skip("Ray Serve is not installed here")
 
 
 @pytest.fixture

@@ -1,0 +1,188 @@
+"""A cluster on Ray Serve: starts it, says where it is, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from redecode.optimizer.placement.cluster.errors import ClusterError
+from redecode.optimizer.placement.cluster.placing import LastDecision
+from redecode.optimizer.placement.cluster.ray_spec import RayMissing, RayReplica, RaySpec, load_ray, pack
+from redecode.replay.simulator.views import Provisioner, Router
+from redecode.tracer.clock import Clock
+
+_MANY = 100_000
+"""Calls a replica may be sent: the engine's own queue orders them, not Serve's."""
+_STATS_S = 1.0
+
+
+class RayCluster:
+    """Replicas on Ray Serve, and a policy. Use it as a context manager.
+
+    Args:
+        replicas: by rank.
+        router: the policy; `None` leaves it to Ray Serve (power of two choices).
+        provisioner: decides how many replicas there are, from 1 to `most`; without, all of `replicas` and no more.
+        why: what the router was given as its log.
+        slo_s: how long a run may take whose calls do not say.
+        host, port: where Serve's proxy listens.
+        cpus, gpus: of each replica.
+        max_ongoing_requests: of each replica; Ray Serve's own default is 5.
+        address: of a Ray cluster that is there; one is started here otherwise, and stopped in the end.
+        seed: of paced replicas.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[RayReplica],
+        router: Router | None,
+        *,
+        provisioner: Provisioner | None = None,
+        why: LastDecision | None = None,
+        slo_s: float | None = None,
+        name: str = "redecode",
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        max_ongoing_requests: int = _MANY,
+        most: int | None = None,
+        address: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if not replicas:
+            raise ClusterError("a cluster has a replica at least")
+        self._spec = RaySpec(
+            name=name,
+            replicas=tuple(replicas),
+            router=router,
+            why=why,
+            provisioner=provisioner,
+            began_ns=Clock.start().wall_ns,
+            slo_s=slo_s,
+            seed=seed,
+        )
+        self._host, self._port, self._cpus, self._gpus = host, port, cpus, gpus
+        self._max_ongoing, self._most = max_ongoing_requests, most or len(replicas)
+        self._address = address
+        self._temp: Path | None = None
+        self._own = False
+
+    @property
+    def url(self) -> str:
+        """Of its OpenAI-compatible API, without `/v1`."""
+        return f"http://{self._host}:{self._port}"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start Ray where there is none, and the replicas; they are up when it returns.
+
+        Raises:
+            RayMissing: it is not installed.
+            ClusterError: it does not start.
+        """
+        os.environ.setdefault("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
+        ray, serve = load_ray()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own
+            self._own = not ray.is_initialized()
+            if self._own:
+                self._init(ray)
+            try:
+                serve.start(
+                    http_options={"host": self._host, "port": self._port},
+                    logging_config={"log_level": "WARNING", "enable_access_log": False},
+                )
+                serve.run(self._app(serve), name=self._spec.name, route_prefix="/")
+            except RuntimeError as error:
+                raise ClusterError(f"Ray Serve did not start the cluster: {error}") from error
+
+    def stop(self) -> None:
+        """End the cluster, and Ray if it was started here."""
+        try:
+            ray, serve = load_ray()
+        except RayMissing:
+            return
+        if ray.is_initialized():
+            serve.delete(self._spec.name)
+            if self._own:
+                serve.shutdown()
+                ray.shutdown()
+        if self._temp is not None:
+            shutil.rmtree(self._temp, ignore_errors=True)
+            self._temp = None
+
+    def _init(self, ray: Any) -> None:
+        if self._address is not None:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        # Short: Ray puts sockets below it, whose paths must have less than 108 bytes.
+        self._temp = Path(tempfile.mkdtemp(prefix="rd-ray-"))
+        # A CPU for each replica, and some for Serve itself; how many there really are is the operating system's care.
+        cpus = max(1, int(self._cpus * self._most + 0.999)) + 2
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(self._temp),
+        )
+
+    def _app(self, serve: Any) -> Any:
+        from redecode.optimizer.placement.cluster.ray_serving import Front, Replicas
+
+        packed = pack(self._spec)
+        options: dict[str, Any] = {
+            "max_ongoing_requests": self._max_ongoing,
+            "ray_actor_options": {"num_cpus": self._cpus, "num_gpus": self._gpus},
+            "graceful_shutdown_timeout_s": 10,
+        }
+        if self._spec.router is not None:
+            from ray.serve.config import RequestRouterConfig
+
+            options["request_router_config"] = RequestRouterConfig(
+                request_router_class="redecode.optimizer.placement.cluster.ray_router:PolicyRouter",
+                request_router_kwargs={"spec": packed},
+                request_routing_stats_period_s=_STATS_S,
+            )
+        if self._spec.provisioner is not None:
+            from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+            options["autoscaling_config"] = AutoscalingConfig(
+                min_replicas=1,
+                initial_replicas=min(len(self._spec.replicas), self._most),
+                max_replicas=self._most,
+                upscale_delay_s=0,
+                downscale_delay_s=0,
+                policy=AutoscalingPolicy(
+                    policy_function="redecode.optimizer.placement.cluster.ray_scaling:PlannedScaling",
+                    policy_kwargs={"spec": packed},
+                ),
+            )
+        else:
+            options["num_replicas"] = len(self._spec.replicas)
+        replicas = serve.deployment(name="Replicas", **options)(Replicas)
+        front = serve.deployment(
+            name="Front", num_replicas=1, max_ongoing_requests=_MANY, ray_actor_options={"num_cpus": 0}
+        )(Front)
+        return front.bind(replicas.bind(packed), packed)
