@@ -1,7 +1,7 @@
 """Faults made on purpose: what models do to formats, by name, applied to records whose truth is known.
 
 A reading of a faulty text is *recovered* (the record as it was), *refused* (and asked for again), or *wrong*: a record,
-but another one. A wrong reading is *undecidable* if the very text is what the format, or the same fault, makes of the
+but another one. A wrong reading is *undecidable* if the very text is what the format, or a fault, makes of the
 record that was read: no reader could know. All other wrong readings are errors of ours, and a test counts them to none.
 """
 
@@ -71,7 +71,7 @@ def could_be(form: Format, other: BaseModel, fault: Fault) -> bool:
             fault.text.strip().replace('"', "")
         ):
             return True  # but for quotes that may be left out, and fields at the end that may be
-        return any(f.text == fault.text for f in faults_of(form, other, [fault.kind]))
+        return any(f.text == fault.text for f in faults_of(form, other))
     except CannotExpress:
         return False
 
@@ -256,6 +256,10 @@ _LINES: dict[str, Maker] = {
     "comma behind a value": lambda text: _lines(text, _behind(",")),
     "comments": lambda text: [*_lines(text, _behind("  # found")), f"# the record\n{text}"],
     "a name twice": _line_twice,
+    "null left out": lambda text: [
+        *_lines(text, lambda line: re.sub(r": null$", ":", line)),
+        *_lines(text, lambda line: re.sub(r": null$", ": ", line)),
+    ],
     "Python's words": lambda text: _lines(text, lambda line: re.sub(r": null$", ": None", line)),
 }
 _YAML: dict[str, Maker] = _LINES | {
