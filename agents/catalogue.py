@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ from redecode.agents.contact import Contact
 from redecode.agents.contacts_desk import graph as desk_graph
 from redecode.agents.contacts_desk import scorer as desk_scorer
 from redecode.agents.contacts_desk.directory import Directory
-from redecode.agents.contacts_desk.policy import DeskCase, desk_cases
+from redecode.agents.contacts_desk.policy import DeskCase, desk_cases, expected_answer
 from redecode.agents.contacts_desk.service import AddressService
 from redecode.agents.contacts_desk.state import DeskContext
 from redecode.agents.context import AgentContext
@@ -30,9 +30,10 @@ Scorer = Callable[[Mapping[str, Any]], Score]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An input state for a graph, and the grade of the output state it leads to."""
+    """An input state for a graph, the right answer, and the grade of the output state it leads to."""
 
     input: Mapping[str, Any]
+    expected: Mapping[str, Any]
     score: Scorer
 
 
@@ -72,8 +73,9 @@ class UnknownAgent(ValueError):
 
 
 def _extraction_case(article: str, truth: Contact) -> Case:
-    return Case({"article": article}, partial(scorer.score, truth=truth))
+    return Case({"article": article}, asdict(truth), partial(scorer.score, truth=truth))
 
 
 def _desk_case(job: DeskCase) -> Case:
-    return Case({"article": job.article.text, "request": job.request}, partial(desk_scorer.score, case=job))
+    given = {"article": job.article.text, "request": job.request}
+    return Case(given, asdict(expected_answer(job)), partial(desk_scorer.score, case=job))

@@ -35,8 +35,9 @@ class Job:
 
     @property
     def config(self) -> RunnableConfig:
-        """Return what LangGraph is told about the run."""
-        return {"run_name": self.agent.name, "metadata": {"case": self.number}}
+        """Return what LangGraph is told about the run; whoever records it may keep the right answer as a label."""
+        known = {"redecode.labels": {"expected": dict(self.case.expected)}}
+        return {"run_name": self.agent.name, "metadata": {"case": self.number, **known}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

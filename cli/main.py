@@ -24,6 +24,7 @@ from redecode.cli import (
     show,
     simulate,
     store,
+    tune,
     whatif,
 )
 
@@ -61,6 +62,7 @@ show.register(app)
 replay.register(app)
 compare.register(app)
 whatif.register(app)
+tune.register(app)
 profile.register(app)
 simulate.register(app)
 dashboard.register(app)

@@ -60,6 +60,7 @@ TRIGGERS = "langgraph.triggers"
 LEFT_BY = "redecode.left_by"  # class of what ended a step without being an error: an interrupt, a command
 INTERRUPTED = "redecode.interrupted"  # a run that waits for its resumption: "before" or "after" a node, "inside" one
 LABELS = "redecode.run.labels"
+GIVEN_LABELS = "redecode.labels"  # in the metadata of a graph's config: labels of that run
 SLO = "redecode.run.slo_s"
 SIDE_EFFECT = "redecode.tool.side_effect"
 ERROR_CLASS = "redecode.error_class"
@@ -123,6 +124,7 @@ COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isi
     REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
     CHANGED, HTTP_STATUS, HOST, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
     ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, TOOL_OUTPUT, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
+    GIVEN_LABELS,
 }  # fmt: skip
 
 # HTTP headers that a cluster of ours understands (`optimizer/placement/cluster/reading.py`); never sent elsewhere.

@@ -76,6 +76,8 @@ class RunHandler(ModelCallbacks, ToolCallbacks):
             return Entry(outer, begun=(name, self.recorder.clock.now_ns()))
         attributes = {c.RUN_INPUT: c.to_json(inputs), c.CONVERSATION: metadata.get("thread_id")}
         span = self.recorder.start_run(name, attributes=attributes)
+        if isinstance(labels := metadata.get(c.GIVEN_LABELS), dict):
+            span.label(labels)
         span.strands.enter_body()
         return Entry(span, own=True)
 

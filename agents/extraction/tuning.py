@@ -1,0 +1,49 @@
+"""What may be tuned of the extraction, as plain data that `redecode tune redecode.agents.extraction:spec` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from redecode.agents.contact import FIELDS, Contact
+from redecode.agents.context import close_clients
+from redecode.agents.extraction.graphs import Architecture, Graph, build
+from redecode.agents.extraction.scorer import score as graded
+from redecode.agents.extraction.state import ExtractionContext
+
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+
+def spec() -> dict[str, Any]:
+    """Return the four architectures and the knobs of their context; the truth is the run's label `expected`."""
+    sampled = {"debate_temperature": {"low": 0.0, "high": 1.0, "step": 0.1, "when": {"architecture": ["debate"]}}}
+    return {
+        "name": "extraction",
+        "build": _built,
+        "context": ExtractionContext,
+        "knobs": {
+            "architecture": list(ARCHITECTURES),
+            # Where single fields are asked for there is no format; the graph ignores it.
+            "format": {"choices": ["json", "yaml", "xml", "text"], "when": {"architecture": ["single", "debate"]}},
+            "temperature": {"low": 0.0, "high": 1.0, "step": 0.1},
+            "max_rounds": {"low": 1, "high": 3, "when": {"architecture": ["debate"]}},
+            **sampled,
+            "stream": None,
+        },
+        "fixed": {"seed": 0},
+        "incumbent": {"architecture": "single"},
+        "agents": list(ARCHITECTURES),
+        "score": score,
+        "needs_expected": True,
+        "close": close_clients,
+    }
+
+
+def score(output: Mapping[str, Any], case: Any) -> float:
+    """Return the share of fields that are right, 0 to 1."""
+    truth = Contact(**{f: case.expected[f] for f in FIELDS})
+    return graded(output, truth).share
+
+
+def _built(values: Mapping[str, Any]) -> Graph:
+    return build(values["architecture"])

@@ -1,0 +1,204 @@
+"""What `redecode tune` does: puts the optimizer's parts together, and tells what came of it."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from redecode.cli.common import print_json, say
+from redecode.optimizer.cases import read_expected
+from redecode.optimizer.errors import BadSpec, Stopped
+from redecode.optimizer.evaluation.process import Workers
+from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
+from redecode.optimizer.knobs import Knob
+from redecode.optimizer.promotion.decide import Margins, Verdict
+from redecode.optimizer.report import to_json, write
+from redecode.optimizer.spec import Price, load
+from redecode.optimizer.study.stopping import Budget
+from redecode.optimizer.study.storage import opened, place_of
+from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, prepare
+from redecode.tracer import Clock, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The command line."""
+
+    reference: str
+    path: Path
+    which: str
+    seconds: float | None
+    max_calls: int | None
+    max_cost: float | None
+    trials: int | None
+    knobs: Sequence[tuple[str, Knob | None]]
+    fixed: Mapping[str, Any]
+    incumbent: Path | None
+    slo_s: float | None
+    percentile: float | None
+    max_error: float | None
+    margins: Sequence[str]
+    prices: Sequence[str]
+    expected: Path | None
+    cases: int
+    held_out: float
+    finalists: int
+    seed: int
+    sampler: str
+    workers: int
+    concurrency: int
+    timeout_s: float
+    memo: bool
+    live_tools: Sequence[str]
+    resume: str | None
+    studies: str | None
+    stop_file: Path | None
+    out: Path | None
+
+
+def tune(asked: Asked, *, as_json: bool) -> None:
+    """Search, decide, report; ends the program with what the verdict says."""
+    store = Store(asked.path)
+    spec = load(asked.reference)
+    runs = store.runs()
+    storage = opened(asked.studies or place_of(store))
+    evaluation = {"concurrency": asked.concurrency, "workers": asked.workers, "memo": asked.memo}
+    request = Request(
+        reference=asked.reference,
+        which=asked.which,
+        knobs=asked.knobs,
+        fixed=asked.fixed,
+        incumbent={} if asked.incumbent is None else read_context(asked.incumbent),
+        slo_s=asked.slo_s,
+        percentile=asked.percentile,
+        most_error=asked.max_error,
+        prices=_prices(asked.prices),
+        margins=_margins(asked.margins),
+        sampler=asked.sampler,
+        seed=asked.seed,
+        trials=asked.trials,
+        cases=asked.cases,
+        held_out=asked.held_out,
+        settings=evaluation,
+        resume=asked.resume,
+    )
+    answers = {} if asked.expected is None else read_expected(asked.expected, runs)
+    prepared = prepare(request, spec, runs, storage, now_ns=Clock.start().now_ns(), expected=answers)
+    _say_what(prepared)
+    evaluates = _evaluates(asked, prepared)
+    stop_file = asked.stop_file or asked.path / "tune.stop"
+    budget = Budget(
+        now=time.monotonic, seconds=asked.seconds, calls=asked.max_calls, cost=asked.max_cost, stop_file=stop_file
+    )
+    tuner = Tuner(
+        prepared=prepared,
+        storage=storage,
+        evaluates=evaluates,
+        budget=budget,
+        trials=asked.trials,
+        finalists=asked.finalists,
+        memo=asked.memo,
+        margins=request.margins,
+        tell=say,
+    )
+    try:
+        tuned = tuner.run()
+    except (Stopped, KeyboardInterrupt) as stopped:
+        say(f"redecode: nothing is lost; to go on: redecode tune {asked.reference} --resume {prepared.about.name}")
+        raise stopped
+    finally:
+        evaluates.close()
+    written = write(tuned, asked.out or asked.path / "tuned" / tuned.study)
+    if as_json:
+        print_json({**to_json(tuned), "files": [str(p) for p in written]})
+    else:
+        _tell(tuned, written)
+    raise typer.Exit(0 if tuned.decision.verdict is Verdict.PROMOTE else 1)
+
+
+def _evaluates(asked: Asked, prepared: Prepared) -> Evaluates:
+    settings = Settings(
+        spec=asked.reference,
+        store=asked.path,
+        source=asked.path,
+        concurrency=int(prepared.about.settings.get("concurrency", asked.concurrency)),
+        timeout_s=asked.timeout_s,
+        live_tools=tuple(asked.live_tools),
+    )
+    return InProcess(settings) if asked.workers == 0 else Workers(settings, asked.workers)
+
+
+def _say_what(prepared: Prepared) -> None:
+    p = prepared
+    for note in p.notes:
+        say(f"redecode: {note}")
+    say(
+        f"redecode: study {p.about.name}: {len(p.space.knobs)} knobs, {len(p.cases.search)} runs to search on, "
+        f"{len(p.cases.decide)} newer ones to decide on"
+    )
+    for name, knob in p.space.knobs.items():
+        when = f", when {', '.join(f'{k} is {list(v)}' for k, v in knob.when.items())}" if knob.when else ""
+        say(f"  {name}: {knob}{when}")
+    if not p.cases.decide:
+        say("redecode: there are too few runs to keep some apart: nothing can be promoted")
+
+
+def _tell(tuned: Tuned, written: Sequence[Path]) -> None:
+    saved = tuned.calls_memo / max(1, tuned.calls_live + tuned.calls_memo)
+    say(f"redecode: the search ended: {tuned.stopped}; {saved:.0%} of its FM calls came from the memo")
+    typer.echo(f"{tuned.prepared.spec.name}: {tuned.decision}")
+    if tuned.decision.why:
+        typer.echo(tuned.decision.why)
+    for path in written:
+        typer.echo(str(path))
+
+
+def read_context(path: Path) -> dict[str, Any]:
+    """The configuration of a `tuned.toml`.
+
+    Raises:
+        BadSpec: it cannot be read, or has no table `context`.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8")).get("context")
+    except OSError as error:
+        raise BadSpec(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSpec(f"{path} is no TOML: {error}") from error
+    if not isinstance(found, dict):
+        raise BadSpec(f"{path} has no table [context]")
+    return found
+
+
+def _prices(given: Sequence[str]) -> dict[str, Price]:
+    out = {}
+    for text in given:
+        model, equals, values = text.rpartition("=")
+        try:
+            parts = [float(v) for v in values.split(",")]
+        except ValueError:
+            parts = []
+        if not equals or len(parts) not in (2, 3) or min(parts, default=-1) < 0:
+            raise BadSpec(f"--price {text}: want MODEL=INPUT,OUTPUT[,CACHED] in USD per million tokens")
+        out[model] = Price(input=parts[0], output=parts[1], cached=parts[2] if len(parts) == 3 else None)
+    return out
+
+
+def _margins(given: Sequence[str]) -> Margins:
+    values: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            values[name] = -1.0
+        least = 0.0 if name == "error" else 1.0
+        if name not in ("error", "cost", "latency") or not values[name] >= least:
+            raise BadSpec(f"--margin {text}: want error=0.05 (0 and up), cost=1.05 or latency=1.05 (1 and up)")
+    return Margins(**values)

@@ -1,0 +1,265 @@
+"""The memo: FM calls of earlier candidates answer equal calls of later ones, in the time they took then.
+
+A call is known again by its engine, model, messages, tools and sampling parameters. One that draws at random without a
+seed of its caller's is known only at the same step of the same case: so each case has one draw, the same for all
+candidates, and different cases have different ones. Only decodes of evaluations count, since those of the recorded
+runs had another load around them. The store is the memo: nothing is kept besides, and what is forgotten there is
+forgotten here.
+
+The first calls of each model in a process always go to the engine: they tell which one is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from redecode.optimizer.cases import MODE
+from redecode.replay import ReplayDivergence
+from redecode.replay.answers import answer, tool_answer
+from redecode.replay.changes import TRACERS_OWN
+from redecode.replay.divergence import diverged
+from redecode.tracer import (
+    ANSWERED_BY,
+    SOURCE_SPAN,
+    Decode,
+    Dependency,
+    FmRequest,
+    Live,
+    LiveSpan,
+    Played,
+    RecordedRun,
+    Span,
+    SpanEvent,
+    Store,
+    ToolStep,
+    plain,
+)
+from redecode.tracer import conventions as c
+
+RECORDING, LIVE = "recording", "live"
+_QUERY = f"""
+    SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
+           d.messages, d.tool_definitions, d.stream, d.sent_ns,
+           coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.case' AS case_id,
+           coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.load' AS load
+    FROM decodes d LEFT JOIN runs r USING (run_id)
+    LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
+    JOIN spans s ON s.run_id = d.run_id AND s.span_id = d.span_id
+    WHERE d.error IS NULL AND d.output IS NOT NULL AND d.messages IS NOT NULL AND d.sent_ns > {{after}}
+      AND s.attributes->>'$."{c.ANSWERED_BY}"' = '{LIVE}'
+      AND coalesce(r.replay_mode, b.attributes->>'$."{c.REPLAY_MODE}"', '{MODE}') = '{MODE}'
+    ORDER BY d.sent_ns
+"""
+_MOST = 200_000
+
+
+def engine_of(engine_id: str | None, base_url: str | None, fingerprint: str | None) -> str:
+    """What an engine is known by: the description it gave of itself, else where it is and its fingerprint."""
+    return engine_id or f"{base_url} {fingerprint}"
+
+
+def call_key(
+    *,
+    engine: str,
+    load: str,
+    model: str,
+    messages: Any,
+    tools: Any,
+    sampling: Mapping[str, Any],
+    stream: bool,
+    place: str,
+) -> str:
+    """The name of a call: equal for calls that one answer can serve.
+
+    Args:
+        load: how many runs there were at a time, which their times depend on.
+        sampling: without what the tracer had added.
+        place: case and step of the call.
+    """
+    drawn = sampling.get("temperature") != 0 and sampling.get("seed") is None
+    what = [engine, load, model, messages, tools or None, dict(sampling), stream, place if drawn else None]
+    return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Where the answer to a call is kept."""
+
+    run_id: str
+    span_id: str
+
+
+@dataclass(slots=True)
+class Memo:
+    """Calls already made, from a store.
+
+    Args:
+        load: how many runs there are at a time in this evaluation.
+    """
+
+    store: Store
+    load: str
+    _known: dict[str, Known] = field(default_factory=dict)
+    _loaded: dict[str, RecordedRun] = field(default_factory=dict)
+    _latest: int = 0
+
+    def refresh(self) -> int:
+        """Learn what was recorded since the last time; returns how many calls are known."""
+        answer = self.store.ask(_QUERY.format(after=self._latest), limit=_MOST, timeout_s=60.0)
+        for row in answer.rows():
+            self._latest = max(self._latest, row["sent_ns"])
+            sampling = {k: v for k, v in (c.from_json(row["sampling"]) or {}).items() if k not in TRACERS_OWN}
+            if row["seed_source"] == "tracer":
+                sampling.pop("seed", None)
+            key = call_key(
+                engine=engine_of(row["engine_id"], row["base_url"], row["fingerprint"]),
+                load=row["load"] or "",
+                model=row["model"],
+                messages=c.from_json(row["messages"]),
+                tools=c.from_json(row["tool_definitions"]),
+                sampling=sampling,
+                stream=bool(row["stream"]),
+                place=f"{row['case_id']} {row['step_key']}",
+            )
+            self._known.setdefault(key, Known(row["run_id"], row["span_id"]))
+        return len(self._known)
+
+    def find(self, engine: str, request: FmRequest, place: str) -> tuple[Decode, Span] | None:
+        """The decode and span that answer a call, if one does."""
+        key = call_key(
+            engine=engine,
+            load=self.load,
+            model=request.model,
+            messages=plain(request.messages),
+            tools=plain(request.tools),
+            sampling={k: v for k, v in plain(request.sampling).items() if k not in TRACERS_OWN},
+            stream=request.stream,
+            place=place,
+        )
+        known = self._known.get(key)
+        if known is None:
+            return None
+        if known.run_id not in self._loaded:
+            self._loaded[known.run_id] = self.store.load(known.run_id)
+        run = self._loaded[known.run_id]
+        decode = next((d for d in run.decodes if d.span_id == known.span_id), None)
+        span = next((s for s in run.spans if s.span_id == known.span_id), None)
+        return None if decode is None or span is None else (decode, span)
+
+
+class Evaluator:
+    """Answers the calls of candidates' runs: FM calls from the memo, tools as recorded (a `tracer.Player`).
+
+    Args:
+        memo: `None`: every FM call goes to the engine.
+        live_tools: tools that may really run.
+        recorded: case → its recorded run, for what its tools answered; asked only when a tool is called.
+
+    Attributes:
+        refused: why the first tool call that may not run was refused; the study cannot go on without it.
+    """
+
+    def __init__(self, memo: Memo | None, live_tools: Collection[str], recorded: Any) -> None:
+        self._memo, self._live_tools, self._recorded = memo, set(live_tools), recorded
+        self._engines: dict[str, str] = {}
+        self._sources: dict[str, RecordedRun] = {}
+        self._taken: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self.refused: str | None = None
+
+    def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
+        """From the memo, in the time it took; else live."""
+        case = case_of(span)
+        if case is not None:
+            span.root.replays(case, MODE)
+        engine = self._engines.get(request.model)
+        found = None
+        if self._memo is not None and engine is not None:
+            with self._lock:  # the store is read by one call at a time
+                found = self._memo.find(engine, request, f"{case} {span.step_key}")
+        if found is None:
+            span.set({ANSWERED_BY: LIVE})
+            return Live()
+        decode, there = found
+        span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: there.span_id})
+        chunks = tuple(t / 1e9 for t in decode.chunk_times_ns or ()) if decode.stream else ()
+        patience = partial(self.unmade, span, "the recorded answer to this call was cut short")
+        wait_s = (decode.e2e_ns or 0) / 1e9
+        return answer(decode, request.path, there, wait_s=wait_s, chunks_s=chunks, patience=patience)
+
+    def model(self, span: LiveSpan, request: FmRequest) -> Played | Live | None:
+        """Live: the OpenAI client beneath asks again; a model without one is not in the memo."""
+        return Live()
+
+    def tool(self, span: LiveSpan, name: str, arguments: Any) -> Played | Live:
+        """Live if it may; else what the case's recorded run got for the same arguments.
+
+        Raises:
+            ReplayDivergence: that run asked the tool something else.
+        """
+        if name in self._live_tools:
+            return Live()
+        case = case_of(span)
+        if case is None:
+            raise self._refuse(span, f"tool {name} is called outside of a case")
+        with self._lock:
+            if case not in self._sources:
+                self._sources[case] = self._recorded(case)
+            source = self._sources[case]
+            asked = plain(arguments)
+            same = [t for t in source.tools if t.tool == name and t.arguments == asked]
+            nth = self._taken[span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}"]
+            self._taken[span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}"] += 1
+        if not same:
+            raise self._refuse(span, f"tool {name} is asked what run {case[:12]} had not asked it: {asked!r:.200}")
+        ordered = sorted(same, key=lambda t: _began(source, t))
+        chosen = ordered[min(nth, len(ordered) - 1)]
+        then = next(s for s in source.spans if s.span_id == chosen.span_id)
+        span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: then.span_id})
+        return tool_answer(chosen, then, wait_s=(then.duration_ns or 0) / 1e9)
+
+    def retrieval(self, span: LiveSpan, query: str) -> Played | Live:
+        """Live: it reads."""
+        return Live()
+
+    def context(self, graph: LiveSpan, step_key: str, edges: list[Dependency], context: Any) -> Any:
+        """Its own."""
+        return context
+
+    def ended(self, event: SpanEvent) -> None:
+        """A live decode says which engine its model is on."""
+        a = event.attributes
+        if event.kind == "decode" and event.status == "ok" and a.get(ANSWERED_BY) == LIVE:
+            engine = engine_of(a.get(c.ENGINE), a.get(c.BASE_URL), a.get(c.FINGERPRINT))
+            self._engines[str(a.get(c.REQUEST_MODEL))] = engine
+
+    def other(self, span: LiveSpan | None, what: str) -> None:
+        """Live."""
+
+    def unmade(self, span: LiveSpan | None, what: str) -> BaseException:
+        """What to raise where the recorded answer cannot be made again here."""
+        return self._refuse(span, what)
+
+    def _refuse(self, span: LiveSpan | None, what: str) -> ReplayDivergence:
+        key = span.step_key if span is not None else "outside any step"
+        error = diverged(what, run_id="", step_key=key, way_out="to let a tool run: --live-tool NAME")
+        self.refused = self.refused or f"{what} (at {key}); to let it really run: --live-tool NAME"
+        return error
+
+
+def _began(source: RecordedRun, step: ToolStep) -> int:
+    return next((s.start_ns for s in source.spans if s.span_id == step.span_id), 0)
+
+
+def case_of(span: LiveSpan) -> str | None:
+    """The case that a span's run is of."""
+    labels = c.from_json(span.root.event.attributes.get(c.LABELS)) or {}
+    found = labels.get(MODE) or {}
+    return found.get("case")

@@ -1,0 +1,209 @@
+"""Running a graph on cases, several at a time in one event loop, and what the tracer saw of each run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redecode.optimizer.cases import MODE
+from redecode.optimizer.errors import EngineGone, ScorerFailed
+from redecode.optimizer.evaluation.memo import RECORDING
+from redecode.optimizer.objectives import Outcome, Usage
+from redecode.optimizer.spec import Case, Spec
+from redecode.tracer import ANSWERED_BY, SpanEvent
+from redecode.tracer import conventions as c
+
+AGAIN_S = (0.5, 2.0, 5.0)
+"""How long an engine that does not answer is waited for before each further try of a run."""
+_NOT_THERE = frozenset(
+    {"APIConnectionError", "ConnectError", "ConnectionError", "ClientConnectorError", "RemoteProtocolError"}
+)
+_SLOW = frozenset({"APITimeoutError", "TimeoutError", "ReadTimeout", "TimeoutException"})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the tracer saw of one run."""
+
+    run_id: str
+    latency_s: float
+    usage: Mapping[str, Usage]
+    live: int
+    memo: int
+
+
+class Watch:
+    """Listens to the recorder and puts together what belongs to one run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._usage: dict[str, dict[str, Usage]] = {}
+        self._by: dict[str, list[int]] = {}
+        self._seen: dict[str, Seen] = {}
+
+    def __call__(self, event: SpanEvent) -> None:
+        """A span has ended."""
+        with self._lock:
+            if event.kind == "decode":
+                model = str(event.attributes.get(c.REQUEST_MODEL))
+                used = self._usage.setdefault(event.run, {})
+                used[model] = used.get(model, Usage()).plus(_usage(event))
+                by = self._by.setdefault(event.run, [0, 0])
+                by[event.attributes.get(ANSWERED_BY) == RECORDING] += 1
+            elif event.kind == "run" and event.end_ns is not None:
+                token = ((c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}).get("token")
+                live, memo = self._by.pop(event.run, [0, 0])
+                latency_s = (event.end_ns - event.start_ns) / 1e9
+                if token is not None:
+                    self._seen[token] = Seen(event.run, latency_s, self._usage.pop(event.run, {}), live, memo)
+
+    def take(self, token: str) -> Seen | None:
+        """The run of a token, once."""
+        with self._lock:
+            return self._seen.pop(token, None)
+
+
+def _usage(event: SpanEvent) -> Usage:
+    a = event.attributes
+    parts = [a[name] for name in (c.PREFILL_NS, c.DECODE_NS) if a.get(name) is not None]
+    sent, done = a.get(c.SENT_NS), a.get(c.DONE_NS)
+    spent = sum(parts) if len(parts) == 2 else (done - sent) if sent is not None and done is not None else 0
+    return Usage(
+        calls=1,
+        input_tokens=a.get(c.INPUT_TOKENS) or 0,
+        output_tokens=a.get(c.OUTPUT_TOKENS) or 0,
+        cached_tokens=a.get(c.CACHED_TOKENS) or 0,
+        engine_s=spent / 1e9,
+    )
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs candidates' graphs.
+
+    Args:
+        timeout_s: a run that takes longer has failed.
+    """
+
+    spec: Spec
+    watch: Watch
+    concurrency: int = 4
+    timeout_s: float = 120.0
+    again_s: Sequence[float] = AGAIN_S
+    _number: int = 0
+
+    async def block(self, values: Mapping[str, Any], cases: Sequence[Case], labels: Mapping[str, Any]) -> list[Outcome]:
+        """One candidate on some cases, in their order.
+
+        Args:
+            labels: of every run, under `tune`.
+
+        Raises:
+            EngineGone: the engine does not answer, also after a while.
+            ScorerFailed: the scorer raised.
+            BadSpec: the graph cannot be built, or does not take these values.
+        """
+        graph, context = self.spec.built(values), self.spec.context_of(values)
+        gate = asyncio.Semaphore(self.concurrency)
+
+        async def gated(case: Case) -> Outcome:
+            async with gate:
+                return await self._run(graph, context, case, labels)
+
+        tasks = [asyncio.ensure_future(gated(case)) for case in cases]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any]) -> Outcome:
+        for wait_s in (*self.again_s, None):
+            self._number += 1
+            token = f"{labels.get('study')}/{self._number}"
+            loop = asyncio.get_running_loop()
+            begun, output, failed = loop.time(), None, None
+            try:
+                output = await asyncio.wait_for(self._invoke(graph, context, case, labels, token), self.timeout_s)
+            except Exception as error:  # whatever a candidate's graph raises is a failure of the candidate
+                failed = error
+            took = loop.time() - begun
+            if failed is None or (gone := not_there(failed)) is None:
+                return self._outcome(case, output, failed, token, took)
+            self.watch.take(token)
+            if wait_s is None:
+                raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
+            await asyncio.sleep(wait_s)
+        raise AssertionError  # the loop returns or raises
+
+    async def _invoke(self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], token: str) -> Any:
+        marks = {MODE: {**labels, "case": case.id, "token": token}}
+        config = {
+            "metadata": {c.GIVEN_LABELS: marks},
+            "run_name": getattr(graph, "name", None) or self.spec.name,
+            "configurable": {"thread_id": f"{MODE}/{token}"},  # a graph with a checkpointer begins anew
+        }
+        given = {} if context is None else {"context": context}
+        return await graph.ainvoke(case.input, config, **given)
+
+    def _outcome(self, case: Case, output: Any, failed: Exception | None, token: str, took: float) -> Outcome:
+        seen = self.watch.take(token)
+        quality = None if failed is not None else self._scored(output, case)
+        error = None if failed is None else f"{type(failed).__name__}: {failed}"[:500]
+        if seen is None:
+            return Outcome(case=case.id, run_id=None, quality=quality, latency_s=took, error=error)
+        return Outcome(
+            case=case.id,
+            run_id=seen.run_id,
+            quality=quality,
+            latency_s=seen.latency_s,
+            error=error,
+            usage=seen.usage,
+            live=seen.live,
+            memo=seen.memo,
+        )
+
+    def _scored(self, output: Any, case: Case) -> float | None:
+        try:
+            found = (self.spec.score or alike)(output, case)
+            quality = None if found is None else float(found)
+        except Exception as error:  # whatever somebody's scorer does
+            raise ScorerFailed(
+                f"the scorer raised {type(error).__name__} on run {case.id[:12]}: {error}; mend it, then go on with "
+                "--resume (FM calls that were made are not made again)"
+            ) from error
+        if quality is not None and not 0 <= quality <= 1:
+            raise ScorerFailed(f"the scorer gave {quality:g} for run {case.id[:12]}; a quality is from 0 to 1")
+        return quality
+
+
+def alike(output: Any, case: Case) -> float | None:
+    """How much of the recorded output comes out again: the share of equal keys, or whether it is equal."""
+    then = case.output
+    if then is None:
+        return None
+    if isinstance(then, Mapping) and isinstance(output, Mapping) and then:
+        changed = {k for k, v in then.items() if isinstance(case.input, Mapping) and case.input.get(k) == v}
+        keys = [k for k in then if k not in changed] or list(then)  # what merely went through says nothing
+        now = c.plain(dict(output))
+        return sum(now.get(k) == then[k] for k in keys) / len(keys)
+    return float(c.plain(output) == then)
+
+
+def not_there(error: BaseException) -> str | None:
+    """Why an engine could not be reached, if that is why a run failed; one that is slow is there."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        names = {kind.__name__ for kind in type(found).__mro__}
+        if names & _SLOW:
+            return None
+        if names & _NOT_THERE:
+            return f"{type(found).__name__}: {found}"[:200]
+        found = found.__cause__ or found.__context__
+    return None

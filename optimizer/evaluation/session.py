@@ -1,0 +1,151 @@
+"""What a process that evaluates has open: the graph, the recording, the memo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from redecode.optimizer.errors import OptimizerError
+from redecode.optimizer.evaluation.memo import Evaluator, Memo
+from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch
+from redecode.optimizer.objectives import Outcome
+from redecode.optimizer.spec import Case, load
+from redecode.tracer import Store, instrument, play, uninstrument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A candidate on some cases.
+
+    Attributes:
+        values: all that the candidate gives its graph.
+        labels: of the recorded runs.
+        memo: whether calls that were made before are answered from there.
+        first: of this candidate: the memo looks what there is anew.
+    """
+
+    values: Mapping[str, Any]
+    cases: Sequence[Case]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    memo: bool = True
+    first: bool = True
+
+
+class Evaluates(Protocol):
+    """Evaluates blocks; several threads may ask at a time, as many as there are `workers`."""
+
+    workers: int
+
+    def evaluate(self, block: Block) -> list[Outcome]:
+        """The outcome of each case, in order.
+
+        Raises:
+            Stopped: something outside must be mended first.
+            OptimizerError: the candidate cannot be evaluated at all.
+        """
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What every process that evaluates is told once.
+
+    Attributes:
+        spec: where it is, as `spec.load` takes it.
+        store: where runs are recorded; `source` has the runs that the cases are from.
+        concurrency: runs at a time.
+        timeout_s: a run that takes longer has failed.
+        again_s: how long an engine that does not answer is waited for before each further try.
+    """
+
+    spec: str
+    store: Path
+    source: Path
+    concurrency: int = 4
+    timeout_s: float = 120.0
+    live_tools: Sequence[str] = ()
+    again_s: Sequence[float] = AGAIN_S
+
+    def to_json(self) -> dict[str, Any]:
+        """Its inverse is `from_json`."""
+        return {**asdict(self), "store": str(self.store), "source": str(self.source)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Settings:
+        """Its inverse is `to_json`."""
+        return cls(**{**data, "store": Path(data["store"]), "source": Path(data["source"])})
+
+
+class Session:
+    """Records and evaluates in this process.
+
+    Raises:
+        BadSpec: there is no such spec.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        watch = Watch()
+        recording = instrument(settings.store)
+        recording.recorder.listeners.append(watch)
+        self._unwatch = lambda: recording.recorder.listeners.remove(watch)
+        self._spec = load(settings.spec)
+        self._load = str(settings.concurrency)
+        self._memo = Memo(Store(settings.store), self._load)
+        tools = {*self._spec.live_tools, *settings.live_tools}
+        recorded = Store(settings.source).load
+        self._players = {memo: Evaluator(self._memo if memo else None, tools, recorded) for memo in (True, False)}
+        self._runner = Runner(self._spec, watch, settings.concurrency, settings.timeout_s, settings.again_s)
+
+    async def block(self, block: Block) -> list[Outcome]:
+        """As `Evaluates.evaluate`."""
+        player = self._players[block.memo]
+        if block.memo and block.first:
+            self._memo.refresh()
+        play(player)
+        outcomes = await self._runner.block(block.values, block.cases, {**block.labels, "load": self._load})
+        if player.refused is not None:
+            raise OptimizerError(player.refused)
+        return outcomes
+
+    async def close(self) -> None:
+        """Let go of what the graph opened."""
+        if self._spec.close is not None:
+            closing = self._spec.close()
+            if inspect.isawaitable(closing):
+                await closing
+
+    def end(self) -> None:
+        """Write the rest down."""
+        play(None)
+        self._unwatch()
+        uninstrument()
+
+
+class InProcess:
+    """Evaluates here: slower to stop, and a debugger sees it (an `Evaluates`)."""
+
+    workers = 1
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.Runner()
+        self._session = Session(settings)
+
+    def evaluate(self, block: Block) -> list[Outcome]:
+        """As `Evaluates` says."""
+        return self._loop.run(self._session.block(block))
+
+    def close(self) -> None:
+        """End it."""
+        with contextlib.suppress(Exception):  # whatever the agent's own closing does
+            self._loop.run(self._session.close())
+        self._session.end()
+        self._loop.close()

@@ -1,0 +1,219 @@
+"""What a candidate is judged by: error, cost and latency over its runs, and what it may not exceed.
+
+Everything is to be small. Constraints are scaled, (x - limit) / limit, since samplers add up how far several are
+exceeded; at or below 0 is within.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.spec import Price
+
+NAMES = ("error", "cost", "latency_s")
+"""The objectives, in the order of a trial's values: mean error 0 to 1, mean cost of a run, a percentile of latency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the FM calls of one run with one model used, whether an engine or the memo answered.
+
+    Attributes:
+        engine_s: seconds in the engine (prefill and decode where it told them, else sent → done).
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    engine_s: float = 0.0
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            engine_s=self.engine_s + other.engine_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One run of one candidate on one case.
+
+    Attributes:
+        run_id: of the recorded evaluation, None if nothing was recorded.
+        quality: 0 to 1; None: the scorer could not tell.
+        error: why it failed; a failed run has quality 0 and misses the SLO.
+        latency_s: of the run, sent → done.
+        simulated_s: what it would take at load, if that was simulated.
+        usage: by model.
+        live, memo: FM calls that an engine answered, and that the memo did.
+    """
+
+    case: str
+    run_id: str | None
+    quality: float | None
+    latency_s: float
+    error: str | None = None
+    simulated_s: float | None = None
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    live: int = 0
+    memo: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Its inverse is `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """Its inverse is `to_json`."""
+        usage = {model: Usage(**used) for model, used in data["usage"].items()}
+        return cls(**{**data, "usage": usage})
+
+    @property
+    def loss(self) -> float | None:
+        """1 - quality."""
+        return 1.0 if self.error is not None else None if self.quality is None else 1.0 - self.quality
+
+    @property
+    def seconds(self) -> float:
+        """At load if that was simulated, else as measured."""
+        return self.latency_s if self.simulated_s is None else self.simulated_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """What is measured and what is wanted.
+
+    Attributes:
+        slo_s, percentile: latency that at most 100 - percentile of a hundred runs may exceed.
+        most_error: mean error that may not be exceeded.
+        prices: by model, USD per million tokens; empty: cost is seconds of the engine.
+    """
+
+    slo_s: float | None = None
+    percentile: float = 95.0
+    most_error: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+    @property
+    def cost_unit(self) -> str:
+        """What a cost is counted in."""
+        return "USD" if self.prices else "engine s"
+
+    @property
+    def allowed(self) -> float:
+        """Share of runs that may miss the SLO."""
+        return 1 - self.percentile / 100
+
+    def misses(self, outcome: Outcome) -> bool:
+        """Whether a run misses the SLO."""
+        return self.slo_s is not None and (outcome.error is not None or outcome.seconds > self.slo_s)
+
+    def cost(self, outcome: Outcome) -> float:
+        """Of one run, as if no memo had answered.
+
+        Raises:
+            BadSpec: a model has no price.
+        """
+        if not self.prices:
+            return sum(used.engine_s for used in outcome.usage.values())
+        total = 0.0
+        for model, used in outcome.usage.items():
+            if model not in self.prices:
+                raise BadSpec(f"model {model} has no price; give --price {model}=INPUT,OUTPUT, or none at all")
+            price = self.prices[model]
+            cached = price.input if price.cached is None else price.cached
+            fresh = used.input_tokens - used.cached_tokens
+            total += fresh * price.input + used.cached_tokens * cached + used.output_tokens * price.output
+        return total / 1e6
+
+    def constraints(self, measured: Measured) -> dict[str, float]:
+        """Scaled; the same ones in the same order for every candidate, as samplers need it."""
+        out = {}
+        if self.slo_s is not None:
+            out["slo"] = scaled(measured.missed / max(measured.runs, 1), self.allowed)
+        if self.most_error is not None:
+            out["quality"] = scaled(measured.error, self.most_error)
+        return out
+
+
+def scaled(value: float, limit: float) -> float:
+    """(value - limit) / limit; of a limit of 0 the value itself."""
+    return (value - limit) / limit if limit > 0 else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A candidate over its runs.
+
+    Attributes:
+        error: mean of 1 - quality, over the runs that could be scored; `error_se` its standard error.
+        latency_s: the goals' percentile (nearest rank) over runs, failed ones included.
+        missed: runs that missed the SLO.
+        scored: runs that the scorer could tell of.
+        live, memo: FM calls, by who answered.
+    """
+
+    runs: int
+    scored: int
+    failed: int
+    missed: int
+    error: float
+    error_se: float
+    cost: float
+    cost_se: float
+    latency_s: float
+    median_s: float
+    live: int
+    memo: int
+
+    @property
+    def values(self) -> tuple[float, float, float]:
+        """In the order of `NAMES`."""
+        return self.error, self.cost, self.latency_s
+
+
+def measured(outcomes: Sequence[Outcome], goals: Goals) -> Measured:
+    """A candidate over some runs; nothing scored counts as all wrong."""
+    losses = [o.loss for o in outcomes if o.loss is not None]
+    costs = [goals.cost(o) for o in outcomes]
+    seconds = sorted(o.seconds for o in outcomes)
+    return Measured(
+        runs=len(outcomes),
+        scored=len(losses),
+        failed=sum(o.error is not None for o in outcomes),
+        missed=sum(goals.misses(o) for o in outcomes),
+        error=_mean(losses) if losses else 1.0,
+        error_se=_se(losses),
+        cost=_mean(costs),
+        cost_se=_se(costs),
+        latency_s=nearest_rank(seconds, goals.percentile) if seconds else math.nan,
+        median_s=nearest_rank(seconds, 50.0) if seconds else math.nan,
+        live=sum(o.live for o in outcomes),
+        memo=sum(o.memo for o in outcomes),
+    )
+
+
+def nearest_rank(ordered: Sequence[float], percentile: float) -> float:
+    """The least value that at least this part of all values do not exceed."""
+    return ordered[max(0, math.ceil(percentile * len(ordered) / 100 - 1e-9) - 1)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def _se(values: Sequence[float]) -> float:
+    """Of the mean; infinite of fewer than two."""
+    if len(values) < 2:
+        return math.inf
+    mean = _mean(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))

@@ -1,0 +1,347 @@
+"""The rule of promotion, on pairs of runs (incumbent, candidate) of the same held-out cases.
+
+A candidate is promoted if it is surely not worse than the margins allow in error, cost and latency, surely keeps the
+SLO, and is surely better in one of them. Each part is a test at 5 %; a candidate's p value is the largest of them (of
+the three ways to be better the smallest, times three); over several finalists by Holm. What is not sure is said with
+how many more runs would tell, if things go on as they look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from redecode.optimizer.evaluation.racing import lower_rate, upper_rate
+from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
+from redecode.optimizer.promotion.statistics import (
+    ALPHA,
+    LEAST_CLUSTERS,
+    Effect,
+    holm,
+    p_rate_above,
+    paired,
+    ratio_of_sums,
+    runs_for_mean,
+    runs_for_rate,
+)
+
+_WAYS = 3
+_WORTH = {"error": 0.02, "cost": math.log(1.02), "latency": math.log(1.02)}
+"""A gain below this is none worth waiting for."""
+
+
+class Verdict(StrEnum):
+    """What to do."""
+
+    PROMOTE = "promote"
+    KEEP = "keep"
+    UNSURE = "not enough evidence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margins:
+    """How much worse a candidate may be: error by a difference, cost and latency by a factor.
+
+    A margin says what is nobody's business (1.05: five percent), or what one would pay for a gain elsewhere.
+    """
+
+    error: float = 0.05
+    cost: float = 1.05
+    latency: float = 1.05
+
+    def of(self, name: str) -> float:
+        """On the scale of the effect: factors as logarithms."""
+        return self.error if name == "error" else math.log(self.cost if name == "cost" else self.latency)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A finalist against the incumbent.
+
+    Attributes:
+        effects: "error" (difference), "cost" and "latency" (log of a ratio).
+        p: of "it should not be promoted", before and after Holm.
+        slo: misses, runs and the exact upper bound of their rate; `None` without an SLO.
+        why: one line per reason, for the verdict or against another.
+        more: runs that would tell, beyond those there were; `None` if none would.
+    """
+
+    name: str
+    verdict: Verdict
+    candidate: Measured
+    effects: Mapping[str, Effect]
+    p: float
+    p_adjusted: float
+    slo: tuple[int, int, float] | None
+    why: tuple[str, ...]
+    more: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the resamples."""
+        effects = {
+            name: {k: getattr(e, k) for k in ("estimate", "low", "high", "sd", "clusters")}
+            for name, e in self.effects.items()
+        }
+        slo = None if self.slo is None else dict(zip(("misses", "runs", "upper_rate"), self.slo, strict=True))
+        return {
+            "name": self.name,
+            "verdict": self.verdict.value,
+            "measured": asdict(self.candidate),
+            "effects": effects,
+            "p": self.p,
+            "p_adjusted": self.p_adjusted,
+            "slo": slo,
+            "why": list(self.why),
+            "more_runs": self.more,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The verdict over all finalists.
+
+    Attributes:
+        chosen: the finalist to promote.
+        more: runs that would tell, if there is not enough evidence.
+    """
+
+    verdict: Verdict
+    chosen: str | None
+    more: int | None
+    pairs: int
+    compared: Sequence[Compared] = ()
+    incumbent: Measured | None = None
+    why: str = ""
+    margins: Margins = field(default_factory=Margins)
+
+    def to_json(self) -> dict[str, Any]:
+        """As data."""
+        return {
+            "verdict": self.verdict.value,
+            "chosen": self.chosen,
+            "more_runs": self.more,
+            "pairs": self.pairs,
+            "why": self.why,
+            "margins": asdict(self.margins),
+            "incumbent": None if self.incumbent is None else asdict(self.incumbent),
+            "finalists": [c.to_json() for c in self.compared],
+        }
+
+    def __str__(self) -> str:
+        if self.verdict is Verdict.PROMOTE:
+            return f"promote {self.chosen}"
+        if self.verdict is Verdict.UNSURE:
+            need = "no number of runs would tell" if self.more is None else f"need {self.more} more runs"
+            return f"not enough evidence: {need}"
+        return "keep"
+
+
+def decide(
+    lanes: Mapping[str, Sequence[Outcome]],
+    clusters: Sequence[Hashable],
+    goals: Goals,
+    *,
+    incumbent: str = "incumbent",
+    margins: Margins | None = None,
+    seed: int = 0,
+) -> Decision:
+    """The verdict on finalists that ran on the same cases as the incumbent, in the same order.
+
+    Args:
+        clusters: of each case, its conversation (or the case itself, if it is of none).
+    """
+    allowed = margins or Margins()
+    base = list(lanes[incumbent])
+    names = [name for name in lanes if name != incumbent]
+    if not names:
+        why = "no candidate of the search is within the margins and better in anything"
+        known = measured(base, goals) if base else None
+        return Decision(
+            verdict=Verdict.KEEP, chosen=None, more=None, pairs=len(base), incumbent=known, why=why, margins=allowed
+        )
+    tests = {name: _tests(base, lanes[name], clusters, goals, allowed, seed) for name in names}
+    adjusted = holm([tests[name].p for name in names])
+    compared = [
+        _judged(name, tests[name], p, lanes[name], goals, allowed) for name, p in zip(names, adjusted, strict=True)
+    ]
+    now = measured(base, goals)
+    verdict, chosen, more, why = _overall(compared)
+    return Decision(
+        verdict=verdict,
+        chosen=chosen,
+        more=more,
+        pairs=len(base),
+        compared=tuple(compared),
+        incumbent=now,
+        why=why,
+        margins=allowed,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tests:
+    effects: Mapping[str, Effect]
+    not_worse: Mapping[str, float]
+    better: Mapping[str, float]
+    slo: float | None
+    slo_counts: tuple[int, int, float] | None
+    p: float
+
+
+def _tests(
+    base: Sequence[Outcome],
+    lane: Sequence[Outcome],
+    clusters: Sequence[Hashable],
+    goals: Goals,
+    margins: Margins,
+    seed: int,
+) -> _Tests:
+    scored = [i for i, (a, b) in enumerate(zip(lane, base, strict=True)) if a.loss is not None and b.loss is not None]
+    effects = {
+        "error": paired(
+            [float(lane[i].loss or 0.0) for i in scored],
+            [float(base[i].loss or 0.0) for i in scored],
+            [clusters[i] for i in scored],
+            seed=seed,
+            shrink=1.0,
+        ),
+        "cost": paired(
+            [goals.cost(o) for o in lane], [goals.cost(o) for o in base], clusters, seed=seed + 1, of=ratio_of_sums
+        ),
+        "latency": paired(
+            [math.log(max(o.seconds, 1e-9)) for o in lane],
+            [math.log(max(o.seconds, 1e-9)) for o in base],
+            clusters,
+            seed=seed + 2,
+        ),
+    }
+    not_worse = {name: e.p_not_above(margins.of(name)) for name, e in effects.items()}
+    better = {name: e.p_not_above(0.0) for name, e in effects.items()}
+    slo = counts = None
+    if goals.slo_s is not None:
+        misses = sum(goals.misses(o) for o in lane)
+        slo = p_rate_above(misses, len(lane), goals.allowed)
+        counts = (misses, len(lane), upper_rate(misses, len(lane)))
+    parts = [*not_worse.values(), min(1.0, _WAYS * min(better.values())), *([] if slo is None else [slo])]
+    few = min(e.clusters for e in effects.values()) < LEAST_CLUSTERS
+    return _Tests(
+        effects=effects,
+        not_worse=not_worse,
+        better=better,
+        slo=slo,
+        slo_counts=counts,
+        p=1.0 if few else max(parts),
+    )
+
+
+def _judged(
+    name: str, found: _Tests, adjusted: float, lane: Sequence[Outcome], goals: Goals, margins: Margins
+) -> Compared:
+    verdict, why, more = Verdict.PROMOTE, _gains(found), None
+    if adjusted > ALPHA:
+        why = _harms(found, goals, margins)
+        if why or not _hope(found):
+            verdict = Verdict.KEEP
+            why = why or ("it is better in nothing by an amount that matters",)
+        else:
+            verdict, why, more = Verdict.UNSURE, _open(found, margins), _needed(found, lane, goals, margins)
+    return Compared(
+        name=name,
+        verdict=verdict,
+        candidate=measured(lane, goals),
+        effects=found.effects,
+        p=found.p,
+        p_adjusted=adjusted,
+        slo=found.slo_counts,
+        why=why,
+        more=more,
+    )
+
+
+def said(name: str, value: float) -> str:
+    """An effect in words: points of error, percent of cost and latency."""
+    return f"{value * 100:+.1f} points" if name == "error" else f"{math.expm1(value):+.1%}"
+
+
+def _interval(name: str, e: Effect) -> str:
+    return f"{name} {said(name, e.estimate)} ({said(name, e.low)} to {said(name, e.high)})"
+
+
+def _gains(found: _Tests) -> tuple[str, ...]:
+    sure = [n for n, p in found.better.items() if p * _WAYS <= ALPHA]
+    return tuple(f"better: {_interval(n, found.effects[n])}" for n in sure)
+
+
+def _harms(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
+    """What it surely does worse than it may."""
+    out = [
+        f"worse than the margin: {_interval(n, e)}"
+        for n, e in found.effects.items()
+        if e.clusters >= LEAST_CLUSTERS and e.p_not_below(margins.of(n)) <= ALPHA
+    ]
+    if found.slo_counts is not None:
+        misses, runs, _ = found.slo_counts
+        if lower_rate(misses, runs) > goals.allowed:
+            out.append(f"it misses the SLO: {misses} of {runs} runs, {goals.allowed:.0%} may")
+    return tuple(out)
+
+
+def _hope(found: _Tests) -> bool:
+    """Whether it may still turn out better in something by an amount that matters."""
+    return any(e.low < -_WORTH[n] and e.estimate < 0 for n, e in found.effects.items())
+
+
+def _open(found: _Tests, margins: Margins) -> tuple[str, ...]:
+    out = [
+        f"not sure to be within the margin ({said(n, margins.of(n))}): {_interval(n, found.effects[n])}"
+        for n, p in found.not_worse.items()
+        if p > ALPHA
+    ]
+    if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
+        misses, runs, upper = found.slo_counts
+        out.append(f"the SLO is not certain: {misses} of {runs} runs missed it, up to {upper:.1%} may be missing")
+    if min(found.better.values()) * _WAYS > ALPHA:
+        best = min(found.better, key=lambda n: found.better[n])
+        out.append(f"not sure to be better in anything: {_interval(best, found.effects[best])}")
+    return tuple(out) or ("several finalists were tried, which asks for more evidence of each",)
+
+
+def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margins) -> int | None:
+    """Runs that would tell, beyond those there were, if all goes on as it looks."""
+    per_cluster = len(lane) / max(1, min(e.clusters for e in found.effects.values()))
+    wanted = [math.ceil(LEAST_CLUSTERS * per_cluster)]
+    for name, e in found.effects.items():
+        if found.not_worse[name] > ALPHA:
+            wanted.append(_runs(runs_for_mean(margins.of(name) - e.estimate, e.sd), per_cluster))
+    if min(found.better.values()) * _WAYS > ALPHA:
+        ways = [_runs(runs_for_mean(-e.estimate, e.sd, ALPHA / _WAYS), per_cluster) for e in found.effects.values()]
+        wanted.append(min(ways))
+    if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
+        misses, runs, _ = found.slo_counts
+        wanted.append(runs_for_rate(misses / runs, goals.allowed) or _NEVER)
+    most = max(wanted)
+    # Where each part is sure and only several finalists together are not, a fifth more is a fair guess.
+    return None if most >= _NEVER else max(most - len(lane), math.ceil(len(lane) / 5))
+
+
+_NEVER = 10**9
+
+
+def _runs(clusters: int | None, per_cluster: float) -> int:
+    return _NEVER if clusters is None else min(_NEVER, math.ceil(clusters * per_cluster))
+
+
+def _overall(compared: Sequence[Compared]) -> tuple[Verdict, str | None, int | None, str]:
+    promoted = [c for c in compared if c.verdict is Verdict.PROMOTE]
+    if promoted:
+        best = min(promoted, key=lambda c: sum(min(0.0, e.estimate) for e in c.effects.values()))
+        return Verdict.PROMOTE, best.name, None, "; ".join(best.why)
+    unsure = [c for c in compared if c.verdict is Verdict.UNSURE]
+    if unsure:
+        told = [c for c in unsure if c.more is not None]
+        first = min(told, key=lambda c: c.more or 0) if told else unsure[0]
+        return Verdict.UNSURE, None, first.more, f"{first.name}: {'; '.join(first.why)}"
+    return Verdict.KEEP, None, None, "; ".join(f"{c.name}: {'; '.join(c.why)}" for c in compared)

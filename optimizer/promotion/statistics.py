@@ -1,0 +1,146 @@
+"""The statistics of a decision: paired differences, resampled by conversation; exact bounds; several candidates.
+
+Bootstrap bounds are "expanded percentile" ones (Hesterberg, "What Teachers Should Know About the Bootstrap", American
+Statistician 69(4), 2015): the level is widened so that on normal data they are those of Student's t, since plain
+percentiles are too narrow on few clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+ALPHA = 0.05
+RESAMPLES = 4000
+LEAST_CLUSTERS = 10
+"""Fewer say nothing, however equal they look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """How much larger a candidate's value is than the incumbent's, with what is sure of it.
+
+    Attributes:
+        estimate: of the mean; `low` and `high` are one-sided 95 % bounds each (together a 90 % interval).
+        sd: of one cluster's contribution, for how many more would do; `clusters` how many there were.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    sd: float
+    clusters: int
+    resampled: Floats
+
+    def p_not_above(self, margin: float) -> float:
+        """P value of "it is at or above the margin": small means it surely is below."""
+        return _p(float(np.mean(self.resampled >= margin)), len(self.resampled), self.clusters)
+
+    def p_not_below(self, margin: float) -> float:
+        """P value of "it is at or below the margin": small means it surely is above."""
+        return _p(float(np.mean(self.resampled <= margin)), len(self.resampled), self.clusters)
+
+
+def _p(share: float, resamples: int, clusters: int) -> float:
+    """A share of resamples as a p value, by the same expansion as the bounds."""
+    if clusters < 2:
+        return 1.0
+    share = min(max(share, 1 / (resamples + 1)), resamples / (resamples + 1))
+    t = -stats.norm.ppf(share) / math.sqrt(clusters / (clusters - 1))
+    return float(stats.t.sf(t, clusters - 1))
+
+
+def paired(
+    candidate: Sequence[float],
+    incumbent: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    seed: int,
+    of: Callable[[Floats, Floats], Floats] | None = None,
+    shrink: float = 0.0,
+    resamples: int = RESAMPLES,
+    alpha: float = ALPHA,
+) -> Effect:
+    """The effect of a candidate, pairs of one cluster resampled together.
+
+    Args:
+        of: effect of (sums of the candidate, sums of the incumbent), element by element; by default the difference of
+            means. `ratio_of_sums` is another.
+        shrink: half a pair that speaks for the candidate by so much and half a one against are added (as Agresti and
+            Min, "On small-sample confidence intervals for parameters in discrete distributions", 2005, for paired
+            proportions): on few pairs without any difference nothing would seem to vary.
+    """
+    of = difference_of_means if of is None else of
+    names = list(dict.fromkeys(clusters))
+    place = {name: i for i, name in enumerate(names)}
+    sums = np.zeros((len(names), 3))
+    for a, b, name in zip(candidate, incumbent, clusters, strict=True):
+        sums[place[name]] += (a, b, 1.0)
+    weights = np.ones(len(names))
+    if shrink:
+        sums = np.vstack([sums, [shrink, 0.0, 1.0], [0.0, shrink, 1.0]])
+        weights = np.append(weights, [0.5, 0.5])
+    n = len(names)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n, weights / weights.sum(), size=resamples).astype(float)
+    totals = draws @ sums
+    resampled = of(totals[:, :2] / totals[:, 2:], totals)
+    observed = (weights[:, None] * sums).sum(axis=0, keepdims=True)
+    estimate = float(of(observed[:, :2] / observed[:, 2:], observed)[0])
+    if n < 2:
+        return Effect(estimate=estimate, low=-math.inf, high=math.inf, sd=math.inf, clusters=n, resampled=resampled)
+    level = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha, n - 1))
+    low, high = np.quantile(resampled, [level, 1 - level])
+    sd = float(np.std(resampled)) * math.sqrt(n)
+    return Effect(estimate=estimate, low=float(low), high=float(high), sd=sd, clusters=n, resampled=resampled)
+
+
+def difference_of_means(means: Floats, totals: Floats) -> Floats:
+    """Candidate minus incumbent."""
+    found: Floats = means[:, 0] - means[:, 1]
+    return found
+
+
+def ratio_of_sums(means: Floats, totals: Floats) -> Floats:
+    """Log of candidate over incumbent."""
+    found: Floats = np.log(np.maximum(totals[:, 0], 1e-300) / np.maximum(totals[:, 1], 1e-300))
+    return found
+
+
+def p_rate_above(misses: int, runs: int, allowed: float) -> float:
+    """P value of "the rate is above what is allowed", exact binomial: small means it surely is not."""
+    return float(stats.binom.cdf(misses, runs, allowed)) if runs else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values: at most alpha of any false promotion among all of them (Holm, 1979)."""
+    m = len(p_values)
+    order = sorted(range(m), key=lambda i: p_values[i])
+    out, most = [0.0] * m, 0.0
+    for rank, i in enumerate(order):
+        most = max(most, min(1.0, p_values[i] * (m - rank)))
+        out[i] = most
+    return out
+
+
+def runs_for_rate(share: float, allowed: float, alpha: float = ALPHA, most: int = 100_000) -> int | None:
+    """The fewest runs to be sure that a rate is allowed, if this share goes on missing; `None` if none would do."""
+    if share >= allowed:
+        return None
+    runs = np.arange(1, most + 1)
+    sure = stats.binom.cdf(np.floor(share * runs + 1e-9), runs, allowed) <= alpha
+    return int(runs[np.argmax(sure)]) if sure.any() else None
+
+
+def runs_for_mean(distance: float, sd: float, alpha: float = ALPHA, power: float = 0.8) -> int | None:
+    """Clusters needed to see a mean so far from a margin; `None` if no number would do."""
+    if distance <= 0 or not math.isfinite(sd):
+        return None
+    z = stats.norm.ppf(1 - alpha) + stats.norm.ppf(power)
+    return max(LEAST_CLUSTERS, math.ceil((z * sd / distance) ** 2))

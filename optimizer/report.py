@@ -1,0 +1,320 @@
+"""What is told of a tuning: `report.md`, `report.html` and `tuned.toml`, and the same as data."""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from redecode.optimizer.knobs import Config
+from redecode.optimizer.objectives import NAMES, Measured, measured
+from redecode.optimizer.promotion.decide import Compared, Verdict, said
+from redecode.optimizer.study.hypervolume import front
+from redecode.optimizer.tuning import INCUMBENT, Tuned, observed
+
+_MOST = 12
+
+
+def to_json(tuned: Tuned) -> dict[str, Any]:
+    """All of it as one JSON document."""
+    p = tuned.prepared
+    made = tuned.calls_live + tuned.calls_memo
+    return {
+        "study": tuned.study,
+        "agent": p.spec.name,
+        "spec": p.about.spec,
+        "fidelity": p.about.fidelity,
+        "sampler": p.about.sampler,
+        "seed": p.about.seed,
+        "versions": dict(p.about.versions),
+        "settings": dict(p.about.settings),
+        "knobs": dict(p.about.space),
+        "goals": {**dict(p.about.goals), "cost_unit": p.goals.cost_unit},
+        "runs": {"search": len(p.cases.search), "held_out": len(p.cases.decide), "left_out": dict(p.cases.left_out)},
+        "incumbent": p.incumbent,
+        "chosen": tuned.chosen,
+        "verdict": str(tuned.decision),
+        "decision": tuned.decision.to_json(),
+        "lanes": {name: asdict(found) for name, found in lanes_of(tuned).items()},
+        "finalists": {name: dict(config) for name, config in tuned.finalists.items()},
+        "trials": [
+            {
+                "number": d.number,
+                "candidate": d.config,
+                "measured": asdict(d.measured),
+                "feasible": d.feasible,
+                "out": d.why,
+            }
+            for d in tuned.done
+        ],
+        "failures": [{"candidate": config, "why": why} for config, why in tuned.failures],
+        "front": [tuned.done[i].number for i in _front(tuned)],
+        "importances": {k: dict(v) for k, v in tuned.importances.items()},
+        "stopped": tuned.stopped,
+        "cut": tuned.cut,
+        "fm_calls": {"made": tuned.calls_live, "from_memo": tuned.calls_memo, "saved": _saved(tuned), "needed": made},
+        "seconds": tuned.seconds,
+        "resumed": tuned.resumed,
+        "notes": list(p.notes),
+    }
+
+
+def lanes_of(tuned: Tuned) -> dict[str, Measured]:
+    """The held-out runs as observed, of the incumbent run again, and of each finalist."""
+    p = tuned.prepared
+    used = p.cases.decide[: len(tuned.lanes[INCUMBENT])] or p.cases.decide
+    out = {}
+    if (seen := observed(used, p.spec, p.goals)) is not None:
+        out["observed"] = seen
+    out |= {name: measured(outcomes, p.goals) for name, outcomes in tuned.lanes.items() if outcomes}
+    return out
+
+
+def _saved(tuned: Tuned) -> float | None:
+    made = tuned.calls_live + tuned.calls_memo
+    return tuned.calls_memo / made if made else None
+
+
+def _front(tuned: Tuned) -> list[int]:
+    """Places of the feasible trials that no other dominates."""
+    feasible = [i for i, d in enumerate(tuned.done) if d.feasible and d.why is None]
+    return [feasible[i] for i in front([tuned.done[i].measured.values for i in feasible])]
+
+
+def toml(config: Mapping[str, Any], comment: Sequence[str] = ()) -> str:
+    """A configuration as TOML, in a table `context`; what TOML cannot say (None) is left out.
+
+    A graph loads it: `Context(**tomllib.load(file)["context"])`.
+    """
+    lines = [f"# {line}" for line in comment]
+    lines.append("[context]")
+    lines += [f"{name} = {_toml(value)}" for name, value in config.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value) if math.isfinite(value) else '"' + str(value) + '"'
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
+
+
+def whole(tuned: Tuned, config: Config) -> dict[str, Any]:
+    """A configuration with what all candidates have besides, as labels."""
+    space = tuned.prepared.space
+    return {**dict(tuned.prepared.about.base), **{n: v for n, v in config.items() if n in space.knobs}}
+
+
+def markdown(tuned: Tuned) -> str:
+    """The report, for people and for a pull request."""
+    return "\n".join(_lines(tuned)) + "\n"
+
+
+def _lines(tuned: Tuned) -> Iterator[str]:
+    p, d = tuned.prepared, tuned.decision
+    yield f"# Tuning {p.spec.name}: {d}"
+    yield ""
+    yield from _verdict(tuned)
+    yield ""
+    yield "## Held-out runs, three lanes"
+    yield ""
+    lanes = lanes_of(tuned)
+    if len(lanes) < 2:
+        yield "No candidate came so far, or there was no time left: nothing was run on them."
+    else:
+        names = {"observed": "as observed", INCUMBENT: "incumbent, run again"}
+        rows = [[names.get(name, name), *_measures(found, known=name != "observed")] for name, found in lanes.items()]
+        yield from _table(
+            ["lane", "runs", "error", f"cost ({p.goals.cost_unit})", *_latency(tuned), "missed SLO"], rows
+        )
+        yield ""
+        yield (
+            "The middle lane says what running it again changes by itself (another load, another time). Candidates are "
+            "compared with it, pair by pair, without the memo, in turns."
+        )
+    yield ""
+    yield from _compared(d.compared)
+    yield "## What was searched"
+    yield ""
+    yield from _conditions(tuned)
+    yield ""
+    yield from _trials(tuned)
+    yield from _importances(tuned)
+
+
+def _verdict(tuned: Tuned) -> Iterator[str]:
+    p, d = tuned.prepared, tuned.decision
+    if d.why:
+        yield d.why[0].upper() + d.why[1:] + "."
+        yield ""
+    if d.verdict is Verdict.PROMOTE:
+        changed = {k: v for k, v in tuned.chosen.items() if p.incumbent.get(k) != v}
+        dropped = [k for k in p.incumbent if k not in tuned.chosen]
+        rows = [[k, str(p.incumbent.get(k, "-")), str(v)] for k, v in changed.items()]
+        rows += [[k, str(p.incumbent[k]), "(does not matter)"] for k in dropped]
+        yield from _table(["knob", "was", "becomes"], rows)
+    if p.goals.slo_s is not None and not any(t.feasible for t in tuned.done):
+        best = min(tuned.done, key=lambda t: t.violation, default=None)
+        near = "" if best is None else f" The nearest is trial {best.number}: {_config(best.config)}."
+        yield f"**No candidate keeps what it must** ({_goals(tuned)}).{near}"
+
+
+def _goals(tuned: Tuned) -> str:
+    g = tuned.prepared.goals
+    parts = []
+    if g.slo_s is not None:
+        parts.append(f"{g.percentile:g} of 100 runs within {g.slo_s:g} s")
+    if g.most_error is not None:
+        parts.append(f"error at most {g.most_error:g}")
+    return "; ".join(parts) or "no SLO"
+
+
+def _latency(tuned: Tuned) -> list[str]:
+    return [f"p{tuned.prepared.goals.percentile:g} (s)", "median (s)"]
+
+
+def _measures(found: Measured, *, known: bool = True) -> list[str]:
+    error = f"{found.error:.3f}" if found.scored else "-"
+    cost = f"{found.cost:.4g}" if known else "-"
+    return [str(found.runs), error, cost, f"{found.latency_s:.3f}", f"{found.median_s:.3f}", str(found.missed)]
+
+
+def _compared(compared: Sequence[Compared]) -> Iterator[str]:
+    if not compared:
+        return
+    yield "## Finalists against the incumbent"
+    yield ""
+    rows = []
+    for c in compared:
+        effects = [f"{said(n, e.estimate)} ({said(n, e.low)} to {said(n, e.high)})" for n, e in c.effects.items()]
+        slo = "-" if c.slo is None else f"{c.slo[0]} of {c.slo[1]} missed; at most {c.slo[2]:.1%}"
+        rows.append([c.name, *effects, slo, f"{c.p_adjusted:.3g}", c.verdict.value, "; ".join(c.why)])
+    yield from _table(["finalist", "error", "cost", "latency", "SLO", "p (Holm)", "verdict", "why"], rows)
+    yield ""
+    yield (
+        "In brackets one-sided 95 % bounds: paired bootstrap, conversations resampled whole; the SLO by the exact "
+        "binomial bound, which takes runs to be independent."
+    )
+    yield ""
+
+
+def _conditions(tuned: Tuned) -> Iterator[str]:
+    p = tuned.prepared
+    saved = _saved(tuned)
+    different = len(tuned.done)
+    yield f"- study `{tuned.study}`, {tuned.trials} candidates told ({different} different); ended: {tuned.stopped}"
+    yield f"- sampler {p.about.sampler}, seed {p.about.seed}, Optuna {p.about.versions['optuna']}; {p.about.fidelity}"
+    yield f"- {len(p.cases.search)} recorded runs to search on, {len(p.cases.decide)} newer ones to decide on"
+    yield f"- goals: {_goals(tuned)}; cost in {p.goals.cost_unit}"
+    told = "" if saved is None else f" ({saved:.0%} saved)"
+    yield f"- FM calls of this search: {tuned.calls_live} made, {tuned.calls_memo} answered from the memo{told}"
+    yield f"- {tuned.seconds:.0f} s"
+    for note in (*p.notes, *([] if tuned.cut is None else [f"the decision ended early: {tuned.cut}"])):
+        yield f"- {note}"
+    for config, why in tuned.failures[:3]:
+        yield f"- could not be evaluated: {_config(config)}: {why}"
+
+
+def _trials(tuned: Tuned) -> Iterator[str]:
+    best = _front(tuned)
+    shown = sorted({0, *best[:_MOST]}) if tuned.done else []
+    header = ["trial", "candidate", "runs", *NAMES[:1], f"cost ({tuned.prepared.goals.cost_unit})", *_latency(tuned)]
+    rows = []
+    for i in shown:
+        d = tuned.done[i]
+        name = f"{d.number}{' (incumbent)' if i == 0 else ''}"
+        rows.append([name, _config(d.config), *_measures(d.measured)[:5]])
+    yield "The feasible front, and the incumbent, as the search saw them:"
+    yield ""
+    yield from _table(header, rows)
+    yield ""
+
+
+def _importances(tuned: Tuned) -> Iterator[str]:
+    if not tuned.importances:
+        return
+    knobs = sorted({k for v in tuned.importances.values() for k in v})
+    yield "What each knob explains of each objective (PED-ANOVA):"
+    yield ""
+    rows = [[k, *(f"{tuned.importances.get(n, {}).get(k, 0.0):.0%}" for n in NAMES)] for k in knobs]
+    yield from _table(["knob", *NAMES], rows)
+
+
+def _config(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in config.items())
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #8888;padding:.3rem .6rem;text-align:left}"
+    "code{background:#8882;padding:0 .2rem}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}"
+)
+
+
+def page(tuned: Tuned) -> str:
+    """The report as one HTML file that needs nothing besides."""
+    out: list[str] = []
+    table = False
+    for line in _lines(tuned):
+        row = line.startswith("|")
+        if table and not row:
+            out.append("</table>")
+            table = False
+        if row:
+            if not table:
+                out.append("<table>")
+            if not set(line) <= {"|", "-"}:
+                tag = "td" if table else "th"
+                cells = line.strip("| ").replace("\\|", "\0").split(" | ")
+                out.append("<tr>" + "".join(f"<{tag}>{_inline(c)}</{tag}>" for c in cells) + "</tr>")
+            table = True
+        elif line.startswith("#"):
+            level = len(line) - len(line.lstrip("#"))
+            out.append(f"<h{level}>{_inline(line.lstrip('# '))}</h{level}>")
+        elif line.startswith("- "):
+            out.append(f"<li>{_inline(line[2:])}</li>")
+        elif line:
+            out.append(f"<p>{_inline(line)}</p>")
+    if table:
+        out.append("</table>")
+    title = html.escape(f"Tuning {tuned.prepared.spec.name}")
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    return head + "\n".join(out) + "</html>\n"
+
+
+def _inline(text: str) -> str:
+    safe = html.escape(text.replace("\0", "|"))
+    for mark, tag in (("**", "strong"), ("`", "code")):
+        parts = safe.split(mark)
+        if len(parts) % 2:
+            safe = "".join(p if i % 2 == 0 else f"<{tag}>{p}</{tag}>" for i, p in enumerate(parts))
+    return safe
+
+
+def write(tuned: Tuned, folder: Path) -> list[Path]:
+    """`report.md`, `report.html` and `tuned.toml` in a folder, each whole or not at all; returns where they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    comment = [f"{tuned.decision} (study {tuned.study})"]
+    config = whole(tuned, tuned.chosen)
+    texts = {"report.md": markdown(tuned), "report.html": page(tuned), "tuned.toml": toml(config, comment)}
+    out = []
+    for name, text in texts.items():
+        path = folder / name
+        temporary = folder / f".{name}.{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+        out.append(path)
+    return out

@@ -1,0 +1,219 @@
+"""Knobs read from a context schema (pydantic model, dataclass or TypedDict), and from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.knobs import Choice, Fixed, Knob, Range, label
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?::(log|{_NUMBER}))?")
+_MISSING: Any = dataclasses.MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaField:
+    """One field of a context.
+
+    Attributes:
+        marks: what stands beside its type in `Annotated`.
+        default: `dataclasses.MISSING` if it has none.
+    """
+
+    name: str
+    type: Any
+    marks: tuple[Any, ...]
+    default: Any
+
+    @property
+    def has_default(self) -> bool:
+        """Whether it may be left out."""
+        return self.default is not _MISSING
+
+    def knob(self) -> Knob | None:
+        """How it may vary; `None` if nothing says that it may.
+
+        Raises:
+            BadSpec: its marks contradict each other.
+        """
+        explicit = [m for m in self.marks if isinstance(m, Choice | Range | Fixed)]
+        if len(explicit) > 1:
+            raise BadSpec(f"field {self.name} is marked twice as a knob")
+        integer = self.type is int
+        if explicit:
+            found = explicit[0]
+            if isinstance(found, Fixed):
+                return None
+            if isinstance(found, Range) and found.integer is None:
+                return dataclasses.replace(found, integer=integer)
+            return found
+        values = _listed(self.type)
+        if values is not None:
+            return Choice(*values)
+        if self.type not in (int, float):
+            return None
+        low, high, step = _bounds(self.marks, integer=integer)
+        if low is None or high is None:
+            return None
+        return Range(low, high, step=step, integer=integer)
+
+
+def fields_of(schema: Any) -> Iterator[SchemaField]:
+    """The fields of a context schema.
+
+    Raises:
+        BadSpec: it is none that has fields.
+    """
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        for name, info in schema.model_fields.items():
+            default = _MISSING if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
+            yield SchemaField(name, info.annotation, tuple(info.metadata), default)
+        return
+    try:
+        hints = typing.get_type_hints(schema, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise BadSpec(f"the context schema {_name(schema)} cannot be read: {error}") from error
+    defaults = {}
+    if dataclasses.is_dataclass(schema):
+        for f in dataclasses.fields(schema):
+            made = f.default_factory() if f.default_factory is not _MISSING else f.default
+            defaults[f.name] = made
+    elif not typing.is_typeddict(schema):
+        raise BadSpec(f"the context schema {_name(schema)} is no pydantic model, dataclass or TypedDict")
+    for name, hint in hints.items():
+        marks: tuple[Any, ...] = ()
+        if get_origin(hint) is typing.Annotated:
+            hint, *rest = get_args(hint)
+            marks = tuple(_flat(rest))
+        yield SchemaField(name, hint, marks, defaults.get(name, _MISSING))
+
+
+def _name(schema: Any) -> str:
+    return getattr(schema, "__qualname__", None) or repr(schema)
+
+
+def _flat(marks: Sequence[Any]) -> Iterator[Any]:
+    """Marks, and what pydantic's `Field(...)` has among them."""
+    for mark in marks:
+        inner = getattr(mark, "metadata", None)
+        if isinstance(inner, list):
+            yield from inner
+        else:
+            yield mark
+
+
+def _listed(kind: Any) -> tuple[Any, ...] | None:
+    """Every value of a type, if they can be listed."""
+    if kind is bool:
+        return (False, True)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return tuple(kind)
+    origin = get_origin(kind)
+    if origin is typing.Literal:
+        return get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        parts = [(None,) if part is type(None) else _listed(part) for part in get_args(kind)]
+        if all(part is not None for part in parts):
+            return tuple(v for part in parts if part is not None for v in part)
+    return None
+
+
+def _bounds(marks: Sequence[Any], *, integer: bool) -> tuple[float | None, float | None, float | None]:
+    """The least and greatest value, and the step, that constraints allow (`annotated_types`)."""
+    low = high = step = None
+    for mark in marks:
+        if (at := getattr(mark, "ge", None)) is not None:
+            low = at
+        if (at := getattr(mark, "le", None)) is not None:
+            high = at
+        if (at := getattr(mark, "gt", None)) is not None:
+            low = at + 1 if integer else math.nextafter(at, math.inf)
+        if (at := getattr(mark, "lt", None)) is not None:
+            high = at - 1 if integer else math.nextafter(at, -math.inf)
+        if (at := getattr(mark, "multiple_of", None)) is not None:
+            step = at
+    return low, high, step
+
+
+def made(schema: Any, values: Mapping[str, Any]) -> Any:
+    """A context of these values.
+
+    Raises:
+        BadSpec: the schema does not take them.
+    """
+    if schema is None:
+        return None
+    known = {f.name for f in fields_of(schema)}
+    given = {k: v for k, v in values.items() if k in known}
+    if typing.is_typeddict(schema):
+        return given
+    try:
+        return schema(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadSpec(f"{_name(schema)}.{place}: {first['msg']}, not {first['input']!r}") from error
+    except (TypeError, ValueError) as error:
+        raise BadSpec(f"{_name(schema)}: {error}") from error
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line: JSON if it is, else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def parse_fix(text: str) -> tuple[str, Any]:
+    """NAME=VALUE.
+
+    Raises:
+        BadSpec: it is none.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise BadSpec(f"--fix {text}: want NAME=VALUE, as in --fix model=my-model")
+    return name.strip(), parse_value(value.strip())
+
+
+def parse_knob(text: str) -> tuple[str, Knob | None]:
+    """NAME (as it is annotated), NAME=a,b,c or NAME=LOW..HIGH[:STEP|:log].
+
+    Raises:
+        BadSpec: it is none of these.
+    """
+    name, equals, values = (part.strip() for part in text.partition("="))
+    if not name or (equals and not values):
+        raise BadSpec(f"--knob {text}: want NAME, NAME=a,b,c or NAME=0..1:0.1")
+    if not equals:
+        return name, None
+    found = _RANGE.fullmatch(values)
+    if found is None:
+        return name, Choice(*(parse_value(v.strip()) for v in values.split(",")))
+    low, high, how = found.groups()
+    if how == "log":
+        return name, Range(float(low), float(high), log=True)
+    return name, Range(float(low), float(high), step=None if how is None else float(how))
+
+
+def typed(knob: Knob, like: SchemaField | None) -> Knob:
+    """A knob of the command line with the values of its field: the members of an Enum, whole numbers."""
+    if like is None:
+        return knob
+    if isinstance(knob, Range):
+        return dataclasses.replace(knob, integer=like.type is int)
+    known = {label(v): v for v in _listed(like.type) or ()}
+    return Choice(*(known.get(label(v), v) for v in knob.values), when=knob.when)

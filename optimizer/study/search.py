@@ -1,0 +1,317 @@
+"""Asking Optuna for candidates and telling it what came of them, so that the same seed gives the same study.
+
+One process asks and tells, in batches, in one order. The sampler is made anew for each batch from the seed and the
+number of trials there are: a sampler that went on drawing where it began would, after a kill, propose again what it had
+proposed first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from redecode.optimizer.errors import BadStudy
+from redecode.optimizer.knobs import Choice, Config, Range, Space
+from redecode.optimizer.objectives import NAMES, Goals, Measured, Outcome
+from redecode.optimizer.study.storage import ABOUT, About
+
+STARTUP = 24
+"""Random trials before the model; measured best of 10 and 24 (benchmarks/optimizer.py)."""
+SAMPLERS = ("tpe", "tpe-default", "tpe-multivariate", "nsga2", "random")
+CONFIG, MEASURED, OUTCOMES, WHY = "candidate", "measured", "outcomes", "why"
+
+
+def sampler_of(name: str, seed: int, startup: int = STARTUP) -> BaseSampler:
+    """A sampler by name; "tpe" is univariate (with categorical knobs and several objectives multivariate is worse).
+
+    Raises:
+        BadStudy: there is none of that name.
+    """
+    if name == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=startup, multivariate=False)
+    if name == "tpe-default":
+        return TPESampler(seed=seed)
+    if name == "tpe-multivariate":
+        return TPESampler(seed=seed, multivariate=True, warn_independent_sampling=False)
+    if name == "nsga2":
+        return NSGAIISampler(seed=seed, population_size=20)
+    if name == "random":
+        return RandomSampler(seed=seed)
+    raise BadStudy(f"no sampler is called {name}; there are: {', '.join(SAMPLERS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A candidate to evaluate, as trial `number`."""
+
+    number: int
+    config: Config
+    trial: Trial = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What came of a candidate.
+
+    Attributes:
+        out: why it left the race early; `None`: it ran on all cases.
+        infeasible: it left because it breaks the SLO.
+        failed: why it could not be evaluated at all.
+    """
+
+    outcomes: Sequence[Outcome] = ()
+    measured: Measured | None = None
+    out: str | None = None
+    infeasible: bool = False
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A trial that is over, as the study has it.
+
+    Attributes:
+        outcomes: case → (run id, loss, seconds, cost).
+        violation: by how much constraints are exceeded, scaled; at or below 0 it is feasible.
+    """
+
+    number: int
+    config: Config
+    measured: Measured
+    outcomes: Mapping[str, tuple[str | None, float | None, float, float]]
+    violation: float
+    pruned: bool
+    why: str | None = None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it keeps what it must."""
+        return self.violation <= 0 and not self.pruned
+
+
+class Search:
+    """A study that is asked and told.
+
+    Args:
+        about: what is said of it; a study of that name that exists is gone on with.
+    """
+
+    def __init__(self, storage: BaseStorage, about: About, space: Space, goals: Goals) -> None:
+        self.about, self.space, self.goals = about, space, goals
+        self.name = about.name
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=self.name,
+            directions=["minimize"] * len(NAMES),
+            sampler=sampler_of(about.sampler, about.seed),
+            load_if_exists=True,
+        )
+        if ABOUT not in self._study.user_attrs:
+            self._study.set_user_attr(ABOUT, about.to_json())
+            with warnings.catch_warnings():  # experimental since 3.2; only dashboards read it
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(list(NAMES))
+        elif self._study.user_attrs[ABOUT]["space_digest"] != space.digest:
+            raise BadStudy(f"study {self.name} was made with other knobs; begin a new one")
+        self.resumed = self._pick_up()
+
+    def _pick_up(self) -> int:
+        """What a kill had left running is asked again; returns how many trials there were."""
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                if (config := self._config(trial)) is not None:
+                    self._study.enqueue_trial(dict(config))
+        return sum(t.state.is_finished() and CONFIG in t.user_attrs for t in trials)
+
+    def enqueue(self, config: Config) -> bool:
+        """Have a candidate evaluated before others are asked for; says whether it is new."""
+        if any(self._config(t) == config for t in self._study.get_trials(deepcopy=False)):
+            return False
+        self._study.enqueue_trial(dict(config), user_attrs={"enqueued": json.dumps(config, sort_keys=True)})
+        return True
+
+    def enqueue_unseen(self) -> bool:
+        """Have a candidate of a finite space evaluated that never was, drawn by the seed; false if there is none."""
+        trials = self._study.get_trials(deepcopy=False)
+        seen = [config for t in trials if (config := self._config(t)) is not None]
+        left = [config for config in self.space.candidates() if config not in seen]
+        if not left:
+            return False
+        rng = random.Random(f"unseen/{self.about.seed}/{len(trials)}")
+        return self.enqueue(rng.choice(left))
+
+    @staticmethod
+    def _config(trial: FrozenTrial) -> Config | None:
+        text = trial.user_attrs.get(CONFIG) or trial.user_attrs.get("enqueued")
+        return None if text is None else json.loads(text)
+
+    def ask(self, count: int) -> list[Asked]:
+        """The next candidates; each may be one that was evaluated before (`known`)."""
+        made = len(self._study.get_trials(deepcopy=False))
+        # Any two (seed, number) give unlike streams: numpy's SeedSequence mixes them.
+        self._study.sampler = sampler_of(self.about.sampler, (self.about.seed * 1_000_003 + made) % 2**32)
+        out = []
+        for _ in range(count):
+            trial = self._study.ask()
+            config = suggested(trial, self.space)
+            trial.set_user_attr(CONFIG, json.dumps(config, sort_keys=True))
+            out.append(Asked(trial.number, config, trial))
+        return out
+
+    def known(self, config: Config) -> Done | None:
+        """The trial that has evaluated this candidate, if one did."""
+        return next((d for d in self.done() if d.config == config), None)
+
+    def failed_before(self, config: Config) -> str | None:
+        """Why this candidate could not be evaluated, if that was tried."""
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.FAIL and WHY in trial.user_attrs and self._config(trial) == config:
+                return str(trial.user_attrs[WHY])
+        return None
+
+    def tell(self, asked: Asked, found: Evaluated) -> None:
+        """What came of a candidate: constraints first, all of them, then values or that it was pruned."""
+        trial = asked.trial
+        if found.failed is not None or found.measured is None:
+            trial.set_user_attr(WHY, found.failed or "nothing was measured")
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        rows = [[o.case, o.run_id, o.loss, o.seconds, self.goals.cost(o), o.live, o.memo] for o in found.outcomes]
+        trial.set_user_attr(MEASURED, asdict(found.measured))
+        trial.set_user_attr(OUTCOMES, rows)
+        if found.out is not None:
+            trial.set_user_attr(WHY, found.out)
+        for key, value in self.goals.constraints(found.measured).items():
+            trial.set_constraint(key, value)
+        if found.infeasible:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, list(found.measured.values))
+
+    def tell_again(self, asked: Asked, known: Done) -> None:
+        """The same candidate again: it is what it was, and costs nothing."""
+        trial = asked.trial
+        measured = known.measured
+        trial.set_user_attr("same_as", known.number)
+        for key, value in self.goals.constraints(measured).items():
+            trial.set_constraint(key, value)
+        if known.pruned:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, list(measured.values))
+
+    def give_up(self, asked: Asked) -> None:
+        """Not evaluated: it is evaluated beside in the same batch, or it cannot be."""
+        self._study.tell(asked.trial, state=TrialState.FAIL)
+
+    def done(self) -> list[Done]:
+        """Trials that were evaluated, each candidate once, in order."""
+        out = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if MEASURED not in trial.user_attrs or not trial.state.is_finished():
+                continue
+            measured = Measured(**trial.user_attrs[MEASURED])
+            outcomes = {r[0]: (r[1], r[2], r[3], r[4]) for r in trial.user_attrs[OUTCOMES]}
+            violation = sum(max(0.0, v) for v in self.goals.constraints(measured).values())
+            out.append(
+                Done(
+                    number=trial.number,
+                    config=json.loads(trial.user_attrs[CONFIG]),
+                    measured=measured,
+                    outcomes=outcomes,
+                    violation=violation,
+                    pruned=trial.state == TrialState.PRUNED,
+                    why=trial.user_attrs.get(WHY),
+                )
+            )
+        return out
+
+    def failures(self) -> list[tuple[Config, str]]:
+        """Candidates that could not be evaluated, and why."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [
+            (json.loads(t.user_attrs[CONFIG]), t.user_attrs[WHY])
+            for t in trials
+            if t.state == TrialState.FAIL and WHY in t.user_attrs
+        ]
+
+    @property
+    def trials(self) -> int:
+        """How many were told, those asked twice included."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return len(self._study.get_trials(deepcopy=False, states=states))
+
+    def importances(self) -> dict[str, dict[str, float]]:
+        """Objective → knob → share of its variance (PED-ANOVA); empty while there are too few trials."""
+        out: dict[str, dict[str, float]] = {}
+        for place, name in enumerate(NAMES):
+            # It warns that low values are what is explained (they are what is wanted), and divides 0 by 0 where there
+            # is nothing to explain.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    found = optuna.importance.get_param_importances(self._study, target=lambda t, p=place: t.values[p])
+                except (ValueError, RuntimeError):
+                    continue
+            if all(math.isfinite(v) for v in found.values()):
+                out[name] = dict(found)
+        return out
+
+
+def suggested(trial: Trial, space: Space) -> Config:
+    """A candidate of a space: a value for each knob that matters, given those before it."""
+    config: Config = {}
+    for name, knob in space.knobs.items():
+        if not space.active(name, config):
+            continue
+        if isinstance(knob, Choice):
+            config[name] = trial.suggest_categorical(name, list(knob.labels))
+        else:
+            config[name] = _number(trial, name, knob)
+    return config
+
+
+def _number(trial: Trial, name: str, knob: Range) -> float:
+    if knob.integer:
+        low, high = round(knob.low), round(knob.high)
+        return trial.suggest_int(name, low, high, step=round(knob.step or 1), log=knob.log)
+    value = trial.suggest_float(name, knob.low, knob.high, step=knob.step, log=knob.log)
+    return value if knob.step is None else round(value, 12)
+
+
+def warm_starts(storage: BaseStorage, about: About, space: Space, goals: Goals, most: int = 8) -> list[Config]:
+    """Candidates that did well in the newest earlier study of the agent and fit this space; never their values.
+
+    What was measured on other runs, or by other means, says where to look, not what will be found.
+    """
+    from redecode.optimizer.study.hypervolume import front
+    from redecode.optimizer.study.storage import studies
+
+    for name, other in studies(storage, about.agent):
+        if name == about.name:
+            continue
+        study = optuna.load_study(storage=storage, study_name=name)
+        points, configs = [], []
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            feasible = all(v <= 0 for v in (trial.constraints or {}).values())
+            if feasible and CONFIG in trial.user_attrs and trial.values is not None:
+                points.append(trial.values)
+                configs.append({**other.incumbent, **json.loads(trial.user_attrs[CONFIG])})
+        chosen = []
+        for place in front(points):
+            filled = {**about.incumbent, **configs[place]}
+            if space.fits(filled) and (config := space.canonical(filled)) not in chosen:
+                chosen.append(config)
+        return chosen[:most]
+    return []

@@ -1,0 +1,84 @@
+"""When a search ends: budgets of time, FM calls and cost; nothing new found; a file that says stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from redecode.optimizer.study.hypervolume import front, hypervolume, scaled
+from redecode.optimizer.study.search import Done
+
+PATIENCE = 30
+"""Trials without gain after which a search ends."""
+_GAIN = 0.005
+
+
+@dataclass(slots=True, kw_only=True)
+class Budget:
+    """What may be spent, and what was; each is kept to within a block of cases.
+
+    Attributes:
+        seconds, calls, cost: at most so much; `None` is no limit. Calls and cost are those an engine answered.
+        now: a clock that only goes forward, seconds.
+        stop_file: ends it when it is there.
+    """
+
+    now: Callable[[], float]
+    seconds: float | None = None
+    calls: int | None = None
+    cost: float | None = None
+    stop_file: Path | None = None
+    began: float = 0.0
+    spent_calls: int = 0
+    spent_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.began = self.now()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return self.now() - self.began
+
+    def spend(self, calls: int, cost: float) -> None:
+        """Count what was spent."""
+        self.spent_calls += calls
+        self.spent_cost += cost
+
+    def over(self, share: float = 1.0) -> str | None:
+        """Why to end, if this share of the time (and all of the rest) is used up."""
+        if self.stop_file is not None and self.stop_file.exists():
+            return f"{self.stop_file.name} says stop"
+        if self.seconds is not None and self.elapsed >= self.seconds * share:
+            return f"the time is used up ({self.elapsed:.0f} s of {self.seconds * share:.0f} s)"
+        if self.calls is not None and self.spent_calls >= self.calls:
+            return f"{self.spent_calls} FM calls were made, of at most {self.calls}"
+        if self.cost is not None and self.spent_cost >= self.cost:
+            return f"{self.spent_cost:.4g} were spent, of at most {self.cost:g}"
+        return None
+
+
+def stagnant(done: Sequence[Done], patience: int = PATIENCE) -> str | None:
+    """Why to end, if the last trials added next to nothing to what the feasible front covers."""
+    if len(done) < 2 * patience:
+        return None
+    feasible = [d for d in done if d.feasible]
+    if not feasible:
+        return None
+    points = [d.measured.values for d in feasible]
+    low = [min(v) for v in zip(*points, strict=True)]
+    high = [max(v) for v in zip(*points, strict=True)]
+    reference = (1.1,) * len(low)
+    before = [d.measured.values for d in feasible if d.number < done[-patience].number]
+    now_covers, then_covers = (_covers(p, low, high, reference) for p in (points, before))
+    if now_covers - then_covers >= _GAIN * now_covers:
+        return None
+    return f"the last {patience} candidates added nothing to the front"
+
+
+def _covers(
+    points: Sequence[Sequence[float]], low: Sequence[float], high: Sequence[float], reference: Sequence[float]
+) -> float:
+    best = [points[i] for i in front(points)]
+    return hypervolume(scaled(best, low, high), reference)

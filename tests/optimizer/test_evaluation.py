@@ -1,0 +1,124 @@
+"""Evaluating candidates in processes of their own: what is recorded, what the memo saves, what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redecode.optimizer.cases import MODE, select
+from redecode.optimizer.errors import EngineGone, OptimizerError, ScorerFailed
+from redecode.optimizer.evaluation.process import Workers
+from redecode.optimizer.evaluation.session import Block, InProcess, Settings
+from redecode.optimizer.spec import load
+from redecode.tracer import Store
+
+TUNING = """
+from capitals import graph
+from redecode.optimizer import Spec
+
+def right(output, case):
+    return output["capital"] == case.expected
+
+def raises(output, case):
+    raise KeyError("no such field")
+
+spec = Spec(graph=graph, score=right, needs_expected=True)
+broken = Spec(graph=graph, score=raises)
+"""
+POLITE = {"wording": "Please name the capital of", "temperature": 0.0, "model": "m"}
+
+
+@pytest.fixture
+def here(folder: Path, recorded: Any, store: Path) -> Any:
+    (folder / "tuning.py").write_text(TUNING)
+    made = InProcess(Settings(spec="tuning:spec", store=store, source=store, concurrency=2, again_s=(0.01,)))
+    yield made
+    made.close()
+
+
+def cases_of(store: Path, count: int) -> Any:
+    return select(Store(store).runs(), load("tuning:spec"), "all", now_ns=0).search[:count]
+
+
+def test_every_run_is_recorded_with_its_candidate_and_its_case(here: Any, store: Path) -> None:
+    cases = cases_of(store, 3)
+    outcomes = here.evaluate(Block(values=POLITE, cases=cases, labels={"study": "s", "trial": 4}))
+    assert [o.quality for o in outcomes] == [1.0, 1.0, 1.0]
+    assert [o.case for o in outcomes] == [c.id for c in cases]
+    found = Store(store).load(outcomes[0].run_id)
+    assert found.run.labels[MODE]["trial"] == 4 and found.run.labels[MODE]["case"] == cases[0].id
+    assert (found.run.source_run_id, found.run.replay_mode) == (cases[0].id, MODE)
+    assert found.run.input == cases[0].input
+    assert outcomes[0].latency_s == pytest.approx(found.run.duration_s)
+    assert outcomes[0].usage["m"].input_tokens == found.run.prompt_tokens > 0
+
+
+def test_a_call_that_was_made_before_is_not_made_again(here: Any, recorded: Any, store: Path) -> None:
+    cases = cases_of(store, 4)
+    first = here.evaluate(Block(values=POLITE, cases=cases))
+    assert sum(o.live for o in first) == len(recorded.requests) == 4
+    again = here.evaluate(Block(values=POLITE, cases=cases))
+    assert len(recorded.requests) == 4
+    assert [o.quality for o in again] == [o.quality for o in first]
+    assert sum(o.memo for o in again) == 4 and sum(o.live for o in again) == 0
+    assert {o.usage["m"].output_tokens for o in again} == {o.usage["m"].output_tokens for o in first}
+    here.evaluate(Block(values={**POLITE, "temperature": 0.5}, cases=cases))
+    assert len(recorded.requests) == 8
+
+
+def test_without_the_memo_every_call_is_made(here: Any, recorded: Any, store: Path) -> None:
+    cases = cases_of(store, 2)
+    for _ in range(2):
+        here.evaluate(Block(values=POLITE, cases=cases, memo=False))
+    assert len(recorded.requests) == 4
+
+
+def test_a_worker_that_is_killed_is_started_again_and_pays_for_nothing_twice(
+    here: Any, folder: Path, recorded: Any, store: Path
+) -> None:
+    cases = cases_of(store, 4)
+    hot = {**POLITE, "temperature": 0.5}  # draws without a seed: known only on the same case
+    here.evaluate(Block(values=hot, cases=cases))
+    asked = len(recorded.requests)
+    deadly = "import os, pathlib\n\ndef right(output, case):\n    if not pathlib.Path('once').exists():\n"
+    deadly += "        pathlib.Path('once').touch()\n        os.kill(os.getpid(), 9)\n"
+    (folder / "tuning.py").write_text(TUNING.replace("def right(output, case):\n", deadly))
+    workers = Workers(Settings(spec="tuning:spec", store=store, source=store, concurrency=2))
+    try:
+        outcomes = workers.evaluate(Block(values=hot, cases=cases))
+    finally:
+        workers.close()
+    assert (folder / "once").exists()
+    assert [o.quality for o in outcomes] == [1.0] * 4
+    # Each of the two processes asks first which engine is there, two runs at a time.
+    assert 0 < len(recorded.requests) - asked <= 4
+    assert sum(o.memo for o in outcomes) >= 2
+
+
+def test_an_engine_that_is_gone_is_said(here: Any, recorded: Any, store: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(EngineGone, match="start it again"):
+        here.evaluate(Block(values=POLITE, cases=cases_of(store, 1)))
+
+
+def test_a_scorer_that_raises_names_the_run(folder: Path, recorded: Any, store: Path) -> None:
+    (folder / "tuning.py").write_text(TUNING)
+    made = InProcess(Settings(spec="tuning:broken", store=store, source=store))
+    try:
+        with pytest.raises(ScorerFailed, match=r"KeyError on run [0-9a-f]{12}: 'no such field'"):
+            made.evaluate(Block(values=POLITE, cases=cases_of(store, 1)))
+    finally:
+        made.close()
+
+
+def test_a_candidate_whose_runs_fail_is_wrong_not_the_end(here: Any, store: Path) -> None:
+    outcomes = here.evaluate(Block(values={**POLITE, "model": "missing"}, cases=cases_of(store, 2)))
+    assert [o.loss for o in outcomes] == [1.0, 1.0]
+    assert all("NotFoundError" in (o.error or "") for o in outcomes)
+
+
+def test_a_candidate_that_the_context_does_not_take_is_refused(here: Any, store: Path) -> None:
+    with pytest.raises(OptimizerError, match="wording"):
+        here.evaluate(Block(values={**POLITE, "wording": "Shout"}, cases=cases_of(store, 1)))
