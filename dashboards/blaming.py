@@ -134,8 +134,17 @@ def waiting(analysis: RunAnalysis, cut: RunActivities) -> list[str]:
     return list(dict.fromkeys(nodes))[:_MOST_STEPS]
 
 
+def arguments(run_id: str, factors: Mapping[str, float], loosened: Sequence[str]) -> list[str]:
+    """Of the command that makes the same prediction, and holds it against replays."""
+    out = [run_id[:12]]
+    for step, factor in factors.items():
+        # At once means the same for a tool, and of an FM call it is the only time a replay can give it.
+        out += ["--step", f"{step}={factor:g}"] if factor else ["--cached", step]
+    for step in loosened:
+        out += ["--data-only", step]
+    return [*out, "--measure"]
+
+
 def command(run_id: str, factors: Mapping[str, float], loosened: Sequence[str]) -> str:
-    """The command that makes the same prediction, and holds it against replays."""
-    options = [f"--step {shlex.quote(f'{step}={factor:g}')}" for step, factor in factors.items()]
-    options += [f"--data-only {shlex.quote(step)}" for step in loosened]
-    return " ".join(["redecode whatif", run_id[:12], *options, "--measure"])
+    """The same, to be typed."""
+    return shlex.join(["redecode", "whatif", *arguments(run_id, factors, loosened)])

@@ -6,8 +6,9 @@ from typing import Any
 import streamlit as st
 
 from redecode.dashboards import shell
-from redecode.dashboards.blaming import Row, changeable, command, table, waiting
+from redecode.dashboards.blaming import Row, arguments, changeable, command, table, waiting
 from redecode.dashboards.data import LoadedRun
+from redecode.dashboards.measuring import Measurements
 from redecode.dashboards.menu import BLAME
 from redecode.dashboards.words import DASH, duration, plain, signed, visible
 from redecode.replay import RunAnalysis
@@ -195,6 +196,73 @@ def _predicted(
         st.caption(plain(note, 300))
     st.caption("The same prediction, held against replays on an engine:")
     st.code(command(loaded.run.run_id, factors, loosened), language=None)
+    _measured(arguments(loaded.run.run_id, factors, loosened))
+
+
+@st.cache_resource
+def _measurements() -> Measurements:
+    return Measurements()
+
+
+@st.fragment
+def _measured(wanted: list[str]) -> None:
+    """The button that runs the command, and what came of it."""
+    place = st.container(horizontal=True, vertical_alignment="bottom")
+    url = place.text_input(
+        "Engine", key="engine_url", placeholder="the engine started in this store", width=300,
+        label_visibility="collapsed", help="URL of another one, as http://127.0.0.1:8000",
+    )  # fmt: skip
+    asked = [*wanted, "--engine", url.strip()] if url and url.strip() else wanted
+    one = _measurements().get(asked)
+    running = one is not None and one.running
+    if place.button("Measure it", icon=":material/timer:", disabled=running, key="measure"):
+        if not _measurements().begin(asked, shell.current().location):
+            st.warning("Another measurement is under way; two at a time would measure each other.")
+        one = _measurements().get(asked)
+        running = one is not None and one.running
+    if one is None:
+        return
+    if running:
+        _progress(asked)
+    elif one.found is None:
+        st.warning(plain(one.error or "", 1000), title="It could not be measured", icon=":material/timer_off:")
+    else:
+        _outcome(one.found)
+
+
+@st.fragment(run_every=1.0)
+def _progress(asked: list[str]) -> None:
+    one = _measurements().get(asked)
+    if one is None or not one.running:
+        st.rerun()
+        return
+    place = st.container(horizontal=True, vertical_alignment="center")
+    place.caption(f"Replaying on the engine, as it was and changed in turns… {one.took_s:.0f} s")
+    if place.button("Stop", key="stop_measuring"):
+        one.stop()
+
+
+def _outcome(found: dict[str, Any]) -> None:
+    """Predicted against measured."""
+    before, after = found["baseline"], found["measured"]
+    with st.container(horizontal=True, gap="small"):
+        st.metric("Unchanged, replayed", duration(before["median_ns"]), border=True, width=180)
+        st.metric("Predicted of these", duration(found["predicted_ns"]), border=True, width=170)
+        st.metric(
+            "Measured", duration(after["median_ns"]), f"prediction off by {signed(found['error_ns'])}",
+            delta_color="off", delta_arrow="off", border=True, width=230,
+        )  # fmt: skip
+    noise = f"{duration(after['low_ns'])} to {duration(after['high_ns'])}"
+    word = "✓ within" if found["within_noise"] else "✗ outside of"
+    tells = (
+        "" if found["telling"] or not found["within_noise"] else " The noise is wider than the gain, and tells little."
+    )
+    st.caption(
+        f"The prediction is {word} the noise of the measurement ({noise}: where one more replay would fall 19 times of "
+        f"20; {after['n']} replays of each kind).{tells}"
+    )
+    for warning in found["warnings"][:2]:
+        st.caption(f"⚠ {plain(warning, 300)}")
 
 
 shell.page(show)

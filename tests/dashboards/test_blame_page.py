@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from redecode.cli.main import app
 from redecode.dashboards.blaming import changeable, command, table
 from redecode.dashboards.data import source
 from redecode.dashboards.gains import most_to_gain
-from redecode.tracer import EdgeKind, SpanKind
+from redecode.tracer import EdgeKind, SpanKind, Store
 from tests.dashboards.conftest import STEPS, App
+from tests.replay.test_engine_replay import run_of
 from tests.tracer.export.recorded_runs import Builder, keep
 
 MS = 1_000_000
@@ -94,6 +100,49 @@ def test_a_slider_predicts_at_once_and_names_the_command(open_page: App, filled:
 def test_step_keys_are_quoted_in_the_command() -> None:
     line = command("ab" * 16, {"run/a@1[pull:a]/x y": 0.25}, ["run/b@2"])
     assert shlex.split(line)[3:] == ["--step", "run/a@1[pull:a]/x y=0.25", "--data-only", "run/b@2", "--measure"]
+
+
+def test_a_step_at_once_is_a_cached_one_so_that_calls_can_be_measured_too() -> None:
+    assert shlex.split(command("ab" * 16, {"ask": 0.0}, []))[3:] == ["--cached", "ask", "--measure"]
+
+
+@pytest.fixture
+def small_engine() -> Iterator[str]:
+    program = Path(__file__).parents[1] / "replay" / "token_engine.py"
+    with subprocess.Popen([sys.executable, str(program), "0"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+def measured(at: AppTest) -> AppTest:
+    at.button(key="measure").click().run()
+    until = time.monotonic() + 60
+    while any(b.label == "Stop" for b in at.button) and time.monotonic() < until:
+        time.sleep(0.2)
+        at.run()
+    assert not at.exception
+    return at
+
+
+def test_the_button_measures_on_an_engine(open_page: App, tmp_path: Path, small_engine: str) -> None:
+    run = run_of(wait_ms=40)
+    keep(tmp_path / "store", [run])
+    at = open_page(tmp_path / "store", "blame", run=run.run.run_id, change="wait")
+    at.slider[0].set_value(50).run()
+    at.text_input(key="engine_url").set_value(small_engine).run()
+    measured(at)
+    assert metric(at, "Measured").endswith("ms")
+    assert metric(at, "Unchanged, replayed").endswith("ms")
+    assert any("the noise of the measurement" in c.value for c in at.caption)
+    assert len(Store(tmp_path / "store").runs()) == 1 + 11
+
+
+def test_what_cannot_be_measured_says_why(open_page: App, filled: Path) -> None:
+    at = open_page(filled, "blame", run=STEPS, change="slow")
+    at.slider[0].set_value(50).run()
+    measured(at)
+    assert "redecode engine start" in at.warning[-1].value
 
 
 def test_what_may_be_changed_begins_with_what_matters(filled: Path) -> None:
