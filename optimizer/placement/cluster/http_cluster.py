@@ -110,7 +110,7 @@ class HttpCluster:
         root = self._root(url)
         found = await find(self.session, root)
         replica = self.placing.add(found.engine(profile), root, ready=True)
-        replica.load = None if found.metrics is None else found.metrics.load
+        replica.told(None if found.metrics is None else found.metrics.load)
         self.found[replica.number] = found
         self._watch(replica)
         return replica
@@ -261,7 +261,7 @@ class HttpCluster:
                     if response.status >= 500:
                         return False
                     if ways[0] == "/metrics" and (metrics := read_metrics(body.decode(errors="replace"))):
-                        replica.load = metrics.load
+                        replica.told(metrics.load)
                     if replica.number not in self.found and replica.state is not State.READY:
                         self.found[replica.number] = await find(self.session, replica.name)
                     return True

@@ -20,8 +20,6 @@ from redecode.replay.simulator.replica import FINISH, Replica
 from redecode.replay.simulator.rows import Row, Sink
 
 _PS_IN_NS = 1000
-_EARLY_PS = 1_000_000
-"""A timer may come a microsecond before its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +100,19 @@ class PacedEngine(Sink):
 
     def _push(self, at: int, kind: int, version: int) -> None:
         """The replica's next event: the one before it is void."""
-        self.close()
         self._due = at, kind, version
-        delay = max(0.0, (at - self._now()) / PS)
-        self._timer = asyncio.get_running_loop().call_later(delay, self._catch_up)
+        self._wait()
+
+    def _wait(self) -> None:
+        """For what is due. A timer may come too early, up to a millisecond with uvloop, and is then set again."""
+        self.close()
+        if self._due is not None:
+            delay = max(0.0, (self._due[0] - self._now()) / PS)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._catch_up)
 
     def _catch_up(self) -> None:
         """What should have happened by now, at its own time: being late does not add up."""
-        while self._due is not None and self._due[0] <= self._now() + _EARLY_PS:
+        while self._due is not None and self._due[0] <= self._now():
             (at, kind, version), self._due = self._due, None
             if self._replica.version != version:
                 continue
@@ -117,6 +120,7 @@ class PacedEngine(Sink):
                 self._replica.finish(at)
             else:
                 self._replica.schedule(at)
+        self._wait()
 
     # --- what the replica tells (Sink) -----------------------------------------------------
 

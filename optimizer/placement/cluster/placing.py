@@ -152,7 +152,7 @@ class Placing:
     def lost(self, replica: LiveReplica) -> None:
         """It cannot be reached; it may come back."""
         replica.state = State.STOPPED
-        replica.load = None
+        replica.told(None)
 
     def drain(self, replica: LiveReplica) -> None:
         """It gets no more calls, and is gone when it has none."""

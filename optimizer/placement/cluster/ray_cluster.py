@@ -102,6 +102,7 @@ class RayCluster:
         """
         os.environ.setdefault("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
         ray, serve = load_ray()
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's own
             self._own = not ray.is_initialized()
@@ -123,10 +124,9 @@ class RayCluster:
         except RayMissing:
             return
         if ray.is_initialized():
-            serve.delete(self._spec.name)
+            serve.delete(self._spec.name)  # replicas end what they have
             if self._own:
-                serve.shutdown()
-                ray.shutdown()
+                ray.shutdown()  # and Serve with it: its own shutdown says that it failed
         if self._temp is not None:
             shutil.rmtree(self._temp, ignore_errors=True)
             self._temp = None

@@ -21,9 +21,8 @@ from redecode.optimizer.placement.cluster.http_engine import find
 from redecode.optimizer.placement.cluster.paced import PacedEngine
 from redecode.optimizer.placement.cluster.paced_answers import paced_answer
 from redecode.optimizer.placement.cluster.prometheus import Load, read_metrics
-from redecode.optimizer.placement.cluster.ray_spec import RayReplica
+from redecode.optimizer.placement.cluster.ray_spec import RayCall, RayReplica
 from redecode.optimizer.placement.cluster.reading import with_priority
-from redecode.replay.simulator.views import CallView
 
 _POLL_S = 0.5
 _CONNECT_S, _ANSWER_S = 5.0, 1800.0
@@ -39,8 +38,8 @@ class Backend(ABC):
         """Begin; when it returns, calls can come."""
 
     @abstractmethod
-    def answer(self, call: Any) -> AsyncIterator[Any]:
-        """(status, headers), then the body in parts. `call` is a `RayCall`."""
+    def answer(self, call: RayCall) -> AsyncIterator[Any]:
+        """(status, headers), then the body in parts."""
 
     @abstractmethod
     async def check(self) -> None:
@@ -68,9 +67,9 @@ class PacedReplica(Backend):
     async def check(self) -> None:
         """It can always go on."""
 
-    async def answer(self, call: Any) -> AsyncIterator[Any]:
+    async def answer(self, call: RayCall) -> AsyncIterator[Any]:
         """As long as the engine would take."""
-        view: CallView = call.view
+        view = call.view
         chat = call.path.endswith("/chat/completions")
         parts = paced_answer(self._engine, view, chat=chat, stream=call.stream, priority=call.priority)
         try:
@@ -115,7 +114,7 @@ class EndpointReplica(Backend):
         found.engine(self._spec.engine)
         self._poll = asyncio.get_running_loop().create_task(self._ask())
 
-    async def answer(self, call: Any) -> AsyncIterator[Any]:
+    async def answer(self, call: RayCall) -> AsyncIterator[Any]:
         """What the server answers."""
         assert self._session is not None
         body = call.body

@@ -5,15 +5,14 @@ of them: which kind each is (`record_replica_metadata`), what its engine says (`
 second), and what was sent there, counted here. One handle per cluster: routers of several handles would not see each
 other's calls.
 
-A call is the first argument of the request: `RayCall`. Serve may ask again for a call that could not be delivered: the
-first answer is then taken back.
+A call is the first argument of the request: a `RayCall`. Serve may ask again for a call that could not be delivered:
+the first answer is then taken back.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -24,36 +23,12 @@ from redecode.optimizer.placement.cluster.live import LiveReplica
 from redecode.optimizer.placement.cluster.placing import Placed, Placing, sent_prefixes
 from redecode.optimizer.placement.cluster.prefixes import Prefixes
 from redecode.optimizer.placement.cluster.prometheus import Load
-from redecode.optimizer.placement.cluster.ray_spec import RaySpec, unpack
+from redecode.optimizer.placement.cluster.ray_spec import RANK, RayCall, RaySpec, show_placing, unpack
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.views import CallView, State
 from redecode.tracer.clock import Clock
 
-RANK = "redecode_rank"
-"""In a replica's metadata."""
 _MANY = 100_000
-
-PLACINGS: dict[str, Placing] = {}
-"""Of this process, by application: for the front to show."""
-
-
-@dataclass(slots=True)
-class RayCall:
-    """What a replica is sent.
-
-    Attributes:
-        priority: the router's; set on the way.
-        path, body, headers: as the caller sent them.
-        stream: the caller wants a stream.
-    """
-
-    view: CallView
-    path: str
-    body: bytes
-    headers: dict[str, str]
-    stream: bool
-    priority: int = 0
-    own_priority: bool = False
 
 
 class PolicyRouter(RequestRouter):  # type: ignore[misc]
@@ -74,9 +49,8 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         assert spec.router is not None
         self._spec = spec
         since = SinceStart(Clock.start(), spec.began_ns)
-        self.placing = PLACINGS[spec.name] = Placing(
-            spec.router, now_s or since.now_s, later or self._later, why=spec.why, prefixes=prefixes
-        )
+        self.placing = Placing(spec.router, now_s or since.now_s, later or self._later, why=spec.why, prefixes=prefixes)
+        show_placing(spec.name, self.placing)
         self._known: dict[ReplicaID, LiveReplica] = {}
         self._ids: dict[int, ReplicaID] = {}
         self._placed: dict[tuple[ReplicaID, str], Placed] = {}
@@ -101,7 +75,7 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
                 known = self.placing.add(engine, replica.replica_id.unique_id, ready=True)
                 self._known[replica.replica_id] = known
                 self._ids[known.number] = replica.replica_id
-            known.load = _load(replica.routing_stats)
+            _tell(known, replica.routing_stats)
         there = {replica.replica_id for replica in replicas}
         for replica_id in [known for known in self._known if known not in there]:
             self._forget(replica_id)
@@ -121,7 +95,7 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         pending_request.routing_context.should_backoff = True
         for replica in candidate_replicas:  # what engines say comes with the replicas, without an update
             if (known := self._known.get(replica.replica_id)) is not None:
-                known.load = _load(replica.routing_stats)
+                _tell(known, replica.routing_stats)
         call: RayCall = pending_request.args[0]
         request_id = pending_request.metadata.internal_request_id
         self._take_back(request_id)
@@ -199,8 +173,8 @@ def _rank(replica: RunningReplica) -> int:
     return int(replica.replica_metadata.get(RANK, 0))
 
 
-def _load(stats: dict[str, Any]) -> Load | None:
-    """What a replica records; nothing at first."""
-    if "kv_used" not in stats:
-        return None
-    return Load(int(stats["running"]), int(stats["waiting"]), float(stats["kv_used"]))
+def _tell(known: LiveReplica, stats: dict[str, Any]) -> None:
+    """What a replica records, with what was there then; nothing at first."""
+    if "kv_used" in stats:
+        load = Load(int(stats["running"]), int(stats["waiting"]), float(stats["kv_used"]))
+        known.told(load, int(stats["outstanding"]), int(stats["outstanding_prompt_tokens"]))

@@ -13,13 +13,12 @@ from redecode.optimizer.placement.cluster.calls import SinceStart
 from redecode.optimizer.placement.cluster.live import LiveReplica
 from redecode.optimizer.placement.cluster.placing import sent_prefixes
 from redecode.optimizer.placement.cluster.prometheus import Load
-from redecode.optimizer.placement.cluster.ray_spec import RaySpec, unpack
+from redecode.optimizer.placement.cluster.ray_spec import RANK, RaySpec, unpack
 from redecode.replay.simulator.costs import PS
 from redecode.replay.simulator.views import Add, Remove, State
 from redecode.tracer.clock import Clock
 
 _log = logging.getLogger("redecode")
-_RANK = "redecode_rank"
 
 
 class PlannedScaling:
@@ -63,13 +62,13 @@ class PlannedScaling:
         said = _latest(ctx.raw_metrics)
         for replica_id in [known for known in self._views if known not in ctx.running_replicas]:
             del self._views[replica_id]
-        for replica_id in sorted(ctx.running_replicas, key=lambda r: said.get(r, {}).get(_RANK, 0.0)):
+        for replica_id in sorted(ctx.running_replicas, key=lambda r: said.get(r, {}).get(RANK, 0.0)):
             values = said.get(replica_id)
             view = self._views.get(replica_id)
             if view is None:
                 if values is None:
                     continue  # it has not said yet which it is
-                engine = self._spec.engine(int(values[_RANK]))
+                engine = self._spec.engine(int(values[RANK]))
                 view = self._starting.pop(0) if self._starting else self._new(engine, now_s)
                 view.engine, view.state, view.ready_s = engine, State.READY, now_s
                 self._views[replica_id] = view
@@ -77,7 +76,7 @@ class PlannedScaling:
                 view.outstanding = int(values["outstanding"])
                 view.outstanding_prompt_tokens = int(values["outstanding_prompt_tokens"])
                 if "kv_used" in values:
-                    view.load = Load(int(values["running"]), int(values["waiting"]), values["kv_used"])
+                    view.told(Load(int(values["running"]), int(values["waiting"]), values["kv_used"]))
         missing = max(0, int(ctx.target_num_replicas) - len(self._views))
         del self._starting[missing:]
         while len(self._starting) < missing:

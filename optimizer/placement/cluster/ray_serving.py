@@ -16,8 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from redecode.optimizer.placement.cluster.calls import Calls, SinceStart
 from redecode.optimizer.placement.cluster.errors import BadRequest, CallError, NoSuchModel
 from redecode.optimizer.placement.cluster.ray_replicas import backend
-from redecode.optimizer.placement.cluster.ray_router import PLACINGS, RANK, RayCall
-from redecode.optimizer.placement.cluster.ray_spec import unpack
+from redecode.optimizer.placement.cluster.ray_spec import RANK, RayCall, shown_placing, unpack
 from redecode.optimizer.placement.cluster.reading import read_call
 from redecode.optimizer.placement.cluster.shown import plain, plain_replica
 from redecode.tracer.clock import Clock
@@ -53,13 +52,15 @@ class Replicas:
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Serve's: every so often, for the router."""
+        own = {"outstanding": self._outstanding, "outstanding_prompt_tokens": self._prompt_tokens}
         load = self._backend.load
-        return {} if load is None else {"running": load.running, "waiting": load.waiting, "kv_used": load.kv_used}
+        if load is None:
+            return own
+        return {**own, "running": load.running, "waiting": load.waiting, "kv_used": load.kv_used}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's: every so often, for the autoscaling policy."""
-        own = {"outstanding": self._outstanding, "outstanding_prompt_tokens": self._prompt_tokens, RANK: self._rank}
-        return {name: float(value) for name, value in {**own, **self.record_routing_stats()}.items()}
+        return {name: float(value) for name, value in {RANK: self._rank, **self.record_routing_stats()}.items()}
 
     async def check_health(self) -> None:
         """Serve's: raises if the replica is to be started anew."""
@@ -131,7 +132,7 @@ class Front:
             self._calls.measured(asked, tokens)
 
     def _page(self, path: str, request: Request) -> Response:
-        placing = PLACINGS.get(self._spec.name)
+        placing = shown_placing(self._spec.name)
         if path.endswith("/v1/models"):
             names = dict.fromkeys(r.engine.model for r in self._spec.replicas)
             return JSONResponse(

@@ -14,9 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.placement.cluster.errors import ClusterError
-from redecode.optimizer.placement.cluster.placing import LastDecision
+from redecode.optimizer.placement.cluster.placing import LastDecision, Placing
 from redecode.replay.simulator.engine import Engine
-from redecode.replay.simulator.views import Provisioner, Router
+from redecode.replay.simulator.views import CallView, Provisioner, Router
+
+RANK = "redecode_rank"
+"""In a replica's metadata."""
+
+_placings: dict[str, Placing] = {}
+
+
+def show_placing(name: str, placing: Placing) -> None:
+    """Let this process's front show it. Here, and not in `ray_router`, of which Serve makes a copy with its globals."""
+    _placings[name] = placing
+
+
+def shown_placing(name: str) -> Placing | None:
+    """The placing of an application, if its router is in this process."""
+    return _placings.get(name)
 
 
 class RayMissing(ClusterError):
@@ -61,6 +76,26 @@ class RayReplica:
     endpoint: str | None = None
     model: Path | None = None
     vllm_args: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class RayCall:
+    """What a replica is sent.
+
+    Attributes:
+        priority: the router's; set on the way.
+        path, body, headers: as the caller sent them.
+        stream: the caller wants a stream.
+        own_priority: the caller gave one.
+    """
+
+    view: CallView
+    path: str
+    body: bytes
+    headers: dict[str, str]
+    stream: bool
+    priority: int = 0
+    own_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

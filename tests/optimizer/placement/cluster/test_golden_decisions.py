@@ -25,7 +25,7 @@ from redecode.optimizer.placement.cluster.http_cluster import HttpCluster
 from redecode.optimizer.placement.cluster.live import LiveReplica
 from redecode.optimizer.placement.cluster.placing import Placed, Placing
 from redecode.optimizer.placement.cluster.prometheus import Load
-from redecode.optimizer.placement.cluster.ray_spec import RayReplica, RaySpec, pack, unpack
+from redecode.optimizer.placement.cluster.ray_spec import RayCall, RayReplica, RaySpec, pack, unpack
 from redecode.optimizer.placement.cluster.reading import read_call
 from redecode.optimizer.placement.deadline import DeadlineRouter
 from redecode.optimizer.placement.estimates import Estimator
@@ -150,11 +150,10 @@ class Adapter:
     def show_loads(self, seen: tuple[Seen, ...]) -> None:
         for view, was in zip(self.placing.replicas, seen, strict=True):
             used = 1.0 - was.free_kv_blocks / view.engine.limits.kv_blocks
-            self.say(view, Load(was.running, was.waiting, used))
-            assert view.free_kv_blocks == was.free_kv_blocks
+            self.say(view, Load(was.running, was.waiting, used), was)
 
-    def say(self, view: LiveReplica, load: Load) -> None:
-        view.load = load
+    def say(self, view: LiveReplica, load: Load, was: Seen) -> None:
+        view.told(load, was.outstanding, was.outstanding_prompt_tokens)
 
     def prefixes(self, _: Engine) -> Shown:
         self.shown.append(Shown())
@@ -223,17 +222,16 @@ class OnRay(Adapter):
         self.asked: dict[int, asyncio.Task[Any]] = {}
         self.pending: list[Any] = []
 
-    def say(self, view: LiveReplica, load: Load) -> None:
+    def say(self, view: LiveReplica, load: Load, was: Seen) -> None:
+        super().say(view, load, was)  # what waits is asked after without new statistics
         self.replicas[view.number].routing_stats = {
             "running": load.running, "waiting": load.waiting, "kv_used": load.kv_used,
+            "outstanding": was.outstanding, "outstanding_prompt_tokens": was.outstanding_prompt_tokens,
         }  # fmt: skip
-        view.load = load  # what waits is asked after without new statistics
 
     async def come(self, call: CallView) -> None:
         from ray.serve._private.common import RequestMetadata
         from ray.serve.request_router import PendingRequest
-
-        from redecode.optimizer.placement.cluster.ray_router import RayCall
 
         body, headers = request(call)
         payload = RayCall(view=call, path="/v1/completions", body=body, headers=headers, stream=False)
