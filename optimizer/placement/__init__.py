@@ -1,4 +1,12 @@
-"""Placement: profiler, latency budgets, router, provisioner and cluster, compared with Ray Serve.
+"""Placement: which replica serves an FM call, in what order, and how many replicas there are, for an SLO of whole runs.
 
-Nothing lives here yet.
+work.py           what calls ask of an engine, and its pace at a load
+beliefs.py        what may be expected of a call: by step, from recorded runs
+estimates.py      l_est = l_x + l_q + l_r, and the chance to meet a deadline
+decisions.py      what was decided, and why; kept only if asked
+simple.py         round robin, least outstanding, shortest expected delay, prefix affinity
+serve_router.py   Ray Serve's power of two choices
+deadline.py       ours; committed.py: what runs that have begun will still ask for
+
+The policies are the simulator's `Router` and `Provisioner`: what runs simulated runs live.
 """

@@ -1,0 +1,188 @@
+"""Engines and runs for `benchmarks/placement.py`. Engines are made up; each workload says where it is from."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from redecode.optimizer.placement.beliefs import Beliefs, works_of
+from redecode.optimizer.placement.work import Model
+from redecode.replay.simulator.costs import PS, StepCosts, to_ps
+from redecode.replay.simulator.engine import Engine
+from redecode.replay.simulator.rows import Limits
+from redecode.replay.simulator.workload import Call, Shape, Workload, chain, single
+
+BLOCK = 64
+
+
+def made_up_engine(hardware: str, slower: float, usd_per_hour: float, *, by_priority: bool, calls: int = 64) -> Engine:
+    """An 8B-like model on this hardware: `slower` times the steps of the fastest."""
+    costs = StepCosts(
+        step=to_ps(7e-3 * slower), prefill_token=to_ps(2.2e-5 * slower), prefill_pair=to_ps(2e-9 * slower),
+        prefill_call=to_ps(2e-4 * slower), decode=to_ps(1.2e-4 * slower), context_token=to_ps(6e-8 * slower),
+        gap=to_ps(8e-4), gap_row=to_ps(1e-5),
+    )  # fmt: skip
+    return Engine(
+        costs=costs,
+        limits=Limits(
+            max_num_seqs=calls, token_budget=2048, kv_blocks=round(400_000 / BLOCK / slower**0.5), block_size=BLOCK,
+            by_priority=by_priority,
+        ),
+        hardware=hardware, before_ps=to_ps(4e-3), after_ps=to_ps(1e-3), cold_start_ps=to_ps(40.0),
+        cost_per_s=usd_per_hour / 3600,
+    )  # fmt: skip
+
+
+def pools(*, by_priority: bool) -> dict[str, list[Engine]]:
+    """Equal replicas, and unequal ones."""
+    fast = made_up_engine("fast", 1.0, 4.0, by_priority=by_priority)
+    middle = made_up_engine("middle", 2.0, 1.8, by_priority=by_priority)
+    slow = made_up_engine("slow", 5.0, 0.7, by_priority=by_priority)
+    return {"equal": [fast] * 4, "unequal": [fast, fast, middle, middle, slow, slow]}
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Runs to draw from.
+
+    Attributes:
+        known: other runs of the same kind: what was recorded before, and all that policies may learn from.
+        deadlines: by name of the shape, ps.
+    """
+
+    name: str
+    source: str
+    shapes: tuple[Shape, ...]
+    known: tuple[Shape, ...]
+    deadlines: dict[str, int]
+
+
+def sessions(rng: random.Random, count: int, *, scale: float = 1 / 16) -> list[Shape]:
+    """Turns of coding agents; see `mix_sessions`."""
+    out = []
+    for _ in range(count):
+        calls = 1
+        while rng.random() > 1 / 7.83 and calls < 16:
+            calls += 1
+        shared = rng.randrange(6)
+        tokens = max(BLOCK * 4, int(rng.lognormvariate(10.6, 0.7) * scale))
+        parts, gaps, own = [], [], 0
+        for place in range(calls):
+            prompt = tokens if not place else tokens + max(8, int(rng.lognormvariate(7.6, 1.2) * scale))
+            output = max(2, int(rng.lognormvariate(5.9, 0.85) / 4))
+            tokens = min(prompt + output, 24_000)
+            blocks = tokens // BLOCK
+            hashes = [shared * 4096 + b for b in range(min(4, blocks))]
+            own = blocks - len(hashes)
+            hashes += [-b - 1 for b in range(own)]
+            parts.append(
+                Call(
+                    step=f"run/agent@{place}/chat",
+                    prompt_tokens=min(prompt, 23_000),
+                    output_tokens=output,
+                    hashes=tuple(hashes),
+                )
+            )
+            gaps.append(to_ps(min(20.0, rng.lognormvariate(-1.0, 1.3))) if place else 0)
+        out.append(replace(chain(parts, gaps), name="coder"))
+    return out
+
+
+def chats(rng: random.Random, count: int) -> list[Shape]:
+    """Single calls with a person waiting: short and long ones."""
+    out = []
+    for _ in range(count):
+        prompt = min(8000, int(rng.lognormvariate(6.6, 0.9)) + 64)
+        output = min(1500, int(rng.lognormvariate(4.8, 0.8)) + 2)
+        shared = rng.randrange(4)
+        hashes = tuple(900_000 + shared * 8 + b for b in range(min(6, prompt // BLOCK)))
+        call = Call(step="run/answer@1/chat", prompt_tokens=prompt, output_tokens=output, hashes=hashes)
+        out.append(replace(single(call), name="chat"))
+    return out
+
+
+def _drawn_call(rng: random.Random, step: str, prompt: tuple[float, float], output: tuple[float, float]) -> Call:
+    return Call(
+        step=step,
+        prompt_tokens=int(rng.lognormvariate(*prompt)) + 16,
+        output_tokens=int(rng.lognormvariate(*output)) + 2,
+    )
+
+
+def fan_outs(rng: random.Random, count: int) -> list[Shape]:
+    """A plan, then two to eight calls side by side, then a summary of all."""
+    out = []
+    for _ in range(count):
+        width, gap = rng.randint(2, 8), to_ps(0.02)
+        plan = _drawn_call(rng, "run/plan@1/chat", (6.5, 0.5), (4.3, 0.6))
+        side = [_drawn_call(rng, "run/work@2/chat", (7.2, 0.6), (4.9, 0.9)) for _ in range(width)]
+        end = replace(
+            _drawn_call(rng, "run/summary@3/chat", (5.0, 0.1), (5.0, 0.5)),
+            prompt_tokens=300 + sum(c.output_tokens for c in side),
+        )
+        out.append(
+            Shape(
+                calls=(plan, *side, end),
+                first=((0, 0),),
+                after=(tuple((i + 1, gap) for i in range(width)), *(((width + 1, gap),) for _ in side), ()),
+                waits=(1, *(1 for _ in side), width),
+                last={width + 1: 0},
+                name="research",
+            )
+        )
+    return out
+
+
+def alone_s(shape: Shape, engine: Engine, beliefs: Beliefs) -> float:
+    """About how long a run takes alone on this engine."""
+    model = Model(engine, beliefs.typical[""])
+    speed = model.speed(1)
+    works = works_of(shape, engine.limits.block_size)
+    ends: list[float] = [0.0] * len(shape.calls)
+    ready = [0.0] * len(shape.calls)
+    for place, gap in shape.first:
+        ready[place] = gap / PS
+    left = list(shape.waits)
+    for place, _ in shape.first:
+        left[place] -= 1
+    todo = [p for p, n in enumerate(left) if not n]
+    while todo:
+        place = todo.pop()
+        ends[place] = ready[place] + speed.time_s(works[place])
+        for after, gap in shape.after[place]:
+            ready[after] = max(ready[after], ends[place] + gap / PS)
+            left[after] -= 1
+            if not left[after]:
+                todo.append(after)
+    return max([shape.least / PS, *(ends[p] + g / PS for p, g in shape.last.items())])
+
+
+def deadlines_for(shapes: Sequence[Shape], engine: Engine, factors: dict[str, float]) -> dict[str, int]:
+    """One SLO for each agent: a multiple of the 95th percentile of its runs alone on the fastest engine."""
+    beliefs = Beliefs(shapes, [engine])
+    out = {}
+    for name, factor in factors.items():
+        times = sorted(alone_s(s, engine, beliefs) for s in shapes if s.name == name)
+        out[name] = to_ps(factor * times[int(0.95 * (len(times) - 1))])
+    return out
+
+
+def capacity(engines: Sequence[Engine], known: Sequence[Shape]) -> float:
+    """About how many runs a second these engines could end."""
+    beliefs = Beliefs(known, engines)
+    calls = sum(len(s.calls) for s in known) / len(known)
+    return sum(Model(e, beliefs.typical[""]).most_per_s() for e in engines) / calls
+
+
+def drawn(mix: Mix, rate: float, runs: int, seed: int) -> Workload:
+    """So many runs of a mix, beginning as a Poisson process."""
+    rng = random.Random(f"{mix.name}/{seed}")
+    at, begins, which = 0.0, array("q"), array("l")
+    for _ in range(runs):
+        at += rng.expovariate(rate)
+        begins.append(to_ps(at))
+        which.append(rng.randrange(len(mix.shapes)))
+    limits = array("q", [mix.deadlines[mix.shapes[i].name] for i in which])
+    return Workload(mix.shapes, begins, which, limits)
