@@ -75,11 +75,12 @@ class PacedEngine(Sink):
         row = Row(number, prompt_tokens, output_tokens, tuple(hashes[: prompt_tokens // self._block]), priority)
         self._catch_up()
         self._replica.arrive(row, self._now())
-        first = await told.get()
-        yield first
-        last = first if first.tokens == output_tokens else await told.get()
+        paced = await told.get()
+        if paced.tokens < output_tokens:
+            yield paced
+            paced = await told.get()
         await asyncio.sleep(self.engine.after_ps / PS)
-        yield last
+        yield paced
 
     def load(self) -> Load:
         """As vLLM's metrics would say."""
@@ -139,10 +140,7 @@ class PacedEngine(Sink):
         output = self._outputs.pop(row.call)
         cached = self._cached.pop(row.call, 0)
         if told is not None:
-            if output == 1:
-                told.put_nowait(Paced(1, cached))
-            else:
-                told.put_nowait(Paced(output, cached))
+            told.put_nowait(Paced(output, cached))
 
     def _first(self, call: int) -> None:
         told = self._told.get(call)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -137,8 +138,8 @@ class RayCluster:
             return
         # Short: Ray puts sockets below it, whose paths must have less than 108 bytes.
         self._temp = Path(tempfile.mkdtemp(prefix="rd-ray-"))
-        # A CPU for each replica, and some for Serve itself; how many there really are is the operating system's care.
-        cpus = max(1, int(self._cpus * self._most + 0.999)) + 2
+        # For the replicas; Serve itself asks for none. How many there really are is the operating system's care.
+        cpus = max(1, ceil(self._cpus * self._most))
         ray.init(
             address="local",
             num_cpus=cpus,

@@ -64,12 +64,21 @@ def ray_installed() -> None:
         pytest.skip("Ray Serve is not installed here")
 
 
-@pytest.fixture
-def unused_port() -> int:
-    """A port nobody listens on now."""
+def a_port() -> int:
+    """One nobody listens on now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def unused_port() -> int:
+    return a_port()
+
+
+@pytest.fixture(scope="module")
+def unused_port_of_module() -> int:
+    return a_port()
 
 
 @pytest.fixture
