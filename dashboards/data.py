@@ -21,6 +21,8 @@ from redecode.replay.analysis.aggregate import Aggregate, aggregate_stored
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
 from redecode.replay.batch import LABEL
+from redecode.replay.simulator.catalogue import profiles_in
+from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
 from redecode.tracer.store import Answer, CallTimes, RunColumns
 
@@ -192,6 +194,15 @@ class Source:
             ("profiles", agent, without),
             lambda opened: stored_profiles(opened, agent=agent, without=without, limit=_PROFILED),
         )
+
+    def engine_profiles(self) -> list[EngineProfile]:
+        """The engine profiles of the store; a published dataset has none.
+
+        Raises:
+            SimulationError: one cannot be read; names the file.
+        """
+        root = Path(self.location)
+        return profiles_in(root) if root.is_dir() else []
 
     def summed(self, run_ids: tuple[str, ...], slo_s: float | None) -> Aggregate:
         """Where the time of these runs together went."""

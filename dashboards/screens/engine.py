@@ -1,15 +1,17 @@
-"""What FM calls take on their engine: quantiles, prefill and decode against tokens, load, prefix reuse."""
+"""What FM calls take on their engine, prefix reuse, load; and the engine profiles with how well they are met."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
-from redecode.dashboards import shell
+from redecode.dashboards import fits, shell
 from redecode.dashboards.calls import Line, by_model, decode_points, in_flight, line_through, prefill_points
-from redecode.dashboards.data import CALLS_OF
+from redecode.dashboards.data import CALLS_OF, Source
 from redecode.dashboards.words import DASH, duration, share, time_format, visible
 from redecode.replay.analysis.profiles import Quantiles
+from redecode.replay.simulator.errors import SimulationError
+from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer.store import CallTimes
 
 _MOST_POINTS = 3000
@@ -18,6 +20,11 @@ _MOST_POINTS = 3000
 def show() -> None:
     """Draw it."""
     here = shell.current()
+    _calls(here)
+    _profiles(here)
+
+
+def _calls(here: Source) -> None:
     everything = here.runs()
     if not len(everything):
         shell.no_runs()
@@ -139,6 +146,67 @@ def _load(calls: list[CallTimes]) -> None:
         alt="FM calls in flight over time",
     )
     st.caption(f"At most {most} at once, of the runs looked at.")
+
+
+def _profiles(here: Source) -> None:
+    """The engine models that simulations run on."""
+    st.markdown("##### Engine profiles")
+    try:
+        profiles = here.engine_profiles()
+    except SimulationError as error:
+        st.error(visible(str(error)), title="A profile cannot be read")
+        return
+    if not profiles:
+        st.caption("None yet: `redecode profile --engine URL` measures one, `redecode profile --from-store` fits one.")
+        return
+    st.dataframe(fits.listed(profiles), hide_index=True, alt="Engine profiles of this store")
+    keys = {p.key: p for p in profiles}
+    key = profiles[0].key
+    if len(profiles) > 1:
+        key = st.selectbox("Profile", list(keys), key="profile", bind="query-params") or key
+    chosen = keys[key]
+    left, right = st.columns(2)
+    with left:
+        st.markdown("###### Steps: measured against predicted")
+        _fit(chosen)
+    with right:
+        st.markdown("###### Residuals by kind of step")
+        st.dataframe(fits.residuals(chosen), hide_index=True, alt="Residuals by kind of step")
+        st.dataframe(fits.parts(chosen), hide_index=True, alt="What a step is made of")
+    st.caption(fits.words(chosen))
+
+
+def _fit(profile: EngineProfile) -> None:
+    data = fits.points(profile)
+    if not data["kind"]:
+        st.caption("This profile keeps no steps; measure it again.")
+        return
+    ends = [min(data["measured"] + data["predicted"]), max(data["measured"] + data["predicted"])]
+    scale, legend = {"type": "log", "domain": ends}, {"orient": "bottom", "columns": 2, "title": None}
+    layers: list[dict[str, Any]] = [
+        {
+            "mark": {"type": "point", "size": 18, "opacity": 0.6},
+            "encoding": {
+                "x": {"field": "measured", "type": "quantitative", "title": "measured, ms", "scale": scale},
+                "y": {"field": "predicted", "type": "quantitative", "title": "predicted, ms", "scale": scale},
+                "color": {"field": "kind", "type": "nominal", "legend": legend},
+                "tooltip": [
+                    {"field": "kind"}, {"field": "measured", "format": ".2f"}, {"field": "predicted", "format": ".2f"},
+                    {"field": "error", "format": "+.1%"},
+                ],
+            },
+        },
+        {
+            "data": {"values": [{"measured": end, "predicted": end} for end in ends]},
+            "mark": {"type": "line", "color": "#94a3b8", "strokeDash": [6, 4]},
+            "encoding": {
+                "x": {"field": "measured", "type": "quantitative"}, "y": {"field": "predicted", "type": "quantitative"},
+            },
+        },
+    ]  # fmt: skip
+    st.vega_lite_chart(data, {"layer": layers}, height=360, alt="Measured against predicted time of steps")
+    fit = "" if profile.r2 is None else f" The fit explains {profile.r2:.1%} of the variance of the steps' times."
+    st.caption(f"On the dashed line both are equal.{fit}")
 
 
 shell.page(show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redecode.dashboards.calls import by_model, decode_points, in_flight, line_through, prefill_points
+from redecode.dashboards.fits import points
+from redecode.replay.simulator.catalogue import keep
+from redecode.replay.simulator.profile import Sampled
 from redecode.tracer import Store
 from redecode.tracer.store import CallTimes
-from tests.dashboards.conftest import App
+from tests.dashboards.conftest import HOSTILE_NAME, App
+from tests.replay.simulator.made import made_profile
 
 CALL = CallTimes(
     run_id="r", span_id="s", step_key="k", model="m", sent_ns=0, first_chunk_ns=None, done_ns=100, input_tokens=10,
@@ -29,6 +34,32 @@ def test_calls_are_summed_up_by_fm(open_page: App, filled: Path) -> None:
     assert sum(rows["sampled tokens"]) == sum(r.tokens for r in runs)
     at = open_page(filled, "engine", **{"from": "replays"})
     assert sum(at.dataframe[0].value["calls"]) == 2
+
+
+def test_engine_profiles_are_shown_with_their_residuals(open_page: App, filled: Path, tmp_path: Path) -> None:
+    at = open_page(filled, "engine")
+    assert any("redecode profile --engine URL" in c.value for c in at.caption)
+    store = tmp_path / "with profiles"
+    shutil.copytree(filled, store)
+    steps = (
+        Sampled(kind="decode, 1 call", measured_ms=8.0, predicted_ms=8.4),
+        Sampled(kind="prefill, up to 64 tokens", measured_ms=30.0, predicted_ms=27.0),
+    )
+    m = keep(store, made_profile(HOSTILE_NAME, sample=steps, r2=0.97, cold_start_s=12.5)).profile
+    n = keep(store, made_profile("n", left_out={"strange": 3}, sample=steps)).profile
+    at = open_page(store, "engine", profile=m.key)
+    listed, residuals, parts = (d.value for d in at.dataframe[-3:])
+    assert list(listed["profile"]) == [m.key, n.key]
+    assert list(listed["cold start"]) == ["12.50 s", "–"]
+    assert list(residuals["|error| p50"]) == ["1.0%"]
+    assert dict(zip(parts["takes"], parts["µs"], strict=True))["a step"] == 8000
+    assert any("explains 97.0%" in c.value for c in at.caption)
+    at = open_page(store, "engine", profile=n.key)
+    assert any("3 steps were left out: strange" in c.value for c in at.caption)
+    assert points(m)["error"] == pytest.approx([0.05, -0.1])
+    (store / "profiles" / f"{m.key}.json").write_text("{")
+    at = open_page(store, "engine")
+    assert "is no engine profile" in at.error[0].value
 
 
 def test_cached_tokens_are_not_prefilled() -> None:
