@@ -16,7 +16,9 @@ from redecode.cli import (
     doctor,
     engine,
     export,
+    front,
     import_,
+    place,
     profile,
     record,
     replay,
@@ -65,10 +67,12 @@ whatif.register(app)
 tune.register(app)
 profile.register(app)
 simulate.register(app)
+place.register(app)
 dashboard.register(app)
 export.register(app)
 import_.register(app)
 app.add_typer(store.app, name="store")
+front.register(app)
 doctor.register(app)
 
 

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -165,6 +166,19 @@ class Call(InFlight):
         self.captured = wire.Captured(whole_logprobs=body.get("logprobs") not in (None, False))
         self._cut = False
         self._refused: str | None = None
+
+    def sending(self, request: Any) -> None:
+        """A vLLM, which may be a cluster of them, is also told what a router can go by; nobody else is."""
+        if self.engine.vllm:
+            run = self.span.root.event.attributes
+            told = {c.RUN_HEADER: self.span.run_id, c.STEP_HEADER: quote(self.span.step_key)}
+            told[c.AGENT_HEADER] = quote(str(run.get(c.AGENT_NAME) or ""))
+            if (slo_s := run.get(c.SLO)) is not None:
+                told[c.SLO_HEADER] = f"{slo_s:g}"
+            for name, value in told.items():
+                if name not in request.headers:
+                    request.headers[name] = value
+        super().sending(request)
 
     @property
     def streams(self) -> bool:

@@ -10,15 +10,14 @@ import asyncio
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from redecode.optimizer.placement.cluster.calls import Calls, SinceStart, Time
 from redecode.optimizer.placement.cluster.errors import BadReplica, CallError
-from redecode.optimizer.placement.cluster.http_engine import Found, find
+from redecode.optimizer.placement.cluster.http_engine import Found, find, root_of
 from redecode.optimizer.placement.cluster.live import LiveReplica
-from redecode.optimizer.placement.cluster.placing import LastDecision, Placed, Placing, sent_prefixes
+from redecode.optimizer.placement.cluster.placing import Choice, LastDecision, Placed, Placing, sent_prefixes
 from redecode.optimizer.placement.cluster.prefixes import Prefixes
 from redecode.optimizer.placement.cluster.prometheus import read_metrics
 from redecode.optimizer.placement.cluster.reading import Asked
@@ -41,6 +40,7 @@ class HttpCluster:
         start_s: how long a replica may take to start.
         answer_s: how long an engine may be silent in a call.
         why: what the router was given as its log.
+        on_choice: told what became of each call at the router.
         time, later, prefixes: if not this machine's clock, this loop's timers, and our own beliefs.
     """
 
@@ -54,13 +54,16 @@ class HttpCluster:
         start_s: float = 600.0,
         answer_s: float = 1800.0,
         why: LastDecision | None = None,
+        on_choice: Callable[[Choice], None] | None = None,
         time: Time | None = None,
         later: Callable[[float, Callable[[], None]], object] | None = None,
         prefixes: Callable[[Engine], Prefixes] = sent_prefixes,
     ) -> None:
         self.time = time or SinceStart.now()
         self.calls = Calls(self.time, slo_s)
-        self.placing = Placing(router, self.time.now_s, later or self._later, why=why, prefixes=prefixes)
+        self.placing = Placing(
+            router, self.time.now_s, later or self._later, why=why, prefixes=prefixes, on_choice=on_choice
+        )
         self.api_key = api_key
         self.found: dict[int, Found] = {}
         self._poll_s, self._start_s = poll_s, start_s
@@ -208,14 +211,7 @@ class HttpCluster:
     # --- how they are ----------------------------------------------------------------------
 
     def _root(self, url: str) -> str:
-        root = url.rstrip("/").removesuffix("/v1")
-        try:
-            parts = urlsplit(root)
-            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            fits = False
-        if not fits:
-            raise BadReplica(f"{url!r} is no http:// or https:// URL of a replica")
+        root = root_of(url)
         if any(r.name == root for r in self.placing.replicas):
             raise BadReplica(f"{root} is a replica already")
         return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -78,6 +79,23 @@ class Found:
 
 def _first(*values: Any, other: bool) -> bool:
     return bool(next((v for v in values if v is not None), other))
+
+
+def root_of(url: str) -> str:
+    """The URL of a server without its `/v1`.
+
+    Raises:
+        BadReplica: that is none.
+    """
+    root = url.rstrip("/").removesuffix("/v1")
+    try:
+        parts = urlsplit(root)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise BadReplica(f"{url!r} is no http:// or https:// URL of a replica")
+    return root
 
 
 async def find(session: aiohttp.ClientSession, url: str, *, timeout_s: float = 10.0) -> Found:

@@ -119,7 +119,7 @@ class RayCluster:
                 raise ClusterError(f"Ray Serve did not start the cluster: {error}") from error
 
     def stop(self) -> None:
-        """End the cluster, and Ray if it was started here."""
+        """End the cluster, and Ray if it was started here. Does nothing the second time."""
         try:
             ray, serve = load_ray()
         except RayMissing:
