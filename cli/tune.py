@@ -82,6 +82,15 @@ def tune(
     sampler: Annotated[
         str, typer.Option(help="tpe, tpe-default, tpe-multivariate, nsga2 or random.", **_STUDY)
     ] = "tpe",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="URL that $OPENAI_BASE_URL has for the agent; by default what it has already, else the engine started "
+            "in this store.",
+            metavar="URL",
+            **_STUDY,
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes that evaluate; 0: this one (for a debugger).", min=0, **_STUDY)
     ] = 1,
@@ -151,6 +160,7 @@ def tune(
                 timeout_s=run_timeout,
                 memo=memo,
                 live_tools=live_tool or (),
+                engine=engine,
                 resume=resume,
                 studies=studies,
                 stop_file=kill_switch,

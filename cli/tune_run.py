@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from redecode.optimizer.spec import Price, load
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, prepare
+from redecode.replay.engine import status
 from redecode.tracer import Clock, Store
 
 
@@ -56,6 +58,7 @@ class Asked:
     timeout_s: float
     memo: bool
     live_tools: Sequence[str]
+    engine: str | None
     resume: str | None
     studies: str | None
     stop_file: Path | None
@@ -65,6 +68,7 @@ class Asked:
 def tune(asked: Asked, *, as_json: bool) -> None:
     """Search, decide, report; ends the program with what the verdict says."""
     store = Store(asked.path)
+    _name_engine(asked)
     spec = load(asked.reference)
     runs = store.runs()
     storage = opened(asked.studies or place_of(store))
@@ -120,6 +124,17 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     else:
         _tell(tuned, written)
     raise typer.Exit(0 if tuned.decision.verdict is Verdict.PROMOTE else 1)
+
+
+def _name_engine(asked: Asked) -> None:
+    """Tell agents that ask the environment which engine to call."""
+    url = asked.engine
+    if url is None and not os.environ.get("OPENAI_BASE_URL"):
+        state = status(asked.path / "engine").state
+        url = None if state is None else state.base_url
+    if url is not None:
+        os.environ["OPENAI_BASE_URL"] = f"{url.rstrip('/').removesuffix('/v1')}/v1"
+        os.environ.setdefault("OPENAI_API_KEY", "none")  # the client wants one, the engine does not
 
 
 def _evaluates(asked: Asked, prepared: Prepared) -> Evaluates:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from typing_extensions import is_typeddict
 
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.knobs import Choice, Fixed, Knob, Range, label
@@ -90,7 +91,7 @@ def fields_of(schema: Any) -> Iterator[SchemaField]:
         for f in dataclasses.fields(schema):
             made = f.default_factory() if f.default_factory is not _MISSING else f.default
             defaults[f.name] = made
-    elif not typing.is_typeddict(schema):
+    elif not is_typeddict(schema):
         raise BadSpec(f"the context schema {_name(schema)} is no pydantic model, dataclass or TypedDict")
     for name, hint in hints.items():
         marks: tuple[Any, ...] = ()
@@ -157,7 +158,7 @@ def made(schema: Any, values: Mapping[str, Any]) -> Any:
         return None
     known = {f.name for f in fields_of(schema)}
     given = {k: v for k, v in values.items() if k in known}
-    if typing.is_typeddict(schema):
+    if is_typeddict(schema):
         return given
     try:
         return schema(**given)

@@ -70,7 +70,7 @@ def breaks_slo(outcomes: Sequence[Outcome], goals: Goals) -> str | None:
     if bound <= goals.allowed:
         return None
     return (
-        f"{misses} of {len(outcomes)} runs missed the SLO: at least {bound:.0%} do, {goals.allowed:.0%} may (95 % sure)"
+        f"{misses} of {len(outcomes)} runs missed the SLO: at least {bound:.1%} do, {goals.allowed:.1%} may (95 % sure)"
     )
 
 

@@ -19,6 +19,7 @@ from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
 from redecode.optimizer.promotion.statistics import (
     ALPHA,
     LEAST_CLUSTERS,
+    RESAMPLES,
     Effect,
     holm,
     p_rate_above,
@@ -147,6 +148,7 @@ def decide(
     incumbent: str = "incumbent",
     margins: Margins | None = None,
     seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Decision:
     """The verdict on finalists that ran on the same cases as the incumbent, in the same order.
 
@@ -162,7 +164,7 @@ def decide(
         return Decision(
             verdict=Verdict.KEEP, chosen=None, more=None, pairs=len(base), incumbent=known, why=why, margins=allowed
         )
-    tests = {name: _tests(base, lanes[name], clusters, goals, allowed, seed) for name in names}
+    tests = {name: _tests(base, lanes[name], clusters, goals, allowed, seed, resamples) for name in names}
     adjusted = holm([tests[name].p for name in names])
     compared = [
         _judged(name, tests[name], p, lanes[name], goals, allowed) for name, p in zip(names, adjusted, strict=True)
@@ -198,6 +200,7 @@ def _tests(
     goals: Goals,
     margins: Margins,
     seed: int,
+    resamples: int,
 ) -> _Tests:
     scored = [i for i, (a, b) in enumerate(zip(lane, base, strict=True)) if a.loss is not None and b.loss is not None]
     effects = {
@@ -207,15 +210,22 @@ def _tests(
             [clusters[i] for i in scored],
             seed=seed,
             shrink=1.0,
+            resamples=resamples,
         ),
         "cost": paired(
-            [goals.cost(o) for o in lane], [goals.cost(o) for o in base], clusters, seed=seed + 1, of=ratio_of_sums
+            [goals.cost(o) for o in lane],
+            [goals.cost(o) for o in base],
+            clusters,
+            seed=seed + 1,
+            of=ratio_of_sums,
+            resamples=resamples,
         ),
         "latency": paired(
             [math.log(max(o.seconds, 1e-9)) for o in lane],
             [math.log(max(o.seconds, 1e-9)) for o in base],
             clusters,
             seed=seed + 2,
+            resamples=resamples,
         ),
     }
     not_worse = {name: e.p_not_above(margins.of(name)) for name, e in effects.items()}

@@ -18,6 +18,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 ALPHA = 0.05
 RESAMPLES = 4000
+_AT_ONCE = 1_000_000  # draws held in memory
 LEAST_CLUSTERS = 10
 """Fewer say nothing, however equal they look."""
 
@@ -88,8 +89,13 @@ def paired(
         weights = np.append(weights, [0.5, 0.5])
     n = len(names)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n, weights / weights.sum(), size=resamples).astype(float)
-    totals = draws @ sums
+    edges = np.cumsum(weights / weights.sum())
+    totals = np.empty((resamples, 3))
+    some = max(1, _AT_ONCE // n)
+    for start in range(0, resamples, some):
+        count = min(some, resamples - start)
+        drawn = np.searchsorted(edges, rng.random((count, n)), side="right").clip(max=len(sums) - 1)
+        totals[start : start + count] = sums[drawn].sum(axis=1)
     resampled = of(totals[:, :2] / totals[:, 2:], totals)
     observed = (weights[:, None] * sums).sum(axis=0, keepdims=True)
     estimate = float(of(observed[:, :2] / observed[:, 2:], observed)[0])
@@ -134,7 +140,7 @@ def runs_for_rate(share: float, allowed: float, alpha: float = ALPHA, most: int 
     if share >= allowed:
         return None
     runs = np.arange(1, most + 1)
-    sure = stats.binom.cdf(np.floor(share * runs + 1e-9), runs, allowed) <= alpha
+    sure = stats.binom.cdf(np.round(share * runs), runs, allowed) <= alpha
     return int(runs[np.argmax(sure)]) if sure.any() else None
 
 

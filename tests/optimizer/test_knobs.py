@@ -1,0 +1,210 @@
+"""Knobs are read from any context schema; spaces are ordered, hashed, and know what matters."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.knobs import Choice, Fixed, Range, Space
+from redecode.optimizer.schema import fields_of, made, parse_fix, parse_knob
+from redecode.optimizer.spec import Spec, as_spec, load, space_of
+
+
+class Tone(enum.Enum):
+    WARM = "warm"
+    COLD = "cold"
+
+
+class Model(BaseModel):
+    wording: Literal["brief", "long"] = "brief"
+    stream: bool = False
+    tone: Tone = Tone.WARM
+    maybe: Literal["a"] | None = None
+    rounds: int = Field(default=2, ge=1, lt=6)
+    heat: Annotated[float, Field(ge=0, le=1, multiple_of=0.5)] = 0.5
+    rate: Annotated[float, Range(1e-4, 1, log=True)] = 0.1
+    free: float = 1.0
+    half_open: float = Field(default=1.0, ge=0)
+    name: str = "x"
+    left: Annotated[bool, Fixed()] = True
+    only: Annotated[int, Range(1, 3, when={"wording": ["long"]})] = 1
+
+
+@dataclass
+class Data:
+    wording: Literal["brief", "long"] = "brief"
+    rounds: Annotated[int, Field(ge=1, le=5)] = 2
+
+
+class Typed(TypedDict):
+    wording: Literal["brief", "long"]
+
+
+class Graph:
+    """As much of a compiled graph as a spec asks of one."""
+
+    name = "g"
+    nodes: tuple[str, ...] = ()
+
+    def __init__(self, schema: Any) -> None:
+        self.context_schema = schema
+
+    async def ainvoke(self, state: Any, config: Any, **context: Any) -> Any:
+        return state
+
+
+def knobs(schema: Any) -> dict[str, str]:
+    return {f.name: str(k) for f in fields_of(schema) if (k := f.knob()) is not None}
+
+
+def test_fields_that_can_be_listed_or_are_bounded_are_knobs() -> None:
+    assert knobs(Model) == {
+        "wording": "{brief, long}",
+        "stream": "{False, True}",
+        "tone": "{warm, cold}",
+        "maybe": "{a, None}",
+        "rounds": "1 to 5",
+        "heat": "0 to 1, step 0.5",
+        "rate": "0.0001 to 1, log",
+        "only": "1 to 3",
+    }
+
+
+def test_dataclasses_and_typed_dicts_are_context_schemas_too() -> None:
+    assert knobs(Data) == {"wording": "{brief, long}", "rounds": "1 to 5"}
+    assert knobs(Typed) == {"wording": "{brief, long}"}
+    assert made(Data, {"rounds": 3, "other": 1}) == Data(rounds=3)
+    assert made(Typed, {"wording": "long"}) == {"wording": "long"}
+
+
+def test_the_graph_gets_the_values_the_study_the_labels() -> None:
+    space, incumbent = space_of(as_spec(Graph(Model), "g"))
+    assert incumbent["tone"] == "warm" and "only" not in incumbent
+    context = made(Model, space.decoded({**incumbent, "tone": "cold", "rounds": 4}))
+    assert context.tone is Tone.COLD and context.rounds == 4
+
+
+def test_a_knob_that_does_not_matter_is_left_out_and_keeps_its_value() -> None:
+    space, _ = space_of(as_spec(Graph(Model), "g"))
+    brief = space.canonical({**space.base, "wording": "brief", "only": 3})
+    long = space.canonical({**space.base, "wording": "long", "only": 3})
+    assert "only" not in brief and long["only"] == 3
+    assert space.decoded({**brief, "only": 3})["only"] == 1
+
+
+def test_what_is_named_is_searched_and_nothing_else() -> None:
+    spec = as_spec(Graph(Model), "g")
+    space, incumbent = space_of(spec, knobs=[parse_knob("name=x,y"), parse_knob("rounds")], fixed={"stream": True})
+    assert dict(space.knobs) == {"name": Choice("x", "y"), "rounds": Range(1, 5, integer=True)}
+    assert incumbent == {"name": "x", "rounds": 2}
+    assert space.decoded(incumbent)["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"knobs": [parse_knob("nothing=1,2")]}, "no such field"),
+        ({"knobs": [parse_knob("name")]}, "what it may be is not known"),
+        ({"knobs": [parse_knob("name=y,z")]}, "takes {y, z}, not 'x'"),
+        ({"knobs": [parse_knob("rounds=5..9")]}, "not 2"),
+        ({"fixed": {"nothing": 1}}, "no such field"),
+        ({"knobs": [parse_knob("name=x,y")], "fixed": {"name": "x"}}, "has no knob"),
+    ],
+)
+def test_a_knob_that_makes_no_sense_is_refused(options: Any, said: str) -> None:
+    with pytest.raises(BadSpec, match=said):
+        space_of(as_spec(Graph(Model), "g"), **options)
+
+
+def test_knobs_of_the_command_line() -> None:
+    assert parse_knob("t=0..1") == ("t", Range(0, 1))
+    assert parse_knob("t=-1..1:0.5") == ("t", Range(-1, 1, step=0.5))
+    assert parse_knob("t=1e-4..1:log") == ("t", Range(1e-4, 1, log=True))
+    assert parse_knob("t=1,2") == ("t", Choice(1, 2))
+    assert parse_knob("t=a, b,true") == ("t", Choice("a", "b", True))
+    assert parse_knob("t=fm-1..2-x") == ("t", Choice("fm-1..2-x"))
+    assert parse_fix('m="1"') == ("m", "1")
+    for bad in ("", "=1", "t=", "t=1..0", "t=0..1:0", "t=0..1:log", "t=a,a"):
+        with pytest.raises(BadSpec):
+            parse_knob(bad)
+
+
+def test_the_digest_changes_with_values_and_not_with_order() -> None:
+    one = Space({"a": Choice(1, 2), "b": Range(0, 1)})
+    assert one.digest == Space({"b": Range(0, 1), "a": Choice(1, 2)}).digest
+    others = [
+        Space({"a": Choice(1, 2, 3), "b": Range(0, 1)}),
+        Space({"a": Choice(1, 2), "b": Range(0, 1, step=0.1)}),
+        Space({"a": Choice(1, 2), "b": Range(0, 1, when={"a": [1]})}),
+        Space({"a": Choice(1, 2)}),
+    ]
+    assert len({one.digest, *(o.digest for o in others)}) == 5
+    assert others[0].changes_from({n: k.described() for n, k in one.knobs.items()}) == ["a gained 3"]
+
+
+def test_conditions_in_a_circle_are_refused() -> None:
+    with pytest.raises(BadSpec, match="circle"):
+        Space({"a": Choice(1, when={"b": [1]}), "b": Choice(1, when={"a": [1]})})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_candidates_of_a_finite_space_are_all_there_once(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 4))
+    made_knobs: dict[str, Any] = {}
+    for i in range(count):
+        when = {}
+        if i and data.draw(st.booleans()):
+            other = data.draw(st.sampled_from(sorted(made_knobs)))
+            when = {other: [0]}
+        low = data.draw(st.integers(1, 3))
+        made_knobs[f"k{i}"] = Choice(*range(low), when=when)
+    space = Space(made_knobs)
+    found = list(space.candidates())
+    keys = [tuple(sorted(c.items())) for c in found]
+    assert len(set(keys)) == len(keys)
+    assert all(space.canonical(c) == c for c in found)
+    # Whatever values are drawn for all knobs, what matters of them is one of these.
+    full = {n: data.draw(st.sampled_from(k.labels)) for n, k in made_knobs.items()}
+    assert space.canonical(full) in found
+
+
+def test_a_spec_may_be_plain_data_from_whoever_does_not_know_us() -> None:
+    plain = {"name": "p", "graph": Graph(Data), "knobs": {"rounds": {"low": 1, "high": 2}, "wording": None}}
+    space, incumbent = space_of(as_spec(plain, "p"))
+    assert dict(space.knobs) == {"rounds": Range(1, 2, integer=True)} and incumbent == {"rounds": 2}
+    assert as_spec(lambda: plain, "p").name == "p"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"name": "p"}, "a graph, or a function that builds one"),
+        ({"graph": Graph(Data), "scorer": len}, "scorer"),
+        (3, "no graph and no spec"),
+        (lambda needed: needed, "wants arguments"),
+    ],
+)
+def test_what_is_no_spec_is_refused_with_the_reason(found: Any, said: str) -> None:
+    with pytest.raises(BadSpec, match=said):
+        as_spec(found, "p")
+
+
+def test_a_factory_gets_the_topology_and_its_context_the_rest() -> None:
+    spec = load("redecode.agents.extraction:spec")
+    space, incumbent = space_of(spec)
+    assert set(space.knobs) >= {"architecture", "format", "wording", "layout", "max_rounds"}
+    values = space.decoded({**incumbent, "architecture": "debate", "max_rounds": 3})
+    assert spec.built(values).name == "debate"
+    assert spec.context_of(values).max_rounds == 3
+    broken = Spec(build=lambda values: 1 / 0, knobs={"a": [1, 2]})
+    with pytest.raises(BadSpec, match="ZeroDivisionError"):
+        broken.built({"a": 1})
