@@ -5,15 +5,15 @@ recorded lengths of this step and of what came after it, how many would be done 
 there, and at the pace that calls to come will meet. The best chance wins; of those as good, where it costs the least
 time: its own, and what it takes from each call that is there (an engine's batch gets slower by every call in it).
 
-A call whose chance is low everywhere waits at the router while there is time for that (who has the least time goes
-first), and is refused when its run can hardly be in time any more. A run is not begun if it would probably be late:
-what those begun will still ask for counts (`committed`). An engine that lets in by priority gets the same order.
+A call is refused when its run can hardly be in time any more, and a run is not begun if it would probably be late: what
+those begun will still ask for counts (`committed`). An engine that lets in by priority is told who has the least time.
+If wanted, a call whose chance is low everywhere waits at the router while there is time for that.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from redecode.optimizer.placement.beliefs import Belief
@@ -36,12 +36,13 @@ class Parts:
     Attributes:
         chance: where the run is most likely in time; without it where the call is done soonest.
         order: who has the least time goes first, here and in the engine; without it who came first.
-        hold: calls may wait here.
+        hold: calls may wait here (it gains little where engines batch, and costs more than all else to decide).
         shed: calls may be refused.
         prefix: what is in prefix caches counts.
         burden: the time that it takes from the calls of a replica counts, not its own alone.
         committed: what runs that have begun will ask for counts.
-        same: chances that differ by less are the same.
+        same, same_full: chances that differ by less are the same: while nothing is asked of the cluster, and when all
+            that it can do is.
         hopeless: below this chance a run is given up.
         hopeless_first, picky: below this chance a run is not begun: while up to `room` of the cluster is asked for, and
             when all of it is.
@@ -50,12 +51,13 @@ class Parts:
 
     chance: bool = True
     order: bool = True
-    hold: bool = True
+    hold: bool = False
     shed: bool = True
     prefix: bool = True
     committed: bool = True
     burden: bool = True
     same: float = 0.03
+    same_full: float = 0.3
     hopeless: float = 0.03
     hopeless_first: float = 0.1
     picky: float = 0.7
@@ -106,13 +108,20 @@ class _Held:
 
 
 class DeadlineRouter(Router):
-    """By deadline."""
+    """By deadline.
+
+    Args:
+        began: told of the first call of every run, served or not (a provisioner's `began`).
+    """
 
     name = "deadline"
 
-    def __init__(self, estimator: Estimator, *, parts: Parts | None = None, log: DecisionLog | None = None) -> None:
-        self._estimator, self._parts, self._log = estimator, parts or Parts(), log
-        self._committed = Committed(estimator)
+    def __init__(
+        self, estimator: Estimator, *, parts: Parts | None = None, log: DecisionLog | None = None,
+        began: Callable[[CallView, float], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._estimator, self._parts, self._log, self._began = estimator, parts or Parts(), log, began
+        self.committed = Committed(estimator)
         self._held: dict[int, _Held] = {}
         self._queue: list[tuple[int, int]] = []
         self._begun: set[int] = set()
@@ -129,6 +138,8 @@ class DeadlineRouter(Router):
 
     def route(self, call: CallView, replicas: Sequence[ReplicaView], now_s: float) -> Route:
         """Send, hold or refuse."""
+        if self._began is not None and call.run not in self._begun and call.run not in self._given_up:
+            self._began(call, now_s)
         belief = self._estimator.beliefs.of(call)
         later = self._estimator.later(replicas)
         key = self._latest_begin(call, belief, later) if self._parts.order else call.call
@@ -184,7 +195,7 @@ class DeadlineRouter(Router):
     def ended(self, call: int, replica: int, now_s: float) -> None:
         """Its time is learnt from, and its run needs it no more."""
         self._estimator.ended(call, now_s)
-        self._committed.ended(call, now_s)
+        self.committed.ended(call, now_s)
 
     # --- one decision -----------------------------------------------------------------------
 
@@ -195,8 +206,9 @@ class DeadlineRouter(Router):
         offers = [self._offer(ask, r, extra.get(r.number, 0)) for r in pool]
         if call.deadline_s is None:
             return self._send(ask, _cheapest(offers), offers, "it has no deadline; the least costly")
-        most = max(o.chance for o in offers)
-        best = _cheapest([o for o in offers if o.chance >= most - parts.same] if parts.chance else offers)
+        same = parts.same + (parts.same_full - parts.same) * min(1.0, self._share)
+        most = max(o.chance for o in offers) - same
+        best = _cheapest([o for o in offers if o.chance >= most] if parts.chance else offers)
         if parts.hold:
             could, spare_s = self._at_best(ask, pool)
             if best.chance < parts.held_below * could and spare_s > _LEAST_S:
@@ -207,10 +219,10 @@ class DeadlineRouter(Router):
                 return self._refuse(ask, offers, f"its run would be in time with a chance of {best.chance:.2f} at most")
         why = ""
         if self._log is not None:
-            same = sum(o.chance >= best.chance - parts.same for o in offers)
+            good = sum(o.chance >= most for o in offers)
             why = f"in time with a chance of {best.chance:.2f}"
             why += (
-                f", the least costly of {same} as good" if same > 1 else ", the best of all" if len(offers) > 1 else ""
+                f", the least costly of {good} as good" if good > 1 else ", the best of all" if len(offers) > 1 else ""
             )
         return self._send(ask, best, offers, why)
 
@@ -218,8 +230,8 @@ class DeadlineRouter(Router):
         self, call: CallView, belief: Belief, now: dict[str, Speed], key: int, now_s: float,
         replicas: Sequence[ReplicaView],
     ) -> _Ask:  # fmt: skip
-        later = self._committed.later(call, belief, replicas, now_s, now) if self._parts.committed else now
-        self._share = self._committed.shares(replicas, now_s).get(call.model, 0.0)
+        later = self.committed.later(call, belief, replicas, now_s, now) if self._parts.committed else now
+        self._share = self.committed.shares(replicas, now_s).get(call.model, 0.0)
         return _Ask(call, belief, later, key, now_s, float("inf") if call.deadline_s is None else call.deadline_s)
 
     def _offer(self, ask: _Ask, replica: ReplicaView, extra: int) -> _Offer:
@@ -277,7 +289,7 @@ class DeadlineRouter(Router):
         self._keys[call.call] = ask.key if self._parts.order else 0
         self._estimator.sent(call.call, offer.replica.engine, ask.now_s, offer.estimate)
         fresh = call.prompt_tokens - offer.estimate.cached_tokens
-        self._committed.sent(call, ask.belief, fresh, [o.replica for o in offers])
+        self.committed.sent(call, ask.belief, fresh, [o.replica for o in offers])
         self._tell(ask, offers, "send", number, why)
         return number
 
@@ -297,7 +309,7 @@ class DeadlineRouter(Router):
     def _refuse(self, ask: _Ask, offers: Sequence[_Offer], why: str) -> Route:
         self._held.pop(ask.call.call, None)
         self._given_up.add(ask.call.run)
-        self._committed.gone(ask.call.run)
+        self.committed.gone(ask.call.run)
         self._tell(ask, offers, "refuse", None, why)
         return None
 

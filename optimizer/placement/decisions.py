@@ -49,8 +49,8 @@ class Decision:
         reason: in words.
         belief: where what is expected of the call comes from (`beliefs.Source`).
         tail_s: the median of what is expected to follow it.
-        deadline_slack_s: what is left of the run's time if the call and its tail take as long as believed; `None`: there is
-            no deadline.
+        deadline_slack_s: what is left of the run's time if the call and its tail take as long as believed; `None`
+            without a deadline.
         priority: its place in the engine's queue; the least goes first.
     """
 
