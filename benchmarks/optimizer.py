@@ -53,7 +53,7 @@ SPACE = Space(
         "threshold": Range(0.7, 0.99, when={"cache": ["semantic"]}),
     }
 )
-SLO_S, MOST_ERROR, MOST_COST = 0.55, 0.22, 14.0
+SLO_S, MOST_ERROR, MOST_COST = 0.75, 0.3, 14.0
 GOALS = Goals(slo_s=SLO_S, most_error=MOST_ERROR)
 REFERENCE = (MOST_ERROR, math.log(MOST_COST), math.log(SLO_S))
 """The worst that is worth anything, as `judged` gives it."""

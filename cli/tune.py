@@ -91,6 +91,20 @@ def tune(
             **_STUDY,
         ),
     ] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge latency by simulation at this load, 2rps say, on the engine profile of each FM (`redecode "
+            "profile`); by default as it was measured, with --concurrency runs at a time.",
+            metavar="RATE",
+            **_STUDY,
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="With --load: of each profile.", min=1, **_STUDY)] = 1,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="With --load: this profile, a key or a file; repeatable.", metavar="PROFILE", **_STUDY),
+    ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes that evaluate; 0: this one (for a debugger).", min=0, **_STUDY)
     ] = 1,
@@ -161,6 +175,9 @@ def tune(
                 memo=memo,
                 live_tools=live_tool or (),
                 engine=engine,
+                load=load,
+                replicas=replicas,
+                profiles=profile or (),
                 resume=resume,
                 studies=studies,
                 stop_file=kill_switch,

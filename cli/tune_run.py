@@ -17,6 +17,7 @@ from redecode.optimizer.cases import read_expected
 from redecode.optimizer.errors import BadSpec, Stopped
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
+from redecode.optimizer.evaluation.simulated import AtLoad
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import to_json, write
@@ -25,6 +26,7 @@ from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, prepare
 from redecode.replay.engine import status
+from redecode.replay.simulator.load import rate_of
 from redecode.tracer import Clock, Store
 
 
@@ -59,6 +61,9 @@ class Asked:
     memo: bool
     live_tools: Sequence[str]
     engine: str | None
+    load: str | None
+    replicas: int
+    profiles: Sequence[str]
     resume: str | None
     studies: str | None
     stop_file: Path | None
@@ -72,7 +77,10 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     spec = load(asked.reference)
     runs = store.runs()
     storage = opened(asked.studies or place_of(store))
-    evaluation = {"concurrency": asked.concurrency, "workers": asked.workers, "memo": asked.memo}
+    evaluation: dict[str, Any] = {"concurrency": asked.concurrency, "workers": asked.workers, "memo": asked.memo}
+    if asked.load is not None:
+        evaluation["at_load"] = {"load": asked.load, "replicas": asked.replicas, "profiles": list(asked.profiles)}
+    simulates = _at_load(asked.path, evaluation)
     request = Request(
         reference=asked.reference,
         which=asked.which,
@@ -89,6 +97,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         trials=asked.trials,
         cases=asked.cases,
         held_out=asked.held_out,
+        fidelity="engine" if simulates is None else simulates.fidelity,
         settings=evaluation,
         resume=asked.resume,
     )
@@ -109,6 +118,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         finalists=asked.finalists,
         memo=asked.memo,
         margins=request.margins,
+        simulates=_at_load(asked.path, prepared.about.settings),
         tell=say,
     )
     try:
@@ -147,6 +157,15 @@ def _evaluates(asked: Asked, prepared: Prepared) -> Evaluates:
         live_tools=tuple(asked.live_tools),
     )
     return InProcess(settings) if asked.workers == 0 else Workers(settings, asked.workers)
+
+
+def _at_load(path: Path, settings: Mapping[str, Any]) -> AtLoad | None:
+    """The simulation that a study's settings ask for."""
+    asked = settings.get("at_load")
+    if asked is None:
+        return None
+    rate = rate_of(asked["load"])
+    return AtLoad(store=path, rate_per_s=rate, replicas=asked["replicas"], profiles=asked["profiles"])
 
 
 def _say_what(prepared: Prepared) -> None:
