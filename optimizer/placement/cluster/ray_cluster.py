@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -30,7 +29,8 @@ class RayCluster:
     Args:
         replicas: by rank.
         router: the policy; `None` leaves it to Ray Serve (power of two choices).
-        provisioner: decides how many replicas there are, from 1 to `most`; without, all of `replicas` and no more.
+        provisioner: decides how many replicas there are, from 1 to `most`; without, all of `replicas` and no more. It
+            may share parts with the router: both live in one process.
         why: what the router was given as its log.
         slo_s: how long a run may take whose calls do not say.
         host, port: where Serve's proxy listens.
@@ -60,6 +60,8 @@ class RayCluster:
     ) -> None:
         if not replicas:
             raise ClusterError("a cluster has a replica at least")
+        if provisioner is not None and router is None:
+            raise ClusterError("a provisioner is asked where our router is: give a router, too")
         self._spec = RaySpec(
             name=name,
             replicas=tuple(replicas),
@@ -69,9 +71,10 @@ class RayCluster:
             began_ns=Clock.start().wall_ns,
             slo_s=slo_s,
             seed=seed,
+            most=most or len(replicas),
         )
         self._host, self._port, self._cpus, self._gpus = host, port, cpus, gpus
-        self._max_ongoing, self._most = max_ongoing_requests, most or len(replicas)
+        self._max_ongoing = max_ongoing_requests
         self._address = address
         self._temp: Path | None = None
         self._own = False
@@ -101,7 +104,6 @@ class RayCluster:
             RayMissing: it is not installed.
             ClusterError: it does not start.
         """
-        os.environ.setdefault("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "0.5")
         ray, serve = load_ray()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         with warnings.catch_warnings():
@@ -139,7 +141,7 @@ class RayCluster:
         # Short: Ray puts sockets below it, whose paths must have less than 108 bytes.
         self._temp = Path(tempfile.mkdtemp(prefix="rd-ray-"))
         # For the replicas; Serve itself asks for none. How many there really are is the operating system's care.
-        cpus = max(1, ceil(self._cpus * self._most))
+        cpus = max(1, ceil(self._cpus * self._spec.most))
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -171,8 +173,8 @@ class RayCluster:
 
             options["autoscaling_config"] = AutoscalingConfig(
                 min_replicas=1,
-                initial_replicas=min(len(self._spec.replicas), self._most),
-                max_replicas=self._most,
+                initial_replicas=self._spec.first,
+                max_replicas=self._spec.most,
                 upscale_delay_s=0,
                 downscale_delay_s=0,
                 policy=AutoscalingPolicy(

@@ -23,6 +23,7 @@ from redecode.optimizer.placement.cluster.live import LiveReplica
 from redecode.optimizer.placement.cluster.placing import Placed, Placing, sent_prefixes
 from redecode.optimizer.placement.cluster.prefixes import Prefixes
 from redecode.optimizer.placement.cluster.prometheus import Load
+from redecode.optimizer.placement.cluster.ray_scaling import Wanted, leave_in_ray
 from redecode.optimizer.placement.cluster.ray_spec import RANK, RayCall, RaySpec, show_placing, unpack
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.views import CallView, State
@@ -51,6 +52,11 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         since = SinceStart(Clock.start(), spec.began_ns)
         self.placing = Placing(spec.router, now_s or since.now_s, later or self._later, why=spec.why, prefixes=prefixes)
         show_placing(spec.name, self.placing)
+        self._now_s = now_s or since.now_s
+        self._wanted = None
+        if spec.provisioner is not None:
+            self._wanted = Wanted(spec, lambda count: leave_in_ray(spec.name, count))
+        self._asking = False
         self._known: dict[ReplicaID, LiveReplica] = {}
         self._ids: dict[int, ReplicaID] = {}
         self._placed: dict[tuple[ReplicaID, str], Placed] = {}
@@ -65,6 +71,9 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
         """Serve's: all that run now. New ones get numbers in the order of their ranks."""
         super().update_replicas(replicas)
         self.see(replicas)
+        if self._wanted is not None and not self._asking:
+            self._asking = True
+            self._ask_provisioner()
 
     def see(self, replicas: list[RunningReplica]) -> None:
         """Take note of who is there, and what their engines say."""
@@ -129,6 +138,15 @@ class PolicyRouter(RequestRouter):  # type: ignore[misc]
             self.placing.ended(placed)
 
     # --- below -----------------------------------------------------------------------------
+
+    def _ask_provisioner(self) -> None:
+        """Now, and then every so often."""
+        assert self._wanted is not None
+        for replica in self.curr_replicas.values():
+            if (known := self._known.get(replica.replica_id)) is not None:
+                _tell(known, replica.routing_stats)
+        self._wanted.ask(self.placing.replicas, self._now_s())
+        self._later(self._wanted.every_s, self._ask_provisioner)
 
     async def _ask(self, call: CallView) -> Placed | CallError:
         told: asyncio.Future[Placed | CallError] = asyncio.get_running_loop().create_future()

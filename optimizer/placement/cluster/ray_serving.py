@@ -58,10 +58,6 @@ class Replicas:
             return own
         return {**own, "running": load.running, "waiting": load.waiting, "kv_used": load.kv_used}
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's: every so often, for the autoscaling policy."""
-        return {name: float(value) for name, value in {RANK: self._rank, **self.record_routing_stats()}.items()}
-
     async def check_health(self) -> None:
         """Serve's: raises if the replica is to be started anew."""
         await self._backend.check()

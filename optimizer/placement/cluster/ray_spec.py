@@ -105,6 +105,7 @@ class RaySpec:
     Attributes:
         name: of the application; one cluster in a process.
         router: `None` leaves it to Ray Serve (power of two choices).
+        most: replicas there may be.
         began_ns: when the cluster began, Unix ns: its policies count from then on.
         seed: of paced replicas' step times; `None` for the mean.
     """
@@ -117,6 +118,12 @@ class RaySpec:
     began_ns: int
     slo_s: float | None
     seed: int | None = None
+    most: int = 1
+
+    @property
+    def first(self) -> int:
+        """Replicas at the beginning."""
+        return min(len(self.replicas), self.most)
 
     def engine(self, rank: int) -> Engine:
         """Of the replica of this rank; beyond the last kind they begin anew."""
