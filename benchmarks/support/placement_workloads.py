@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from redecode.optimizer.placement.beliefs import Beliefs, works_of
+from redecode.optimizer.placement.beliefs import Beliefs
+from redecode.optimizer.placement.kinds import longest_s
 from redecode.optimizer.placement.work import Model
-from redecode.replay.simulator.costs import PS, StepCosts, to_ps
+from redecode.replay import ReplayMode
+from redecode.replay.engine_replay import choose
+from redecode.replay.simulator.costs import StepCosts, to_ps
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.rows import Limits
-from redecode.replay.simulator.workload import Call, Shape, Workload, chain, single
+from redecode.replay.simulator.workload import Call, Contents, Shape, Workload, chain, shape_of, single
+from redecode.tracer import Store
 
 BLOCK = 64
+RECORDING = Path(str(files("redecode.agents"))) / "recordings"
 
 
-def made_up_engine(hardware: str, slower: float, usd_per_hour: float, *, by_priority: bool, calls: int = 64) -> Engine:
+def made_up_engine(hardware: str, slower: float, usd_per_hour: float, calls: int = 64) -> Engine:
     """An 8B-like model on this hardware: `slower` times the steps of the fastest."""
     costs = StepCosts(
         step=to_ps(7e-3 * slower), prefill_token=to_ps(2.2e-5 * slower), prefill_pair=to_ps(2e-9 * slower),
@@ -28,18 +38,15 @@ def made_up_engine(hardware: str, slower: float, usd_per_hour: float, *, by_prio
         costs=costs,
         limits=Limits(
             max_num_seqs=calls, token_budget=2048, kv_blocks=round(400_000 / BLOCK / slower**0.5), block_size=BLOCK,
-            by_priority=by_priority,
         ),
         hardware=hardware, before_ps=to_ps(4e-3), after_ps=to_ps(1e-3), cold_start_ps=to_ps(40.0),
         cost_per_s=usd_per_hour / 3600,
     )  # fmt: skip
 
 
-def pools(*, by_priority: bool) -> dict[str, list[Engine]]:
+def pools() -> dict[str, list[Engine]]:
     """Equal replicas, and unequal ones."""
-    fast = made_up_engine("fast", 1.0, 4.0, by_priority=by_priority)
-    middle = made_up_engine("middle", 2.0, 1.8, by_priority=by_priority)
-    slow = made_up_engine("slow", 5.0, 0.7, by_priority=by_priority)
+    fast, middle, slow = (made_up_engine(*k) for k in (("fast", 1.0, 4.0), ("middle", 2.0, 1.8), ("slow", 5.0, 0.7)))
     return {"equal": [fast] * 4, "unequal": [fast, fast, middle, middle, slow, slow]}
 
 
@@ -135,37 +142,13 @@ def fan_outs(rng: random.Random, count: int) -> list[Shape]:
     return out
 
 
-def alone_s(shape: Shape, engine: Engine, beliefs: Beliefs) -> float:
-    """About how long a run takes alone on this engine."""
-    model = Model(engine, beliefs.typical[""])
-    speed = model.speed(1)
-    works = works_of(shape, engine.limits.block_size)
-    ends: list[float] = [0.0] * len(shape.calls)
-    ready = [0.0] * len(shape.calls)
-    for place, gap in shape.first:
-        ready[place] = gap / PS
-    left = list(shape.waits)
-    for place, _ in shape.first:
-        left[place] -= 1
-    todo = [p for p, n in enumerate(left) if not n]
-    while todo:
-        place = todo.pop()
-        ends[place] = ready[place] + speed.time_s(works[place])
-        for after, gap in shape.after[place]:
-            ready[after] = max(ready[after], ends[place] + gap / PS)
-            left[after] -= 1
-            if not left[after]:
-                todo.append(after)
-    return max([shape.least / PS, *(ends[p] + g / PS for p, g in shape.last.items())])
-
-
 def deadlines_for(shapes: Sequence[Shape], engine: Engine, factors: dict[str, float]) -> dict[str, int]:
-    """One SLO for each agent: a multiple of the 95th percentile of its runs alone on the fastest engine."""
-    beliefs = Beliefs(shapes, [engine])
+    """One SLO for each agent: a multiple of the 95th percentile of its runs alone on this engine."""
+    speed = Model(engine, Beliefs(shapes, [engine]).typical[""]).speed(1)
     out = {}
     for name, factor in factors.items():
-        times = sorted(alone_s(s, engine, beliefs) for s in shapes if s.name == name)
-        out[name] = to_ps(factor * times[int(0.95 * (len(times) - 1))])
+        times = sorted(longest_s(s, speed, engine.limits.block_size) for s in shapes if s.name == name)
+        out[name] = to_ps(factor * times[-(-95 * len(times) // 100) - 1])
     return out
 
 
@@ -186,3 +169,56 @@ def drawn(mix: Mix, rate: float, runs: int, seed: int) -> Workload:
         which.append(rng.randrange(len(mix.shapes)))
     limits = array("q", [mix.deadlines[mix.shapes[i].name] for i in which])
     return Workload(mix.shapes, begins, which, limits)
+
+
+def mixes(store: str | None = None) -> dict[str, Mix]:
+    """All workloads: of each kind some runs to learn from, and others to place."""
+    rng = random.Random(5)
+    fast = pools()["equal"][0]
+    coders, chat, research = ((make(rng, 240), make(rng, 240)) for make in (sessions, chats, fan_outs))
+    matched = (
+        "synthetic, matched to published means (GitHub Copilot coding agents, arXiv 2608.00101: 7.83 calls a turn, "
+        "prompts 67.8k and outputs 527 tokens, 86 % of prompts cached), lengths scaled to 1/16 and 1/4"
+    )
+    made = {
+        "tenants": Mix(
+            "tenants", f"one in five a turn of a coding agent ({matched}), the others chats; made up",
+            tuple(coders[0][:48] + chat[0][:192]), tuple(coders[1][:48] + chat[1][:192]),
+            deadlines_for(coders[1] + chat[1], fast, {"coder": 3.0, "chat": 1.5}),
+        ),
+        "research": Mix(
+            "research", "made up: a plan, two to eight calls side by side, a summary", tuple(research[0]),
+            tuple(research[1]), deadlines_for(research[1], fast, {"research": 2.0}),
+        ),
+        "coders": Mix(
+            "coders", f"turns of coding agents: {matched}", tuple(coders[0]), tuple(coders[1]),
+            deadlines_for(coders[1], fast, {"coder": 2.0}),
+        ),
+    }  # fmt: skip
+    shapes = recorded(store)
+    agents = sorted({s.name for s in shapes})
+    by_agent = [[s for s in shapes if s.name == agent] for agent in agents]
+    known = tuple(s for runs in by_agent for s in (runs[::2] if len(runs) > 1 else runs))
+    others = tuple(s for runs in by_agent for s in (runs[1::2] if len(runs) > 1 else runs))
+    made["recorded"] = Mix(
+        "recorded", f"{len(shapes)} recorded runs of {', '.join(agents)}; every other one of each agent is learnt from",
+        others, known, deadlines_for(shapes, fast, dict.fromkeys(agents, 2.0)),
+    )  # fmt: skip
+    return made
+
+
+def recorded(store: str | None = None) -> list[Shape]:
+    """Recorded runs, FM names taken out: any engine here serves them. By default those that come with the package."""
+    with TemporaryDirectory() as folder:
+        if store is None:
+            opened = Store(Path(folder))
+            shutil.copy(
+                RECORDING / "demo.journal", opened.spool / json.loads((RECORDING / "demo.json").read_text())["journal"]
+            )
+        else:
+            opened = Store(Path(store))
+        runs = [opened.load(r.run_id) for r in opened.runs() if r.source_run_id is None and r.decodes]
+    plans = choose(runs, ReplayMode.SIMULATE, leave_out=True).plans
+    contents = Contents(BLOCK)
+    found = [shape_of(plan, contents) for plan in plans.values()]
+    return [replace(s, calls=tuple(replace(c, model="") for c in s.calls)) for s in found]
