@@ -290,15 +290,16 @@ def run(name: str, *, attributes: JsonObject | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def step(name: str) -> Iterator[None]:
-    """Everything inside is one step of the run around it."""
+def step(name: str, *, cached: bool = False) -> Iterator[None]:
+    """Everything inside is one step of the run around it; `cached`: it stands for one, with an answer from a cache."""
     recording, span = active(), None
     if recording is not None:
         with never_raise("the start of a step", recording.recorder):
             parent = recording.parent()
             if parent is not None:
                 attributes = {c.OPERATION: "step"}
-                span = recording.recorder.start(SpanKind.NODE, name, parent, name, attributes=attributes)
+                kind = SpanKind.CACHE if cached else SpanKind.NODE
+                span = recording.recorder.start(kind, name, parent, name, attributes=attributes)
     with _within(recording, span):
         yield
 
