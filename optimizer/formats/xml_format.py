@@ -22,9 +22,12 @@ _ESCAPES = {"\r": "&#13;"}
 
 
 def root_of(shape: Record) -> str:
-    """The name of the outermost element: the model's, in small letters."""
+    """The name of the outermost element: the model's, in small letters; no field's."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", shape.model.__name__).lower()
-    return name if _NAME.fullmatch(name) else "record"
+    name = name if _NAME.fullmatch(name) else "record"
+    while name in names_in(shape) or name == ITEM:
+        name += "_record"
+    return name
 
 
 class Xml(Format):

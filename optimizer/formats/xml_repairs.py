@@ -58,7 +58,7 @@ class _Scan:
         if first is None:
             raise MalformedAnswer(f"there is no element in it that is known: {short(self._text)}")
         before = _HEAD.sub("", self._text[: first.start()])
-        if self._name(first) == self.root and not first[1] and self.root not in shape.fields:
+        if self._name(first) == self.root and not first[1]:
             self._at = first.end()
         else:
             self.steps["an outermost element put around it"] = None
