@@ -95,6 +95,21 @@ def place(
     profiles_in: Annotated[
         Path | None, typer.Option(help="Store with the profiles, if not the one with the runs.", metavar="PATH")
     ] = None,
+    deploy: Annotated[
+        bool,
+        typer.Option(
+            "--deploy", help="Start what is planned on Ray Serve, a vLLM for each replica, and listen until Ctrl-C."
+        ),
+    ] = False,
+    deploy_engine: Annotated[
+        list[str] | None,
+        typer.Option(help="With --deploy: a vLLM that is up, for one replica; repeatable.", metavar="URL"),
+    ] = None,
+    deploy_paced: Annotated[
+        bool,
+        typer.Option("--deploy-paced", help="With --deploy: replicas compute nothing and take their profile's times."),
+    ] = False,
+    deploy_port: Annotated[int, typer.Option(help="With --deploy: where to listen.", min=1, max=65535)] = 8000,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,6 +120,10 @@ def place(
     from redecode.optimizer.placement.plan import BeyondCapacity, Impossible, Wanted, make_plan
 
     with errors_in_one_line():
+        if (deploy_engine or deploy_paced) and not deploy:
+            fail("--deploy-engine and --deploy-paced go with --deploy")
+        if deploy_engine and deploy_paced:
+            fail("--deploy-engine or --deploy-paced: replicas are either servers or paced")
         rate = rate_of(load)
         slos = _slos(slo)
         source = store_to_read(store)
@@ -135,12 +154,20 @@ def place(
                 print_json({"met": False, "reason": str(error), "most_per_s": most_per_s})
             say(f"redecode: {error}")
             raise typer.Exit(1) from None
-    if as_json:
-        told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
+    told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
+    starts = deploy and plan.met
+    if as_json and not starts:
         print_json({**told, **plan.to_json()})
-    else:
+    elif not as_json:
         for line in _lines(plan, len(plans), len(chosen.left_out)):
             screen().print(line)
+    if starts:
+        from redecode.cli.place_deploy import Deployment
+        from redecode.cli.place_deploy import deploy as start
+
+        how = Deployment(deploy_engine or [], deploy_paced, deploy_port)
+        with errors_in_one_line():
+            start(plan, kinds, shapes, slos, how, {**told, "plan": plan.to_json()}, as_json=as_json)
     raise typer.Exit(0 if plan.met else 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -92,12 +93,13 @@ class Calls:
     """Gives calls and runs their numbers, and remembers when runs began.
 
     Args:
-        slo_s: how long a run may take whose calls do not say; `None` if it may take any time.
+        slo_s: how long a run may take whose calls do not say; `None` if it may take any time; `by_agent` goes first.
         keep_runs: how many runs are remembered; of older ones a new call begins a run.
     """
 
     time: Time
     slo_s: float | None = None
+    by_agent: Mapping[str, float] = field(default_factory=dict)
     keep_runs: int = 100_000
     _gauges: dict[str, TokenGauge] = field(default_factory=dict)
     _runs: OrderedDict[str, _Run] = field(default_factory=OrderedDict)
@@ -139,7 +141,7 @@ class Calls:
     def _deadline_s(self, asked: Asked, run: _Run) -> float | None:
         if asked.deadline_unix_s is not None:
             return self.time.of_unix_s(asked.deadline_unix_s)
-        slo_s = asked.slo_s if asked.slo_s is not None else self.slo_s
+        slo_s = asked.slo_s if asked.slo_s is not None else self.by_agent.get(asked.agent, self.slo_s)
         return None if slo_s is None else run.began_s + slo_s
 
     def _run(self, name: str | None, now_s: float) -> _Run:

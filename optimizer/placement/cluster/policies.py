@@ -1,12 +1,12 @@
-"""The routers by the names people give them."""
+"""The routers, by the names people give them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from enum import StrEnum
 
 from redecode.optimizer.placement.beliefs import Beliefs
+from redecode.optimizer.placement.cluster.names import Policy
 from redecode.optimizer.placement.cluster.placing import LastDecision
 from redecode.optimizer.placement.deadline import DeadlineRouter
 from redecode.optimizer.placement.estimates import Estimator
@@ -15,22 +15,6 @@ from redecode.optimizer.placement.simple import LeastOutstanding, PrefixAffinity
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.views import Router
 from redecode.replay.simulator.workload import Shape
-
-
-class Policy(StrEnum):
-    """Which replica gets a call."""
-
-    TURNS = "turns"  # one after the other
-    LEAST = "least"  # the one with the fewest calls under way
-    POW2 = "pow2"  # as Ray Serve: the better of two at random
-    PREFIX = "prefix"  # where most of its prompt was sent before
-    SOONEST = "soonest"  # where it is expected to be done first
-    DEADLINE = "deadline"  # where its run is most likely to be in time; may wait, may be refused
-
-    @property
-    def needs_times(self) -> bool:
-        """It must know what steps of an engine take."""
-        return self in (Policy.SOONEST, Policy.DEADLINE)
 
 
 def make_router(

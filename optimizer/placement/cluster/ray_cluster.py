@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ class RayCluster:
         provisioner: decides how many replicas there are, from 1 to `most`; without, all of `replicas` and no more. It
             may share parts with the router: both live in one process.
         why: what the router was given as its log.
-        slo_s: how long a run may take whose calls do not say.
+        slo_s, slo_by_agent: how long a run may take whose calls do not say; of an agent, and of all others.
         host, port: where Serve's proxy listens.
         cpus, gpus: of each replica.
         max_ongoing_requests: of each replica; Ray Serve's own default is 5.
@@ -48,6 +48,7 @@ class RayCluster:
         provisioner: Provisioner | None = None,
         why: LastDecision | None = None,
         slo_s: float | None = None,
+        slo_by_agent: Mapping[str, float] | None = None,
         name: str = "redecode",
         host: str = "127.0.0.1",
         port: int = 8000,
@@ -70,6 +71,7 @@ class RayCluster:
             provisioner=provisioner,
             began_ns=Clock.start().wall_ns,
             slo_s=slo_s,
+            slo_by_agent=slo_by_agent or {},
             seed=seed,
             most=most or len(replicas),
         )

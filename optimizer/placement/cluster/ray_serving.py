@@ -73,7 +73,7 @@ class Front:
     def __init__(self, replicas: Any, packed: str) -> None:
         spec = unpack(packed)
         self._spec = spec
-        self._calls = Calls(SinceStart(Clock.start(), spec.began_ns), spec.slo_s)
+        self._calls = Calls(SinceStart(Clock.start(), spec.began_ns), spec.slo_s, spec.slo_by_agent)
         self._replicas = replicas.options(stream=True, method_name="answer")
 
     async def __call__(self, request: Request) -> Response:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ class RaySpec:
     provisioner: Provisioner | None
     began_ns: int
     slo_s: float | None
+    slo_by_agent: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
     most: int = 1
 
