@@ -70,7 +70,7 @@ def load_selected(source: Store | Dataset, selection: Selection) -> list[Recorde
         of = f" of agent {selection.agent}" if selection.agent else ""
         within = f" since {selection.since} ago" if selection.since else ""
         fail(f"no recorded run{of} with FM calls{within} in {shown(source)}")
-    return [source.load(r.run_id) for r in found]
+    return source.load_many([r.run_id for r in found])
 
 
 def duration_s(text: str) -> float:
@@ -122,7 +122,10 @@ def resume(path: Path, prefix: str, engine: str | None, *, as_json: bool) -> Non
     batch = load_batch(path, prefix)
     source = store_to_read(batch.source or str(path))
     ids = list(dict.fromkeys(item.run_id for item in batch.items))
-    chosen = choose([source.load(i) for i in ids], batch.mode)
+    runs = source.load_many(ids)
+    for gone in set(ids).difference(r.run.run_id for r in runs):
+        source.load(gone)  # says that it is not there
+    chosen = choose(runs, batch.mode)
     report = _replay(path, source, batch, chosen, engine or batch.engine)
     _tell(report, as_json=as_json, one=False)
     _end_if_stopped(report)

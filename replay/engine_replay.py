@@ -149,8 +149,9 @@ async def replay_batch(
     plans = {run_id: altered.applied(p) for run_id, p in plans.items()}
     done = finished(batch, present.runs())
     todo = [place for place in range(len(batch.items)) if place not in done]
+    replays = {r.run.run_id: r for r in present.load_many([run.run_id for run in done.values()])}
     earlier = [
-        report_of_recorded(plans[batch.items[place].run_id], place, batch.mode, present.load(run.run_id), run)
+        report_of_recorded(plans[batch.items[place].run_id], place, batch.mode, replays[run.run_id], run)
         for place, run in done.items()
     ]
     async with EngineClient(engine_url, api_key=api_key) as client:

@@ -121,8 +121,21 @@ def report_of_simulated(
 def report_of_recorded(plan: Plan, place: int, mode: ReplayMode, replay: RecordedRun, run: Run) -> ReplayReport:
     """Of a replay that is in the store."""
     sources = {s.span_id: str(s.attributes.get(SOURCE_SPAN)) for s in replay.spans}
-    replayed = {sources[d.span_id]: d for d in replay.decodes}
-    late = (run.labels.get(LABEL) or {}).get("schedule_error")
+    label = run.labels.get(LABEL) or {}
+    diverged = label.get("diverged")
+    replayed = {}
+    for decode in replay.decodes:
+        source = sources[decode.span_id]
+        if decode.sampled_ids is None and decode.error is None and diverged is not None and source in plan.decodes:
+            # Withheld from the store; whether they were the same was said when they were there.
+            same = source not in diverged
+            decode = (
+                replace(decode, sampled_ids=plan.decodes[source].sampled_ids)
+                if same
+                else replace(decode, error="it came out with other tokens, which were withheld from the store")
+            )
+        replayed[source] = decode
+    late = label.get("schedule_error")
     error = None
     if late:
         error = ScheduleError(**{k: late[k] for k in ("points", "p50_s", "p99_s", "max_s", "median_wait_s")})

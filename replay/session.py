@@ -11,6 +11,7 @@ from typing import Any
 from redecode.replay.batch import LABEL, Batch
 from redecode.replay.calls import StepClocks, replayed_decode
 from redecode.replay.closed_loop import ClosedLoop, Kind, Session, compile_run
+from redecode.replay.compare import first_divergence
 from redecode.replay.engine import EngineClient, EngineError, EngineInfo
 from redecode.replay.engine.errors import EngineRefused, EngineUnreachable
 from redecode.replay.mirror import Mirror
@@ -63,7 +64,10 @@ class ReplayedRun:
             self._mirror.end(span, monotonic_ns, self.replayed.get(span_id), self._last_labels() if root else None)
 
     def _last_labels(self) -> dict[str, Any]:
-        return {LABEL: {**self._labels, "complete": True, "schedule_error": self.schedule_error.to_json()}}
+        late, made = self.schedule_error.to_json(), self.replayed
+        # Told here, because what the store is not to keep cannot be compared again when the batch is gone on with.
+        diverged = [i for i, d in self.plan.decodes.items() if i in made and first_divergence(d, made[i]) is not None]
+        return {LABEL: {**self._labels, "complete": True, "schedule_error": late, "diverged": diverged}}
 
     async def call(self, span_id: str) -> tuple[int, int]:
         """Make an FM call."""

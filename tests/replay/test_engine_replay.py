@@ -192,6 +192,24 @@ async def test_a_cancelled_batch_keeps_what_is_done_marks_the_rest_and_is_gone_o
             assert again.schedule_error == before.schedule_error
 
 
+@pytest.mark.parametrize("wrong", [False, True], ids=["same", "other tokens"])
+async def test_what_came_of_a_replay_is_known_later_though_its_tokens_are_withheld(
+    store: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    monkeypatch.setenv("REDECODE_CONTENT", "off")
+    recorded = run_of()
+    chosen = choose([recorded], FORCE)
+    async with token_engine(TokenEngine(wrong=wrong)) as url:
+        batch = make_batch([recorded], FORCE, url, ReplayOptions())
+        first = await replay_batch(store, batch, chosen.plans, url)
+        again = await replay_batch(store, batch, chosen.plans, url)
+    assert (first.tokens_equal, again.tokens_equal) == (not wrong, not wrong)
+    assert again.earlier == 1
+    assert {d.sampled_ids for d in Store(store).load(again.replays[0].replay_run_id).decodes} == {None}
+    for now, then in zip(again.replays[0].decodes, first.replays[0].decodes, strict=True):
+        assert (now.tokens_equal, now.tokens_replayed) == (then.tokens_equal, then.tokens_replayed)
+
+
 async def test_an_engine_that_says_it_is_dying_stops_the_batch(store: Path) -> None:
     engine = TokenEngine(refuse=500)
     engine.healthy = False
@@ -245,7 +263,7 @@ def wait_for_a_replay_under_way(store: Path) -> None:
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL of the engine", "SIGKILL of the replay"])
 def test_a_replay_that_is_stopped_for_real_is_gone_on_with(store: Path, how: str) -> None:
     record(store, [run_of(n, calls=1 if n == 0 else 12) for n in range(3)])
-    engine, url = served(0.2)
+    engine, url = served(0.5)
     process = redecode("replay", "--last", "3", "--engine", url, "--store", str(store), "--json")
     try:
         wait_for_a_replay_under_way(store)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 
 import duckdb
@@ -220,3 +222,15 @@ def test_the_schema_is_what_it_was(store: Path) -> None:
 
 def test_the_tracer_door_is_what_it_says() -> None:
     assert all(hasattr(tracer, name) for name in tracer.__all__)
+
+
+def test_many_runs_are_read_as_each_of_them(store: Path) -> None:
+    opened = Store(store)
+    recordings = Path(str(files("redecode.agents"))) / "recordings"
+    opened.spool.mkdir(parents=True, exist_ok=True)
+    shutil.copy(recordings / "demo.journal", opened.spool / "0-demo.journal")
+    ids = [run.run_id for run in opened.runs()]
+    assert len(ids) > 5
+    assert opened.load_many(ids[::-1]) == [opened.load(run_id) for run_id in ids]
+    assert opened.load_many([ids[3], "f" * 32]) == [opened.load(ids[3])]
+    assert opened.load_many([]) == []

@@ -8,7 +8,7 @@ several stores have published, the copy of the highest fidelity counts, then the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,9 @@ class ReadableStore(Protocol):
 
     def load(self, prefix: str) -> RecordedRun:
         """One run, whole."""
+
+    def load_many(self, run_ids: Sequence[str]) -> list[RecordedRun]:
+        """Runs, whole, newest first; of ids that are not there, nothing."""
 
     def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
         """As `runs`, each with its structure and times, without what was said."""
@@ -206,6 +209,10 @@ class Dataset:
             wanted = ", ".join(row["column_name"] for row in read(columns, [view]))
             both = f"SELECT * FROM memory.main.{view} UNION ALL BY NAME {rows.format(file=file, run=run_id)}"
             read(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {wanted} FROM ({both})", [])
+
+    def load_many(self, run_ids: Sequence[str]) -> list[RecordedRun]:
+        """As `Store.load_many`; a run at a time."""
+        return [self.load(run.run_id) for run in self.runs(run_ids=list(run_ids))]
 
     def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
         """As `Store.structures`; a run at a time, so it takes as long as loading them."""

@@ -34,6 +34,9 @@ class Read(Protocol):
         """The rows as they are: where there are very many."""
 
 
+_PICKED = "run_id IN (SELECT unnest(?))"
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
     """One run with everything recorded below it; spans in order of their start."""
@@ -109,50 +112,68 @@ def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = No
 
 def load(read: Read, run_id: str) -> RecordedRun:
     """One run, whole."""
-    (run,) = runs(read, run_ids=[run_id])
+    (run,) = load_many(read, [run_id])
+    return run
+
+
+def load_many(read: Read, run_ids: list[str]) -> list[RecordedRun]:
+    """Runs, whole, newest first: as many queries as for one."""
+    found = runs(read, run_ids=run_ids)
+    ids = [[run.run_id for run in found]]
     spans = read(
-        """
-        SELECT * FROM spans WHERE run_id = ? UNION ALL BY NAME
+        f"""
+        SELECT * FROM spans WHERE {_PICKED} UNION ALL BY NAME
         SELECT * EXCLUDE (edges), edges AS open_edges, 'open' AS status
-        FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE run_id = ?
+        FROM span_starts ANTI JOIN spans USING (run_id, span_id) WHERE {_PICKED}
         ORDER BY start_ns, span_id
         """,
-        [run_id, run_id],
+        ids * 2,
     )
-    edges = read("SELECT src, dst, kind, provenance FROM edges WHERE run_id = ? ORDER BY dst, src, kind", [run_id])
+    edges = read(f"SELECT run_id, src, dst, kind, provenance FROM edges WHERE {_PICKED} ORDER BY dst, src, kind", ids)
     decodes = read(
-        """
+        f"""
+        WITH body AS (
+            SELECT run_id, span_id, flatten(list(b.tokens ORDER BY u.at)) AS prompt_body
+            FROM (
+                SELECT run_id, span_id, unnest(prompt_blocks) AS hash, generate_subscripts(prompt_blocks, 1) AS at
+                FROM decodes WHERE {_PICKED}
+            ) u JOIN prompt_blocks b USING (hash) GROUP BY run_id, span_id
+        )
         SELECT d.* REPLACE (
                    coalesce(d.queue_ns, e.queue_ns) AS queue_ns, coalesce(d.prefill_ns, e.prefill_ns) AS prefill_ns,
                    coalesce(d.decode_ns, e.decode_ns) AS decode_ns,
                    coalesce(d.token_time_source, if(e.run_id IS NULL, NULL, 'request')) AS token_time_source
-               ), s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows,
-               (SELECT flatten(list(b.tokens ORDER BY u.at))
-                FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
-                JOIN prompt_blocks b USING (hash)) AS prompt_body
+               ), s.token_gaps_us AS step_gaps, s.batch_rows AS step_rows, body.prompt_body
         FROM decodes d LEFT JOIN decode_steps s USING (run_id, span_id)
-        LEFT JOIN decode_splits e USING (run_id, span_id)
-        WHERE d.run_id = ? ORDER BY sent_ns, span_id
+        LEFT JOIN decode_splits e USING (run_id, span_id) LEFT JOIN body USING (run_id, span_id)
+        WHERE {_PICKED} ORDER BY sent_ns, span_id
         """,
-        [run_id],
+        ids * 2,
     )
-    choices = read("SELECT * FROM decode_choices WHERE run_id = ? ORDER BY span_id, index", [run_id])
-    tools = read("SELECT * FROM tool_steps WHERE run_id = ? ORDER BY span_id", [run_id])
+    choices = read(f"SELECT * FROM decode_choices WHERE {_PICKED} ORDER BY span_id, index", ids)
+    tools = read(f"SELECT * FROM tool_steps WHERE {_PICKED} ORDER BY span_id", ids)
     for span in spans:  # an ended span's edges are in the table; an open one has only what its start knew
         for src, kind, provenance in c.from_json(span.get("open_edges")) or ():
-            edges.append({"src": src, "dst": span["span_id"], "kind": kind, "provenance": provenance})
-    found = [_span(r) for r in spans]
-    redacted = {span.span_id: tuple(span.attributes.get(c.REDACTED, ())) for span in found}
-    return RecordedRun(
-        run=run,
-        spans=found,
-        edges=[Edge(r["src"], r["dst"], EdgeKind(r["kind"]), Provenance(r["provenance"])) for r in edges],
-        decodes=[
-            _decode(r, [x for x in choices if x["span_id"] == r["span_id"]], redacted.get(r["span_id"], ()))
-            for r in decodes
-        ],
-        tools=[_tool(r) for r in tools],
-    )
+            of = {"run_id": span["run_id"], "src": src, "dst": span["span_id"]}
+            edges.append({**of, "kind": kind, "provenance": provenance})
+    out = {run.run_id: RecordedRun(run, [], [], [], []) for run in found}
+    redacted: dict[tuple[str, str], tuple[str, ...]] = {}
+    for row in spans:
+        made = _span(row)
+        out[made.run_id].spans.append(made)
+        redacted[made.run_id, made.span_id] = tuple(made.attributes.get(c.REDACTED, ()))
+    for row in edges:
+        kind, how = EdgeKind(row["kind"]), Provenance(row["provenance"])
+        out[row["run_id"]].edges.append(Edge(row["src"], row["dst"], kind, how))
+    more: dict[tuple[str, str], list[JsonObject]] = {}
+    for row in choices:
+        more.setdefault((row["run_id"], row["span_id"]), []).append(row)
+    for row in decodes:
+        of_call = row["run_id"], row["span_id"]
+        out[row["run_id"]].decodes.append(_decode(row, more.get(of_call, []), redacted.get(of_call, ())))
+    for row in tools:
+        out[row["run_id"]].tools.append(_tool(row))
+    return list(out.values())
 
 
 def timed_decodes(read: Read, run_ids: list[str]) -> list[Decode]:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import IO, Any
 import duckdb
 
 from redecode.tracer import conventions as c
+from redecode.tracer.bulk import uncollected
 from redecode.tracer.errors import StoreError, StoreUnwritable, StoreVersion
 from redecode.tracer.records import Decode, JsonObject, Run
 from redecode.tracer.spool import SUFFIX, make_private
@@ -34,6 +35,7 @@ from redecode.tracer.store.sql import Answer, ask
 from redecode.tracer.store.structures import RunStructure, structures
 
 _log = logging.getLogger("redecode")
+_AT_ONCE = 200  # runs, read whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,14 @@ class Store:
         """
         with self._reading() as read:
             return queries.load(read, queries.find(read, prefix, str(self.path)))
+
+    def load_many(self, run_ids: Sequence[str]) -> list[RecordedRun]:
+        """Runs, whole, newest first; of ids that are not there, nothing."""
+        found: list[RecordedRun] = []
+        with self._reading() as read, uncollected():
+            for place in range(0, len(run_ids), _AT_ONCE):
+                found += queries.load_many(read, list(run_ids[place : place + _AT_ONCE]))
+        return sorted(found, key=lambda r: r.run.started_ns, reverse=True)
 
     def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
         """As `runs`, each with its spans, its edges and the times of its FM calls, but not with what was said."""
