@@ -10,6 +10,7 @@ None means unknown, never "no".
 from __future__ import annotations
 
 import hashlib
+import platform
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -74,13 +75,13 @@ def describe_engine(state: Any, env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The CPU's name, as Linux tells it: `device_name` is "cpu" on every one of them."""
+    """The CPU's name, else its architecture: `device_name` is "cpu" on every one of them."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
+        lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(filter(None, named), None)
+    return next(filter(None, named), platform.machine() or None)
 
 
 def digest_model(folder: Path | None, chat_template: str | None = None) -> dict[str, str | None]:

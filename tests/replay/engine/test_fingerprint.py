@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from pathlib import Path
 
-from redecode.replay.engine.fingerprint import digest_model, weights_sha256
+from redecode.replay.engine.fingerprint import digest_model, processor, weights_sha256
 
 
 def sha(data: bytes) -> str:
@@ -41,3 +42,11 @@ def test_the_template_in_use_is_the_one_digested(tmp_path: Path) -> None:
     (tmp_path / "other.jinja").write_text("other")
     assert template_sha(str(tmp_path / "other.jinja")) == sha(b"other")
     assert template_sha("{{ given }}\n") == sha(b"{{ given }}\n")
+
+
+def test_the_processor_is_named_where_the_system_tells_it(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t: a b\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert processor(told) == "Some CPU @ 2 GHz"
+    told.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
+    assert processor(told) == platform.machine() == processor(tmp_path / "none")

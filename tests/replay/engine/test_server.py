@@ -27,7 +27,7 @@ from redecode.replay.engine.errors import (
     VllmMissing,
 )
 from redecode.replay.engine.launch import Device, EngineOptions
-from redecode.replay.engine.processes import boot_id, group_members, read_process
+from redecode.replay.engine.processes import boot_id, group_members, memory_bytes, read_process
 from redecode.replay.engine.state import EngineState
 
 FAKE = Path(__file__).with_name("fake_server.py")
@@ -70,6 +70,10 @@ def test_it_starts_is_found_again_and_stops(start: Start, home: Path) -> None:
     assert state.served_name == "tiny"
     assert Path(state.log).is_file()
     assert Path(state.step_log).is_file()
+    assert state.start_s is not None
+    assert 0 < state.start_s < 20
+    assert (memory_bytes(group_members(state.pgid)) or 0) > 2**20
+    assert memory_bytes([2**22 + 1]) is None  # no such process
     found = server.status(home)
     assert (found.state, found.healthy) == (state, True)
     assert server.stop(home) == state
