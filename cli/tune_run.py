@@ -20,7 +20,7 @@ from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import AtLoad
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.promotion.decide import Margins, Verdict
-from redecode.optimizer.report import to_json, write
+from redecode.optimizer.report import saved_share, to_json, write
 from redecode.optimizer.spec import Price, load
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
@@ -184,8 +184,7 @@ def _say_what(prepared: Prepared) -> None:
 
 
 def _tell(tuned: Tuned, written: Sequence[Path]) -> None:
-    saved = tuned.calls_memo / max(1, tuned.calls_live + tuned.calls_memo)
-    say(f"redecode: the search ended: {tuned.stopped}; {saved:.0%} of its FM calls came from the memo")
+    say(f"redecode: the search ended: {tuned.stopped}; {saved_share(tuned) or 0:.0%} of its FM calls were saved")
     typer.echo(f"{tuned.prepared.spec.name}: {tuned.decision}")
     if tuned.decision.why:
         typer.echo(tuned.decision.why)

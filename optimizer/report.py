@@ -22,7 +22,6 @@ _MOST = 12
 def to_json(tuned: Tuned) -> dict[str, Any]:
     """All of it as one JSON document."""
     p = tuned.prepared
-    made = tuned.calls_live + tuned.calls_memo
     return {
         "study": tuned.study,
         "agent": p.spec.name,
@@ -56,7 +55,13 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
         "importances": {k: dict(v) for k, v in tuned.importances.items()},
         "stopped": tuned.stopped,
         "cut": tuned.cut,
-        "fm_calls": {"made": tuned.calls_live, "from_memo": tuned.calls_memo, "saved": _saved(tuned), "needed": made},
+        "fm_calls": {
+            "made": tuned.calls_live,
+            "from_memo": tuned.calls_memo,
+            "of_known_candidates": tuned.calls_again,
+            "saved": saved_share(tuned),
+            "to_decide": tuned.calls_deciding,
+        },
         "seconds": tuned.seconds,
         "resumed": tuned.resumed,
         "notes": list(p.notes),
@@ -74,9 +79,10 @@ def lanes_of(tuned: Tuned) -> dict[str, Measured]:
     return out
 
 
-def _saved(tuned: Tuned) -> float | None:
-    made = tuned.calls_live + tuned.calls_memo
-    return tuned.calls_memo / made if made else None
+def saved_share(tuned: Tuned) -> float | None:
+    """Of the FM calls that the candidates of this search need, those that were not made; `None` of none."""
+    saved = tuned.calls_memo + tuned.calls_again
+    return saved / (tuned.calls_live + saved) if tuned.calls_live + saved else None
 
 
 def _front(tuned: Tuned) -> list[int]:
@@ -206,14 +212,16 @@ def _compared(compared: Sequence[Compared]) -> Iterator[str]:
 
 def _conditions(tuned: Tuned) -> Iterator[str]:
     p = tuned.prepared
-    saved = _saved(tuned)
+    saved = saved_share(tuned)
     different = len(tuned.done)
     yield f"- study `{tuned.study}`, {tuned.trials} candidates told ({different} different); ended: {tuned.stopped}"
     yield f"- sampler {p.about.sampler}, seed {p.about.seed}, Optuna {p.about.versions['optuna']}; {p.about.fidelity}"
     yield f"- {len(p.cases.search)} recorded runs to search on, {len(p.cases.decide)} newer ones to decide on"
     yield f"- goals: {_goals(tuned)}; cost in {p.goals.cost_unit}"
     told = "" if saved is None else f" ({saved:.0%} saved)"
-    yield f"- FM calls of this search: {tuned.calls_live} made, {tuned.calls_memo} answered from the memo{told}"
+    memo = f"{tuned.calls_memo} answered from the memo, {tuned.calls_again} of candidates that were known"
+    yield f"- FM calls of this search: {tuned.calls_live} made, {memo}{told}"
+    yield f"- FM calls to decide: {tuned.calls_deciding}, all made"
     yield f"- {tuned.seconds:.0f} s"
     for note in (*p.notes, *([] if tuned.cut is None else [f"the decision ended early: {tuned.cut}"])):
         yield f"- {note}"

@@ -92,7 +92,9 @@ class Tuned:
         done: trials, in order; `incumbent` is the first.
         finalists: name → candidate; `lanes` outcomes of each on the held-out cases, the incumbent's among them.
         stopped: why the search ended; `cut` why the decision ended early, if it did.
-        calls_live, calls_memo: FM calls of the search that an engine made, and that the memo saved.
+        calls_live, calls_memo: FM calls of the search (since it was last begun) that an engine made, and that the memo
+            saved; `calls_again` those of candidates that were proposed again and are known; `calls_deciding` those of the
+            decision, all made.
     """
 
     prepared: Prepared
@@ -108,6 +110,8 @@ class Tuned:
     trials: int
     calls_live: int
     calls_memo: int
+    calls_again: int
+    calls_deciding: int
     seconds: float
     resumed: int = 0
 
@@ -249,6 +253,7 @@ class Tuner:
     tell: Callable[[str], None] = lambda _: None
     _live: int = 0
     _memo: int = 0
+    _again: int = 0
 
     def run(self) -> Tuned:
         """All of it.
@@ -271,6 +276,7 @@ class Tuner:
         )
         self._queue(search)
         stopped = self._search(search, ladder)
+        searched = self._live, self._memo
         done = search.done()
         chosen = self._finalists(done)
         named = {f"trial-{d.number}": d.config for d in chosen}
@@ -293,8 +299,10 @@ class Tuner:
             stopped=stopped,
             cut=cut,
             trials=search.trials,
-            calls_live=self._live,
-            calls_memo=self._memo,
+            calls_live=searched[0],
+            calls_memo=searched[1],
+            calls_again=self._again,
+            calls_deciding=self._live - searched[0],
             seconds=self.budget.elapsed,
             resumed=search.resumed,
         )
@@ -335,8 +343,8 @@ class Tuner:
             done = search.done()
             if (why := self.budget.over(SEARCH_SHARE)) is not None:
                 return why
-            if self.trials is not None and search.trials >= self.trials:
-                return f"{search.trials} candidates were evaluated"
+            if self.trials is not None and len(done) >= self.trials:
+                return f"{len(done)} candidates were evaluated"
             if (why := stagnant(done, PATIENCE)) is not None:
                 return why
             if seen and p.space.size() <= _LISTED and not search.enqueue_unseen():
@@ -344,7 +352,7 @@ class Tuner:
             if seen >= _REPEATS:
                 return "only known candidates are proposed"
             first = not done
-            room = 10**9 if self.trials is None else self.trials - search.trials
+            room = 10**9 if self.trials is None else self.trials - len(done)
             asked = search.ask(1 if first else max(1, min(self.evaluates.workers, room)))
             new, old = self._sorted(search, asked)
             seen = 0 if new else seen + len(old)
@@ -368,6 +376,7 @@ class Tuner:
             failed = None if known is not None else search.failed_before(candidate.config)
             if known is not None:
                 search.tell_again(candidate, known)
+                self._again += known.measured.live + known.measured.memo
                 old.append(candidate)
             elif failed is not None or any(candidate.config == other.config for other in new):
                 search.give_up(candidate)

@@ -164,6 +164,16 @@ def decide(
         return Decision(
             verdict=Verdict.KEEP, chosen=None, more=None, pairs=len(base), incumbent=known, why=why, margins=allowed
         )
+    if not base:
+        least = 0 if goals.slo_s is None else runs_for_rate(0.0, goals.allowed) or 0
+        return Decision(
+            verdict=Verdict.UNSURE,
+            chosen=None,
+            more=max(LEAST_CLUSTERS, least),
+            pairs=0,
+            why=f"nothing was run on held-out cases: {', '.join(names)} may be better",
+            margins=allowed,
+        )
     tests = {name: _tests(base, lanes[name], clusters, goals, allowed, seed, resamples) for name in names}
     adjusted = holm([tests[name].p for name in names])
     compared = [

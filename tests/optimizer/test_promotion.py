@@ -187,3 +187,8 @@ def test_failed_runs_are_wrong_and_miss_the_slo() -> None:
 def test_without_finalists_the_incumbent_is_kept() -> None:
     found = decide({"incumbent": []}, [], Goals())
     assert found.verdict is Verdict.KEEP and "no candidate" in found.why
+
+
+def test_without_held_out_runs_nothing_is_decided() -> None:
+    found = decide({"incumbent": [], "trial-1": []}, [], Goals(slo_s=1.0))
+    assert (found.verdict, found.more) == (Verdict.UNSURE, 59)
