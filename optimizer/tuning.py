@@ -93,8 +93,8 @@ class Tuned:
         finalists: name → candidate; `lanes` outcomes of each on the held-out cases, the incumbent's among them.
         stopped: why the search ended; `cut` why the decision ended early, if it did.
         calls_live, calls_memo: FM calls of the search (since it was last begun) that an engine made, and that the memo
-            saved; `calls_again` those of candidates that were proposed again and are known; `calls_deciding` those of the
-            decision, all made.
+            saved; `calls_again` those of candidates that were proposed again and are known; `calls_deciding` those of
+            the decision, all made.
     """
 
     prepared: Prepared

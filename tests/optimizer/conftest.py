@@ -42,22 +42,22 @@ def capitals(body: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the agent in it, which is the current one."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the agent in it, which is the current one; its modules are forgotten at the end."""
     (tmp_path / "capitals.py").write_text(agent_of_docs())
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for name in ("capitals", "tuning"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
-def agent(folder: Path) -> Iterator[Any]:
+def agent(folder: Path) -> Any:
     """The agent's module."""
-    sys.modules.pop("capitals", None)
     import capitals as module  # type: ignore[import-not-found]
 
-    yield module
-    sys.modules.pop("capitals", None)
+    return module
 
 
 @pytest.fixture
