@@ -202,18 +202,21 @@ def _print_engine(result: dict[str, Any]) -> None:
         ratios = f"median {r['median_ratio']:.2f}, total {r['total_ratio']:.2f}"
         print(f"  {r['group']:<12}{r['rate']:>4}/s: {r['steps']} steps, {ratios}")
     head = "".join(f"{q.upper() + ' ms: real, model, error':>32}" for q in QUANTILES)
-    print(f"\n{'agents':<12}{'runs/s':>6} {'fit':<13}{'measure':<8}{'calls':>6}   {head}")
-    rows = [*result["table"], *({**r, "fit": "live, again"} for r in result["floor"])]
+    print(f"\n{'agents':<12}{'runs/s':>6} {'fit':<13}{'machine':<8}{'measure':<8}{'calls':>6}   {head}")
+    rows = [*result["table"], *({**r, "fit": "live, again", "machine": ""} for r in result["floor"])]
     for row in rows:
         cells = "".join(
             f"{row[q]['measured_ms']:>13.2f}{row[q]['simulated_ms']:>10.2f}{row[q]['error']:>9.1%}" for q in QUANTILES
         )
-        print(f"{row['group']:<12}{row['rate']:>6} {row['fit']:<13}{row['measure']:<8}{row['calls']:>6}   {cells}")
+        what = f"{row['fit']:<13}{row['machine']:<8}{row['measure']:<8}"
+        print(f"{row['group']:<12}{row['rate']:>6} {what}{row['calls']:>6}   {cells}")
     print("\nmedian |error| of P50, P95 and P99 (goals: " + ", ".join(f"{m} {g:.0%}" for m, g in GOALS.items()) + ")")
-    for fit in dict.fromkeys(r["fit"] for r in rows):
-        medians = {m: _median_error([r for r in rows if r["fit"] == fit], m) for m in MEASURES}
-        met = "" if fit == "live, again" else "  met" if all(medians[m] <= GOALS[m] for m in MEASURES) else "  not met"
-        print(f"  {fit:<13}" + ", ".join(f"{m} {e:.1%}" for m, e in medians.items()) + met)
+    for fit, machine in sorted(dict.fromkeys((r["fit"], r["machine"]) for r in rows), key=lambda f: f[1]):
+        own = [r for r in rows if (r["fit"], r["machine"]) == (fit, machine)]
+        medians = {m: _median_error(own, m) for m in MEASURES}
+        met = "" if not machine else "  met" if all(medians[m] <= GOALS[m] for m in MEASURES) else "  not met"
+        where = f"machine {machine}" if machine else ""
+        print(f"  {fit:<13}{where:<16}" + ", ".join(f"{m} {e:.1%}" for m, e in medians.items()) + met)
     hits = sorted({(r["group"], r["rate"], r["cached_measured"], r["cached_simulated"]) for r in result["table"]})
     print("tokens from the prefix cache, real and model: " + ", ".join(f"{g} {r}/s {a} {b}" for g, r, a, b in hits))
     for words in result["outside"]:

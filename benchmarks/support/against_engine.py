@@ -8,6 +8,9 @@ each rate, in an order that turns round, so that what else the machine does fall
     other agents  recorded replays of the other group
     itself        the very replays that are compared: what is left when step times are known
 
+Each is simulated twice: with the noise that was fitted, and with the speed that the machine had at the time ("known":
+`machine.py`), which leaves out what else it did and nothing of the model.
+
 How far one live replay is from another, at the same rate, is the floor under all of them: the rounds are halved, and
 one half is compared with the other as the model is with both.
 """
@@ -26,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.machine import AsItWas, predicted_s, slowness
 from redecode.agents import model_dir
 from redecode.replay.arrivals import Arrivals
 from redecode.replay.engine import EngineClient, EngineInfo, EngineOptions, start, stop
@@ -117,8 +121,10 @@ class Modelled:
     cached: int
 
 
-def simulated(profile: EngineProfile, runs: Sequence[RecordedRun], tests: Sequence[Replayed], seeds: int) -> Modelled:
-    """The same runs, begun at the same times, on the engine model."""
+def simulated(
+    profile: EngineProfile, runs: Sequence[RecordedRun], tests: Sequence[Replayed], seeds: int, *, known: bool = False
+) -> Modelled:
+    """The same runs, begun at the same times, on the engine model; `known`: with the speed the machine had."""
     plans = choose(runs, ReplayMode.FORCE).plans
     contents = Contents(profile.limits.block_size)
     shapes = {run_id: shape_of(plan, contents) for run_id, plan in plans.items()}
@@ -130,13 +136,21 @@ def simulated(profile: EngineProfile, runs: Sequence[RecordedRun], tests: Sequen
         first = min(test.begins_s)
         begins = array("q", [to_ps(b - first) for b in test.begins_s])
         workload = Workload(tuple(shapes.values()), begins, array("l", [places[i] for i in test.run_ids]))
-        for seed in range(seeds):
-            found = Simulation(workload, [engine], noise=True, seed=seed).run()
+        there = AsItWas.of(engine, slowness(profile, test.decodes, _origin_ns(workload, test))) if known else engine
+        for seed in range(1 if known else seeds):
+            found = Simulation(workload, [there], noise=True, seed=seed).run()
             for name, new in zip(MEASURES, (found.ttft_s(), found.tpot_s(), found.e2e_s()), strict=True):
                 values[name] += new
             extremes = extremes.join(found.extremes[0])
             cached += sum(c for c in found.cached if c > 0)
-    return Modelled(values, extremes, cached // seeds)
+    return Modelled(values, extremes, cached if known else cached // seeds)
+
+
+def _origin_ns(workload: Workload, test: Replayed) -> int:
+    """When in the replay the simulation begins, UTC: both send their first call at the same time."""
+    gaps = [min(gap for _, gap in shape.first) for shape in workload.shapes]
+    first = min(begin + gaps[which] for begin, which in zip(workload.begins, workload.which, strict=True))
+    return min(d.sent_ns for d in test.decodes) - first // 1000
 
 
 def compare(real: Values, model: Values) -> list[dict[str, Any]]:
@@ -163,7 +177,9 @@ def together(parts: Sequence[Swept]) -> Swept:
     return Swept(Observed(steps, left_out), passages, sum(part.calls for part in parts))
 
 
-def _measure(url: str, name: str, store: Path, size: Size, say: Say) -> tuple[dict[str, list[RecordedRun]], Any, Any]:
+def _measure(
+    url: str, name: str, store: Path, size: Size, say: Say
+) -> tuple[dict[str, list[RecordedRun]], list[Swept], list[Replayed]]:
     """Record, then sweep and replay in turns: runs by group, sweeps, replays."""
     groups = {g: record(url, name, store.with_name(g), agents, size.each) for g, agents in GROUPS.items()}
     for group, runs in groups.items():
@@ -180,7 +196,7 @@ def _measure(url: str, name: str, store: Path, size: Size, say: Say) -> tuple[di
 
 
 def validate(model: str, folder: Path, size: Size, say: Say) -> dict[str, Any]:
-    """Measure, fit and simulate; the tables as data."""
+    """Measure on an engine of its own, fit and simulate; the tables as data."""
     home, store = folder / "engine", folder / "store"
     begun = time.perf_counter()
     state = start(model_dir(model), home=home, options=EngineOptions(max_num_seqs=16))
@@ -190,6 +206,19 @@ def validate(model: str, folder: Path, size: Size, say: Say) -> dict[str, Any]:
         info: EngineInfo = asyncio.run(_info(state.base_url))
     finally:
         stop(home)
+    return judge(groups, parts, tests, info, cold_start_s, say)
+
+
+def judge(
+    groups: dict[str, list[RecordedRun]],
+    parts: Sequence[Swept],
+    tests: Sequence[Replayed],
+    info: EngineInfo,
+    cold_start_s: float,
+    say: Say,
+) -> dict[str, Any]:
+    """Fit what was measured, and simulate it."""
+    rates = sorted({t.rate for t in tests})
     whole, now_ns = together(parts), time.time_ns()
     swept = fit_profile(
         whole.observed, info, source="sweep", now_ns=now_ns, passages=whole.passages, cold_start_s=cold_start_s
@@ -203,7 +232,7 @@ def validate(model: str, folder: Path, size: Size, say: Say) -> dict[str, Any]:
 
     table, floor, drift, extremes = [], [], [], Extremes()
     for group, runs in groups.items():
-        for rate in size.rates:
+        for rate in rates:
             say(f"simulating {group} at {rate}/s")
             mine = [t for t in tests if (t.group, t.rate) == (group, rate)]
             where = {"group": group, "rate": rate}
@@ -212,17 +241,21 @@ def validate(model: str, folder: Path, size: Size, say: Say) -> dict[str, Any]:
             if all(halves):
                 floor += [{**where, **row} for row in compare(measured(halves[0]), measured(halves[1]))]
             fits = {"sweep": lambda: swept, "itself": lambda mine=mine: stored(mine)}
-            if len(size.rates) > 1:
+            if len(rates) > 1:
                 fits["other loads"] = lambda g=group, r=rate: stored([t for t in tests if t.group == g and t.rate != r])
             fits["other agents"] = lambda g=group: stored([t for t in tests if t.group != g])
             for fit, make in fits.items():
-                found = simulated(make(), runs, mine, seeds=5)
-                extremes = extremes.join(found.extremes)
-                hits = {
-                    "cached_measured": sum(d.cached_tokens or 0 for t in mine for d in t.decodes),
-                    "cached_simulated": found.cached,
-                }
-                table += [{**where, "fit": fit, **row, **hits} for row in compare(measured(mine), found.values)]
+                profile = make()
+                for machine in ("fitted", "known"):
+                    found = simulated(profile, runs, mine, seeds=5, known=machine == "known")
+                    extremes = extremes.join(found.extremes)
+                    told = {
+                        "fit": fit,
+                        "machine": machine,
+                        "cached_measured": sum(d.cached_tokens or 0 for t in mine for d in t.decodes),
+                        "cached_simulated": found.cached,
+                    }
+                    table += [{**where, **told, **row} for row in compare(measured(mine), found.values)]
     return {
         "profile": swept.model_dump(exclude={"sample"}),
         "drift": drift,
@@ -236,14 +269,9 @@ def validate(model: str, folder: Path, size: Size, say: Say) -> dict[str, Any]:
 def drifted(profile: EngineProfile, tests: Sequence[Replayed]) -> dict[str, Any]:
     """Steps of the replays over what the sweep's model says of them: how much the machine was another."""
     ratios, real, told = [], 0.0, 0.0
-    s = profile.seconds
     for test in tests:
         for step in from_decodes(test.decodes, None).steps:
-            predicted = (
-                s.step + s.prefill_token * step.prefill_tokens + s.prefill_pair * step.pairs
-                + s.prefill_call * step.prefill_calls + s.decode * step.decodes
-                + s.context_token * step.context_tokens + s.gap + s.gap_row * step.rows
-            )  # fmt: skip
+            predicted = predicted_s(profile, step)
             ratios.append(step.work_s / predicted)
             real, told = real + step.work_s, told + predicted
     ratios.sort()
