@@ -25,14 +25,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.support.fm_formats import Contact, ask
 from redecode.agents import BUNDLED_MODELS, model_dir
 from redecode.agents.fm.articles import cases
 from redecode.optimizer.formats import FORMATS, CannotExpress, MalformedAnswer, faults, languages, model_of
 from redecode.optimizer.formats.tokens import FileTokens
 from redecode.tracer import Store
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support.fm_formats import Contact, ask
 
 
 class Step(BaseModel):

@@ -99,4 +99,5 @@ def best_vectors() -> Vectors:
 
 def _length_one(rows: Matrix) -> Matrix:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    out: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return out

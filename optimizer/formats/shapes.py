@@ -142,7 +142,8 @@ def _union(annotation: Any, arguments: tuple[Any, ...]) -> Shape:
 
 
 def _choice(annotation: Any) -> Shape:
-    values = tuple(m.value for m in annotation) if isinstance(annotation, type) else get_args(annotation)
+    named = isinstance(annotation, type) and issubclass(annotation, Enum)
+    values = tuple(m.value for m in annotation) if named else get_args(annotation)
     some = tuple(v for v in values if v is not None)
     nullable = len(some) < len(values)
     if all(type(v) is str for v in some):

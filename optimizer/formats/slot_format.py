@@ -7,6 +7,7 @@ quote or bracket costs a decode step, and none can be wrong. It needs an engine 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -134,12 +135,17 @@ def fill(model: type[M], *, spaced: bool = False) -> Generator[Slot, str, Readin
             value = yield Slot(path, out, ('"',))
             while _odd_backslashes(value):  # it stopped at an escaped quote
                 value += '"' + (yield Slot(path, out + value + '"', ('"',)))
-            out += f'{value}"'
+            out += f'{_one_line(value)}"'
         else:
             out += (yield Slot(path, out, (",", "}", "\n"))).strip()
         previous = path
     out += "}" * len(previous)
     return Reading(form.parse(out, model))
+
+
+def _one_line(text: str) -> str:
+    """What is in the quotes of a JSON text, its line breaks escaped, which a frame on one line needs."""
+    return "".join(ch if ch >= " " else json.dumps(ch)[1:-1] for ch in text)
 
 
 def _odd_backslashes(text: str) -> bool:

@@ -79,6 +79,13 @@ def test_a_filled_frame_is_the_record_whatever_its_values_say(record: BaseModel)
     assert drive(fill(model), engine).record == record
 
 
+def test_line_breaks_that_a_model_writes_into_a_frame_are_kept() -> None:
+    found = drive(fill(Contact), lambda slot: f"{slot.path[0]}\nsecond line\twith a tab")
+    assert found.record.name == "name\nsecond line\twith a tab"
+    with pytest.raises(MalformedAnswer):
+        drive(fill(Contact), lambda slot: "a \\q that means nothing")
+
+
 def test_a_frame_needs_a_fixed_number_of_values() -> None:
     with pytest.raises(CannotExpress, match="fixed number"):
         next(fill(Rows))

@@ -15,7 +15,7 @@ from redecode.optimizer.formats.forced import SURE, added, forced_share
 from redecode.optimizer.formats.languages import SENTENCES, costs
 from redecode.optimizer.formats.layout import Layout
 from redecode.optimizer.formats.tokens import EngineTokens, FileTokens, TokenizerUnusable
-from tests.optimizer.formats.records import Contact, Flat, Pair, Rows, records, texts
+from tests.optimizer.formats.records import Colour, Contact, Flat, Pair, Rows, records, texts
 
 ANN = Contact(name="Ann", email="a@b.c", address="1 X")
 
@@ -61,7 +61,7 @@ def test_two_records_that_begin_alike_go_on_alike_where_it_is_forced(name: str, 
 
 
 def test_a_choice_among_names_is_forced_from_where_one_is_left() -> None:
-    flat = Flat(title="t", count=1, share=0.5, done=True, colour="reddish", note=None)  # type: ignore[arg-type]
+    flat = Flat(title="t", count=1, share=0.5, done=True, colour=Colour.REDDISH, note=None)
     found = marked(FORMATS["json"].laid_out(flat))
     assert '"done":.rue,"colour":".edd' not in found  # red and reddish: whether it goes on is a choice
     assert '"done":.rue,"colour":".ed.ish","note":.ull' in found

@@ -12,7 +12,7 @@ from pydantic import BaseModel, RootModel
 
 from redecode.optimizer.formats import FORMATS, CannotExpress, Format, Json, MalformedAnswer, format_named, model_of
 from redecode.optimizer.formats.errors import UnknownFormat
-from tests.optimizer.formats.records import Contact, Dated, Deep, Flat, Pair, Plan, Rows, records
+from tests.optimizer.formats.records import Colour, Contact, Dated, Deep, Flat, Pair, Plan, Rows, records
 
 FITS: dict[str, set[type[BaseModel]]] = {
     "json": {Contact, Flat, Plan, Rows, Deep, Dated, Pair},
@@ -94,7 +94,7 @@ def test_what_a_plain_record_cannot_be_is_named() -> None:
 
 
 def test_infinity_is_refused_where_it_is_written() -> None:
-    record = Flat(title="t", count=1, share=1.0, done=True, colour="red", note=None)  # type: ignore[arg-type]
+    record = Flat(title="t", count=1, share=1.0, done=True, colour=Colour.RED, note=None)
     for form in FORMATS.values():
         if Flat in FITS[form.name]:
             with pytest.raises(CannotExpress):
