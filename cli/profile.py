@@ -38,6 +38,7 @@ from redecode.replay.simulator.sweep import sweep
 from redecode.tracer import Clock, Dataset
 
 _UNMEASURED = "not measured"
+_BUSY = 0.1
 
 
 def register(app: typer.Typer) -> None:
@@ -175,6 +176,12 @@ def _nothing(found: RecordedFits, where: str) -> str:
 
 
 def _kept(kept: catalogue.Kept, *, as_json: bool) -> None:
+    off = max(r.p50 for r in kept.profile.residuals)
+    if off > _BUSY:
+        say(
+            f"WARNING half of the steps of one kind are off by {off:.0%} and more: the machine did other work, and the "
+            "profile is of it doing that; measure again when it is idle"
+        )
     if as_json:
         print_json(_summary(kept.profile) | {"carried": list(kept.carried), "path": str(kept.path)})
         return

@@ -130,7 +130,7 @@ class Run:
 
     Attributes:
         source_run_id: the run this one replays or forks, if it does.
-        replay_mode: "force", "resample", "playback" or "fork" for a replay.
+        replay_mode: "force", "resample", "simulate", "playback" or "fork" for a replay.
         tokens: sampled tokens of all decodes; `prompt_tokens` likewise.
         fidelity: the least of its decodes; `None` of a run without decodes.
         lost: events of it that could not be written down (a full disk, a fault of the tracer).
