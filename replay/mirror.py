@@ -21,14 +21,24 @@ class Mirror:
 
     Args:
         labels: recorded with the run from its start on.
+        provider: who answers the FM calls.
 
     Attributes:
         live: recorded span id → its copy.
         run_id: of the replay; empty before it has begun.
     """
 
-    def __init__(self, recorder: Recorder, recorded: RecordedRun, mode: str, labels: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        recorded: RecordedRun,
+        mode: str,
+        labels: dict[str, Any],
+        *,
+        provider: str = "vllm",
+    ) -> None:
         self._recorder, self._recorded, self._mode, self._labels = recorder, recorded, mode, labels
+        self._provider = provider
         self._tools = {t.span_id: t for t in recorded.tools}
         self.live: dict[str, LiveSpan] = {}
         self.run_id = ""
@@ -66,7 +76,7 @@ class Mirror:
             decode: what was replayed for it.
             labels: of the run, instead of those it began with.
         """
-        attributes = decode_attributes(decode, provider="vllm") if decode is not None else {}
+        attributes = decode_attributes(decode, provider=self._provider) if decode is not None else {}
         error = decode.error if decode is not None else span.error
         live = self.live[span.span_id]
         if labels is not None:

@@ -33,7 +33,7 @@ from redecode.tracer.fm.engine_probe import describe
 
 _PS_IN_NS = 1000
 ENGINE = "engine model"
-"""What a simulated decode's engine is described as, in the place of "vllm"."""
+"""What a simulated decode's engine and provider are called, in the place of "vllm"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class _Writer:
     def write(self, place: int, laid: Laid, plan: Plan) -> Any:
         """Record one run; returns its report."""
         labels = {**self._batch.labels(place), **self._labels, "complete": True}
-        mirror = Mirror(self._recorder, plan.recorded, ReplayMode.SIMULATE.value, {LABEL: labels})
+        mirror = Mirror(self._recorder, plan.recorded, ReplayMode.SIMULATE.value, {LABEL: labels}, provider=ENGINE)
         graph, times = laid.plan.graph, times_of(laid, self._found, place)
         numbers = {span: self._found.bases[place] + n for n, span in enumerate(laid.calls)}
         replayed: dict[str, Decode] = {}

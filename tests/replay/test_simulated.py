@@ -24,7 +24,7 @@ from redecode.replay.simulator.errors import CallDoesNotFit, NoProfile
 from redecode.replay.simulator.fleet import Fleet
 from redecode.replay.simulator.profile import EngineLimits, Overheads, Range
 from redecode.replay.what_if_simulated import simulate_what_if
-from redecode.tracer import RecordedRun, Store
+from redecode.tracer import PROVIDER, RecordedRun, SpanKind, Store
 from tests.replay.simulator.made import AFTER_S, BEFORE_S, PAUSE_S, PROMPT_TOKEN_S, STEP_S, call_s, made_profile
 from tests.replay.test_engine_replay import record, run_of
 
@@ -82,6 +82,7 @@ def test_it_is_recorded_as_a_replay_that_says_it_was_simulated(store: Path) -> N
         parts = (now.queue_ns or 0) + (now.prefill_ns or 0) + (now.decode_ns or 0)
         assert parts <= (now.e2e_ns or 0)
         assert now.ttft_ns is not None
+    assert {s.attributes.get(PROVIDER) for s in replay.spans if s.kind is SpanKind.DECODE} == {ENGINE}
     assert compare_runs(run, replay).same
     took = (replay.run.ended_ns or 0) - replay.run.started_ns
     assert report.replays[0].e2e_replayed_s == pytest.approx(took / 1e9, abs=2e-9)
