@@ -86,11 +86,11 @@ def fields_of(schema: Any) -> Iterator[SchemaField]:
         hints = typing.get_type_hints(schema, include_extras=True)
     except (NameError, TypeError) as error:
         raise BadSpec(f"the context schema {_name(schema)} cannot be read: {error}") from error
-    defaults = {}
+    defaults: dict[str, Any] = {}
     if dataclasses.is_dataclass(schema):
         for f in dataclasses.fields(schema):
-            made = f.default_factory() if f.default_factory is not _MISSING else f.default
-            defaults[f.name] = made
+            factory: Any = f.default_factory
+            defaults[f.name] = f.default if factory is _MISSING else factory()
     elif not is_typeddict(schema):
         raise BadSpec(f"the context schema {_name(schema)} is no pydantic model, dataclass or TypedDict")
     for name, hint in hints.items():

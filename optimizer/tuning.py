@@ -428,14 +428,12 @@ def _line(asked: Asked, found: Measured | None, why: str | None) -> str:
 
 def observed(cases: Sequence[Case], spec: Spec, goals: Goals) -> Measured | None:
     """The recorded runs themselves, as far as they tell: the first lane. Their cost is not known here (0)."""
-    from redecode.optimizer.evaluation.runs import alike
-
     outcomes = []
     for case in cases:
         if case.duration_s is None and case.error is None:
             continue
         try:
-            quality = None if case.error or spec.score is None else (spec.score or alike)(case.output, case)
+            quality = None if case.error or spec.score is None else spec.score(case.output, case)
         except Exception:  # a scorer of outputs of graphs that may be others than now
             quality = None
         known = None if quality is None else float(quality)

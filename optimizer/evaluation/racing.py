@@ -21,7 +21,7 @@ _ALPHA = 0.05
 
 def lower_rate(misses: int, runs: int, alpha: float = _ALPHA) -> float:
     """Exact (Clopper-Pearson) one-sided lower bound of a rate."""
-    from scipy.stats import beta
+    from scipy.stats import beta  # type: ignore[import-untyped]
 
     return 0.0 if misses == 0 else float(beta.ppf(alpha, misses, runs - misses + 1))
 

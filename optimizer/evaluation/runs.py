@@ -170,7 +170,7 @@ class Runner:
     def _scored(self, output: Any, case: Case) -> float | None:
         try:
             found = (self.spec.score or alike)(output, case)
-            quality = None if found is None else float(found)
+            quality: float | None = None if found is None else float(found)
         except Exception as error:  # whatever somebody's scorer does
             raise ScorerFailed(
                 f"the scorer raised {type(error).__name__} on run {case.id[:12]}: {error}; mend it, then go on with "
@@ -189,9 +189,9 @@ def alike(output: Any, case: Case) -> float | None:
     if isinstance(then, Mapping) and isinstance(output, Mapping) and then:
         changed = {k for k, v in then.items() if isinstance(case.input, Mapping) and case.input.get(k) == v}
         keys = [k for k in then if k not in changed] or list(then)  # what merely went through says nothing
-        now = c.plain(dict(output))
-        return sum(now.get(k) == then[k] for k in keys) / len(keys)
-    return float(c.plain(output) == then)
+        now: dict[str, Any] = c.plain(dict(output))
+        return sum(bool(now.get(k) == then[k]) for k in keys) / len(keys)
+    return float(bool(c.plain(output) == then))
 
 
 def not_there(error: BaseException) -> str | None:

@@ -96,7 +96,7 @@ class Session:
         watch = Watch()
         recording = instrument(settings.store)
         recording.recorder.listeners.append(watch)
-        self._unwatch = lambda: recording.recorder.listeners.remove(watch)
+        self._listeners, self._watch = recording.recorder.listeners, watch
         self._spec = load(settings.spec)
         self._load = str(settings.concurrency)
         self._memo = Memo(Store(settings.store), self._load)
@@ -126,7 +126,7 @@ class Session:
     def end(self) -> None:
         """Write the rest down."""
         play(None)
-        self._unwatch()
+        self._listeners.remove(self._watch)
         uninstrument()
 
 

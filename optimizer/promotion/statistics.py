@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05
@@ -141,12 +141,12 @@ def runs_for_rate(share: float, allowed: float, alpha: float = ALPHA, most: int 
         return None
     runs = np.arange(1, most + 1)
     sure = stats.binom.cdf(np.round(share * runs), runs, allowed) <= alpha
-    return int(runs[np.argmax(sure)]) if sure.any() else None
+    return int(np.argmax(sure)) + 1 if bool(np.any(sure)) else None
 
 
 def runs_for_mean(distance: float, sd: float, alpha: float = ALPHA, power: float = 0.8) -> int | None:
     """Clusters needed to see a mean so far from a margin; `None` if no number would do."""
     if distance <= 0 or not math.isfinite(sd):
         return None
-    z = stats.norm.ppf(1 - alpha) + stats.norm.ppf(power)
+    z = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))
     return max(LEAST_CLUSTERS, math.ceil((z * sd / distance) ** 2))

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import optuna
@@ -261,12 +261,16 @@ class Search:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    found = optuna.importance.get_param_importances(self._study, target=lambda t, p=place: t.values[p])
+                    found = optuna.importance.get_param_importances(self._study, target=_value_at(place))
                 except (ValueError, RuntimeError):
                     continue
             if all(math.isfinite(v) for v in found.values()):
                 out[name] = dict(found)
         return out
+
+
+def _value_at(place: int) -> Callable[[FrozenTrial], float]:
+    return lambda trial: trial.values[place]
 
 
 def suggested(trial: Trial, space: Space) -> Config:
