@@ -108,6 +108,8 @@ def serve_until_interrupted(cluster: RayCluster, told: dict[str, Any], *, as_jso
     except KeyboardInterrupt:
         pass
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
         cluster.stop()
 
 

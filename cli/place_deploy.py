@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def deploy(
         told: what is printed of it beside where it listens.
     """
     engines = [engine for row in plan.replicas for engine in [_engine(kinds, row[0], row[1])] * row[2]]
-    replicas = _replicas(engines, how)
+    replicas = replicas_of(engines, how)
     gpu = find_device() is Device.CUDA and not how.engines and not how.paced
     router, why = make_router(Policy.DEADLINE, [r.engine for r in replicas], shapes)
     overall = slos.get("")
@@ -77,11 +77,16 @@ def _engine(kinds: Sequence[Kind], model: str, name: str) -> Engine:
     return next(k.engine for k in kinds if (k.engine.model, k.name) == (model, name))
 
 
-def _replicas(engines: Sequence[Engine], how: Deployment) -> list[RayReplica]:
+def replicas_of(
+    engines: Sequence[Engine],
+    how: Deployment,
+    find: Callable[[Sequence[str], str | None], Coroutine[Any, Any, list[Found]]] = find_all,
+) -> list[RayReplica]:
+    """What each of these engines of a plan is to be; exit 2 if that cannot be had."""
     if how.paced:
         return [RayReplica(engine=engine) for engine in engines]
     if how.engines:
-        return _of_servers(engines, asyncio.run(find_all([root_of(url) for url in how.engines], None)))
+        return _of_servers(engines, asyncio.run(find([root_of(url) for url in how.engines], None)))
     check_vllm()
     unknown = sorted({engine.model for engine in engines} - set(BUNDLED_MODELS))
     if unknown:

@@ -160,30 +160,26 @@ class RayCluster:
         options: dict[str, Any] = {
             "max_ongoing_requests": self._max_ongoing,
             "ray_actor_options": {"num_cpus": self._cpus, "num_gpus": self._gpus},
-            "graceful_shutdown_timeout_s": 10,
+            "graceful_shutdown_timeout_s": 20,
         }
         if self._spec.router is not None:
-            from ray.serve.config import RequestRouterConfig
-
-            options["request_router_config"] = RequestRouterConfig(
-                request_router_class="redecode.optimizer.placement.cluster.ray_router:PolicyRouter",
-                request_router_kwargs={"spec": packed},
-                request_routing_stats_period_s=_STATS_S,
-            )
+            options["request_router_config"] = {
+                "request_router_class": "redecode.optimizer.placement.cluster.ray_router:PolicyRouter",
+                "request_router_kwargs": {"spec": packed},
+                "request_routing_stats_period_s": _STATS_S,
+            }
         if self._spec.provisioner is not None:
-            from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-
-            options["autoscaling_config"] = AutoscalingConfig(
-                min_replicas=1,
-                initial_replicas=self._spec.first,
-                max_replicas=self._spec.most,
-                upscale_delay_s=0,
-                downscale_delay_s=0,
-                policy=AutoscalingPolicy(
-                    policy_function="redecode.optimizer.placement.cluster.ray_scaling:PlannedScaling",
-                    policy_kwargs={"spec": packed},
-                ),
-            )
+            options["autoscaling_config"] = {
+                "min_replicas": 1,
+                "initial_replicas": self._spec.first,
+                "max_replicas": self._spec.most,
+                "upscale_delay_s": 0,
+                "downscale_delay_s": 0,
+                "policy": {
+                    "policy_function": "redecode.optimizer.placement.cluster.ray_scaling:PlannedScaling",
+                    "policy_kwargs": {"spec": packed},
+                },
+            }
         else:
             options["num_replicas"] = len(self._spec.replicas)
         replicas = serve.deployment(name="Replicas", **options)(Replicas)

@@ -153,7 +153,7 @@ class EndpointReplica(Backend):
             with suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with self._session.get(f"{self._url}/metrics", timeout=timeout) as response:
                     metrics = read_metrics((await response.read()).decode(errors="replace"))
-                    self.load = metrics and metrics.load
+                    self.load = None if metrics is None else metrics.load
             await asyncio.sleep(_POLL_S)
 
 

@@ -32,7 +32,7 @@ from redecode.tracer.clock import Clock
 _MANY = 100_000
 
 
-class PolicyRouter(RequestRouter):  # type: ignore[misc]
+class PolicyRouter(RequestRouter):
     """Sends each call where the policy says."""
 
     def initialize_state(self, *, spec: str) -> None:  # type: ignore[override]

@@ -215,7 +215,9 @@ class OnRay(Adapter):
         deployment = DeploymentID(name="golden")
         self.router = PolicyRouter(deployment_id=deployment, handle_source=DeploymentHandleSource.UNKNOWN)
         self.router.prepare(unpack(pack(spec)), self.time.now_s, self.prefixes, never)
-        self.replicas = [Running(ReplicaID(f"replica-{rank}", deployment), rank) for rank in range(len(ENGINES))]
+        self.replicas: list[Any] = [
+            Running(ReplicaID(f"replica-{rank}", deployment), rank) for rank in range(len(ENGINES))
+        ]
         self.router._replicas = {r.replica_id: r for r in self.replicas}
         self.router.see(list(reversed(self.replicas)))
         self.placing = self.router.placing
@@ -271,7 +273,8 @@ async def feed(adapter: Adapter, events: list[Event], order: dict[int, int]) -> 
         elif event.ended is not None:
             if adapter.placing.held:  # after an end, what waits is asked after; what engines say by then comes first
                 follows = next(rest)
-                assert follows.call is follows.ended is None
+                assert follows.call is None
+                assert follows.ended is None
                 adapter.show_loads(follows.seen)
             await adapter.end(order[event.ended[0]] if isinstance(adapter, OverHttp) else event.ended[0])
         else:

@@ -162,7 +162,7 @@ async def test_a_call_waits_for_a_replica_that_is_being_started(live: Make, unus
     assert 29.0 < expected.ready_s - at.cluster.time.now_s() <= 30.0
     call = asyncio.ensure_future(at.post({**ASK, "max_tokens": 1}))
     await until(lambda: expected.outstanding == 1)
-    assert expected.state is State.STARTING
+    assert at.cluster.placing.replicas[0].state is State.STARTING
     runner = await listen(paced_server(an_engine()), "127.0.0.1", unused_port)
     assert (await call)[0] == 200
     assert expected.state is State.READY
