@@ -79,7 +79,7 @@ async def test_fewer_tokens_are_forced_and_nothing_else_is_otherwise(store: Path
     async with token_engine(engine) as url:
         run = run_of(wait_ms=1)
         found = await measure(store, run, [FewerTokens("run/chat#1", 3)], url, repeat=2)
-    forced = {tuple(d.prompt_ids or ()): [] for d in run.decodes}
+    forced: dict[tuple[int, ...], list[int]] = {tuple(d.prompt_ids or ()): [] for d in run.decodes}
     for (_, body), place in zip(engine.calls, range(100), strict=False):
         assert place // 3 in (0, 1, 2, 3, 4)
         forced[tuple(body["prompt"])].append(body["max_tokens"])
