@@ -224,7 +224,7 @@ def _print_engine(result: dict[str, Any]) -> None:
 
 
 def _median_error(rows: Sequence[dict[str, Any]], measure: str) -> float:
-    return median(abs(r[q]["error"]) for r in rows if r["measure"] == measure for q in QUANTILES)
+    return float(median(abs(r[q]["error"]) for r in rows if r["measure"] == measure for q in QUANTILES))
 
 
 if __name__ == "__main__":

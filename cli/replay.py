@@ -234,13 +234,13 @@ def replay(
             as_streamed=not no_stream,
         )
         if mode is Mode.SIMULATE:
-            chosen = choose(load_selected(source, selection), ReplayMode.SIMULATE, leave_out=not selection.by_id)
+            lengths = choose(load_selected(source, selection), ReplayMode.SIMULATE, leave_out=not selection.by_id)
             fleet = fleet_of(
-                path, source, chosen.plans.values(), profile, replicas=replicas, other_fm=other_fm, routing=routing
+                path, source, lengths.plans.values(), profile, replicas=replicas, other_fm=other_fm, routing=routing
             )
             simulate_runs(
-                path, source, chosen, fleet, options, seed=seed, noise=not no_noise, repeat=repeat,
-                one=selection.by_id and len(chosen.plans) == 1, as_json=as_json,
+                path, source, lengths, fleet, options, seed=seed, noise=not no_noise, repeat=repeat,
+                one=selection.by_id and len(lengths.plans) == 1, as_json=as_json,
             )  # fmt: skip
         replay_runs(path, source, selection, ReplayMode(mode), options, engine, repeat=repeat, as_json=as_json)
 

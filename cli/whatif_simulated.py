@@ -65,7 +65,8 @@ def side_by_side(predicted: WhatIf, modelled: SimulatedWhatIf | None, measured: 
     """The gain by each tier that was asked for, if there are several."""
     rows = [("algebraic", predicted.recorded_ns, predicted.predicted_ns)]
     if modelled is not None:
-        rows.append(("simulated", *(round((q.p50 or 0) * 1e9) for q in (modelled.unchanged, modelled.changed))))
+        before, after = (round((q.p50 or 0) * 1e9) for q in (modelled.unchanged, modelled.changed))
+        rows.append(("simulated", before, after))
     if measured is not None:
         rows.append(("measured", measured.baseline.median_ns, measured.measured.median_ns))
     if len(rows) == 1:

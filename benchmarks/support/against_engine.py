@@ -240,12 +240,12 @@ def judge(
             halves = [[t for t in mine if t.turn % 2 == half] for half in (0, 1)]
             if all(halves):
                 floor += [{**where, **row} for row in compare(measured(halves[0]), measured(halves[1]))]
-            fits = {"sweep": lambda: swept, "itself": lambda mine=mine: stored(mine)}
+            fits: dict[str, list[Replayed]] = {"sweep": [], "itself": mine}
             if len(rates) > 1:
-                fits["other loads"] = lambda g=group, r=rate: stored([t for t in tests if t.group == g and t.rate != r])
-            fits["other agents"] = lambda g=group: stored([t for t in tests if t.group != g])
-            for fit, make in fits.items():
-                profile = make()
+                fits["other loads"] = [t for t in tests if t.group == group and t.rate != rate]
+            fits["other agents"] = [t for t in tests if t.group != group]
+            for fit, its in fits.items():
+                profile = stored(its) if its else swept
                 for machine in ("fitted", "known"):
                     found = simulated(profile, runs, mine, seeds=5, known=machine == "known")
                     extremes = extremes.join(found.extremes)

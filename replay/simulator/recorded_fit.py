@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.fit import fit_profile, info_of
-from redecode.replay.simulator.observed import Observed, from_decodes, passages_of
+from redecode.replay.simulator.observed import Observed, ObservedStep, from_decodes, passages_of
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer import Decode, Store, TimeSource
 
@@ -94,7 +94,8 @@ def _fit(
 
 
 def _together(parts: Iterable[Observed]) -> Observed:
-    steps, left_out = [], dict[str, int]()
+    steps: list[ObservedStep] = []
+    left_out: dict[str, int] = {}
     for part in parts:
         steps += part.steps
         for why, count in part.left_out.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_second_measurement_takes_the_place_of_the_first_and_keeps_what_it_lac
     ],
     ids=["FM", "hardware", "version", "weights", "limits"],
 )
-def test_another_engine_has_a_profile_of_its_own(tmp_path: Path, other: dict[str, object]) -> None:
+def test_another_engine_has_a_profile_of_its_own(tmp_path: Path, other: dict[str, Any]) -> None:
     keep(tmp_path, made_profile())
     kept = keep(tmp_path, made_profile(**other))
     assert kept.replaced is None

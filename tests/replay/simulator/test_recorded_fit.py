@@ -124,6 +124,13 @@ def test_timed_decodes_are_those_of_the_runs_without_what_was_said(store: Path) 
     whole = sorted((d for i in ids for d in opened.load(i).decodes), key=lambda d: (d.sent_ns, d.span_id))
     timed = opened.timed_decodes(ids)
     assert len(timed) == 5
-    said = {"prompt_ids": None, "sampled_ids": None, "logprobs": None, "sampling": {}, "output": None, "messages": None}
-    assert timed == [replace(d, **said) for d in whole]  # type: ignore[arg-type]
+    said: dict[str, Any] = {
+        "prompt_ids": None,
+        "sampled_ids": None,
+        "logprobs": None,
+        "sampling": {},
+        "output": None,
+        "messages": None,
+    }
+    assert timed == [replace(d, **said) for d in whole]
     assert opened.timed_decodes([]) == []
