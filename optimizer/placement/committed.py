@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from redecode.optimizer.placement.beliefs import Belief
+from redecode.optimizer.placement.decisions import Estimate
 from redecode.optimizer.placement.estimates import Estimator, tail_s
 from redecode.optimizer.placement.work import Speed, Work
 from redecode.replay.simulator.views import CallView, ReplicaView
 
 _MOST_LOADED = 0.97
+_LEAST_TO_GO = 0.05
 _STALE_S = 0.02
 """The sum is made anew after so long."""
 
@@ -26,7 +28,7 @@ class _Run:
     """A run that was let in.
 
     Attributes:
-        open: its calls that have not ended, and their work, in typical calls.
+        open: its calls that have not ended: their work in typical calls, since when, and for how long by estimate.
         rest: work after them.
         waits_s: what passes meanwhile.
         least_s: it takes that long on idle replicas, waits apart.
@@ -35,7 +37,7 @@ class _Run:
 
     deadline_s: float
     model: str
-    open: dict[int, float] = field(default_factory=dict)
+    open: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     rest: float = 0.0
     waits_s: float = 0.0
     least_s: float = 0.0
@@ -83,15 +85,18 @@ class Committed:
             found = self._needs[key] = _Needs(own, rest, waits, least)
         return found
 
-    def sent(self, call: CallView, belief: Belief, fresh_tokens: int, replicas: Sequence[ReplicaView]) -> None:
-        """A call of a run was let go; so many tokens of its prompt are to be computed."""
+    def sent(
+        self, call: CallView, belief: Belief, estimate: Estimate, replicas: Sequence[ReplicaView], now_s: float
+    ) -> None:
+        """A call of a run was let go."""
         if call.deadline_s is None:
             return
         run = self._runs.get(call.run)
         if run is None:
             run = self._runs[call.run] = _Run(call.deadline_s, call.model)
         need = self._need(belief, call.model, replicas)
-        run.open[call.call] = need.own + self._estimator.unit_s(call.model, Work(prompt_tokens=fresh_tokens))
+        prompt = self._estimator.unit_s(call.model, Work(prompt_tokens=call.prompt_tokens - estimate.cached_tokens))
+        run.open[call.call] = need.own + prompt, now_s, max(1e-6, estimate.l_est)
         run.rest, run.waits_s, run.least_s, run.since_s = need.rest, need.waits_s, need.least_s, None
         self._whose[call.call] = call.run
         self._summed_s = float("-inf")
@@ -111,14 +116,19 @@ class Committed:
         """It was given up."""
         self._runs.pop(run, None)
 
-    def shares(self, replicas: Sequence[ReplicaView], now_s: float) -> dict[str, float]:
-        """Of what the replicas of each model can do, how much is asked of them."""
+    def shares(self, replicas: Sequence[ReplicaView], now_s: float, *, full: bool = False) -> dict[str, float]:
+        """Of what the replicas of each model could do, how much is asked of them.
+
+        Args:
+            full: of what they can do with full batches, not of the end of all batching (`Model.relative`).
+        """
         if now_s - self._summed_s >= _STALE_S:
             self._sum(now_s)
         able: dict[str, float] = {}
         for r in replicas:
             model = self._estimator.model(r.engine)
-            able[r.engine.model] = able.get(r.engine.model, 0.0) + model.relative() / self._estimator.ratio(r.engine)
+            done = model.most_per_s() if full else model.relative()
+            able[r.engine.model] = able.get(r.engine.model, 0.0) + done / self._estimator.ratio(r.engine)
         every = able.get("", 0.0)
         return {name: self._rate(name) / (able.get(name, 0.0) or every or 1e-9) for name in able | self._sums}
 
@@ -138,7 +148,9 @@ class Committed:
             if run.since_s is not None:
                 gap = run.waits_s + 0.2
                 rest *= max(0.0, 1.0 - (now_s - run.since_s) / (2.0 * gap))
-            work = sum(run.open.values()) + rest
+            work = rest
+            for own, since_s, takes_s in run.open.values():
+                work += own * max(_LEAST_TO_GO, 1.0 - (now_s - since_s) / takes_s)
             sums[run.model] = sums.get(run.model, 0.0) + work / max(run.least_s, left - run.waits_s, 1e-3)
         for number in over:
             del self._runs[number]

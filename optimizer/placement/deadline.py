@@ -44,8 +44,8 @@ class Parts:
         same, same_full: chances that differ by less are the same: while nothing is asked of the cluster, and when all
             that it can do is.
         hopeless: below this chance a run is given up.
-        hopeless_first, picky: below this chance a run is not begun: while up to `room` of the cluster is asked for, and
-            when all of it is.
+        hopeless_first, picky: below this chance a run is not begun while up to `room` of the cluster is asked for, and
+            below this part of what it would have on idle replicas when all of it is.
         held_below: a call waits if its chance is less than this part of what it would be on an idle replica.
     """
 
@@ -60,7 +60,7 @@ class Parts:
     same_full: float = 0.3
     hopeless: float = 0.03
     hopeless_first: float = 0.1
-    picky: float = 0.7
+    picky: float = 0.9
     room: float = 0.6
     held_below: float = 0.5
 
@@ -215,7 +215,7 @@ class DeadlineRouter(Router):
                 return self._hold(ask, offers, spare_s, could)
         if parts.shed:
             begun = call.run in self._begun
-            if best.chance < (parts.hopeless if begun else self._least_chance(ask)):
+            if best.chance < (parts.hopeless if begun else self._least_chance(ask, pool)):
                 return self._refuse(ask, offers, f"its run would be in time with a chance of {best.chance:.2f} at most")
         why = ""
         if self._log is not None:
@@ -231,7 +231,8 @@ class DeadlineRouter(Router):
         replicas: Sequence[ReplicaView],
     ) -> _Ask:  # fmt: skip
         later = self.committed.later(call, belief, replicas, now_s, now) if self._parts.committed else now
-        self._share = self.committed.shares(replicas, now_s).get(call.model, 0.0)
+        full = self.committed.shares(replicas, now_s, full=True) if self._parts.committed else {}
+        self._share = full.get(call.model, 0.0)
         return _Ask(call, belief, later, key, now_s, float("inf") if call.deadline_s is None else call.deadline_s)
 
     def _offer(self, ask: _Ask, replica: ReplicaView, extra: int) -> _Offer:
@@ -253,11 +254,14 @@ class DeadlineRouter(Router):
         cost_s = estimate.l_est + (burden_s * min(there, model.most) if parts.burden else 0.0)
         return _Offer(replica, estimate, 1.0 if attains is None else attains, cost_s)
 
-    def _least_chance(self, ask: _Ask) -> float:
+    def _least_chance(self, ask: _Ask, pool: Sequence[ReplicaView]) -> float:
         """Below it a run is not begun: low while there is room, high when it takes the place of another."""
         parts = self._parts
         loaded = (self._share - parts.room) / max(1e-9, 1.0 - parts.room)
-        return parts.hopeless_first + (parts.picky - parts.hopeless_first) * min(1.0, max(0.0, loaded))
+        if loaded <= 0.0:
+            return parts.hopeless_first
+        most = parts.picky * self._at_best(ask, pool)[0]
+        return parts.hopeless_first + max(0.0, most - parts.hopeless_first) * min(1.0, loaded)
 
     def _at_best(self, ask: _Ask, pool: Sequence[ReplicaView]) -> tuple[float, float]:
         """The chance on the best of these replicas if it were idle, and for how long the call can wait for that."""
@@ -288,8 +292,7 @@ class DeadlineRouter(Router):
         self._begun.add(call.run)
         self._keys[call.call] = ask.key if self._parts.order else 0
         self._estimator.sent(call.call, offer.replica.engine, ask.now_s, offer.estimate)
-        fresh = call.prompt_tokens - offer.estimate.cached_tokens
-        self.committed.sent(call, ask.belief, fresh, [o.replica for o in offers])
+        self.committed.sent(call, ask.belief, offer.estimate, [o.replica for o in offers], ask.now_s)
         self._tell(ask, offers, "send", number, why)
         return number
 

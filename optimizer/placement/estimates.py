@@ -23,8 +23,10 @@ _NEAR = log(1.04)
 _UNSURE = (0.92, 1.0, 1.1)
 """An estimate is off by so much: chances are averaged over them."""
 _MOST_KEPT = 20_000
-_FADES = 0.99
-_PRIOR_CALLS = 10
+_FADES = 0.995
+_PRIOR_CALLS = 100
+"""Calls that took as long as estimated, before any did: the first to end are the short ones, and would mislead."""
+_LEAST_RATIO, _MOST_RATIO = 0.7, 2.0
 _NOTHING_KNOWN = Typical(256.0, 256.0 * 257 / 2, 256.0, 384.0)
 
 
@@ -47,7 +49,7 @@ class Estimator:
         self._reference: dict[str, Model] = {}
         self._times: dict[tuple[object, ...], list[float]] = {}
         self._ratios: dict[int, float] = {}
-        self._learnt: dict[int, tuple[float, float]] = {}  # kind → time that calls took, and were to take, fading
+        self._learnt: dict[int, tuple[float, float, float]] = {}  # kind → time taken, told, and calls: fading sums
         self._sent: dict[int, tuple[int, float, float]] = {}
 
     def model(self, engine: Engine) -> Model:
@@ -181,11 +183,11 @@ class Estimator:
         """It is done."""
         kind, sent_s, expected_s = self._sent.pop(call, (0, 0.0, 0.0))
         if expected_s > 0:
-            took, told = self._learnt.get(kind, (0.0, 0.0))
-            took, told = took * _FADES + now_s - sent_s, told * _FADES + expected_s / self._ratios.get(kind, 1.0)
-            self._learnt[kind] = took, told
-            prior = _PRIOR_CALLS * told * (1.0 - _FADES)
-            self._ratios[kind] = min(4.0, max(0.25, (took + prior) / (told + prior)))
+            took, told, calls = (_FADES * v for v in self._learnt.get(kind, (0.0, 0.0, 0.0)))
+            took, told, calls = took + now_s - sent_s, told + expected_s / self._ratios.get(kind, 1.0), calls + 1.0
+            self._learnt[kind] = took, told, calls
+            prior = _PRIOR_CALLS * told / max(1.0, calls)
+            self._ratios[kind] = min(_MOST_RATIO, max(_LEAST_RATIO, (took + prior) / (told + prior)))
 
 
 def tail_s(waits_s: float, later: Sequence[tuple[str, object]], speeds: dict[str, Speed]) -> float:
