@@ -451,11 +451,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the same as data")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--runs", type=int, default=400, help="runs in each simulation")
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.4, 0.6, 0.8, 1.0, 1.3])
-    parser.add_argument("--near", type=float, default=0.8, help="the load that is called near saturation")
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 1.0, 1.3])
+    parser.add_argument("--near", type=float, default=1.0, help="the load that is called near saturation")
     parser.add_argument("--workloads", nargs="+", help="only these")
     parser.add_argument("--pools", nargs="+", default=["equal", "unequal"])
     parser.add_argument("--trials", type=int, default=12, help="for tuning Serve")
+    parser.add_argument("--part", choices=["routers", "provisioners", "both"], default="both")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of the load that rises and falls")
     parser.add_argument("--store", help="take recorded runs from here, not from the shipped recording")
     args = parser.parse_args()
     size = Size(args.seeds, args.runs, tuple(args.loads), args.trials)
@@ -468,11 +470,12 @@ def main() -> None:
     near = args.near if args.near in size.loads else size.loads[-1]
     made = pools()
     result: dict[str, Any] = {"fixed_pool": [], "autoscaled": []}
-    for name in names:
+    for name in names if args.part != "provisioners" else []:
         for pool in args.pools[-1:] if args.quick else args.pools:
             result["fixed_pool"].append(fixed_pool(known[name], pool, made[pool], size, near))
-    for name in names[:1] if args.quick else [n for n in names if n in ("tenants", "research")]:
-        seconds, seeds = (120.0, 2) if args.quick else (600.0, max(5, args.seeds // 2))
+    varying = names[:1] if args.quick else [n for n in names if n in ("tenants", "research")]
+    for name in varying if args.part != "routers" else []:
+        seconds, seeds = (120.0, 2) if args.quick else (args.seconds, args.seeds)
         result["autoscaled"].append(autoscaled(known[name], made["equal"][0], seeds, seconds, size.trials))
         _say(f"{name}: provisioners done")
     result["conditions"] = conditions()
