@@ -1,0 +1,191 @@
+"""`redecode tune` where something is wrong: it says what, loses nothing, and can be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from redecode import tracer
+from redecode.cli.main import app
+from redecode.optimizer.cases import MODE
+from redecode.tracer import Store
+from tests.optimizer.conftest import tuning_of_docs
+
+
+@pytest.fixture
+def tune(folder: Path, recorded: Any, store: Path) -> Callable[..., Any]:
+    (folder / "tuning.py").write_text(tuning_of_docs())
+
+    def run(*options: str, spec: str = "tuning:spec", runs: str = "all") -> Any:
+        command = ["tune", spec, "--runs", runs, "--workers", "0", "--store", str(store), *options]
+        return CliRunner().invoke(app, command, catch_exceptions=False)
+
+    return run
+
+
+def forget() -> None:
+    """The scorer's module is read anew, as in another process."""
+    import sys
+
+    sys.modules.pop("tuning", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"spec": "nowhere:spec"}, "nowhere cannot be imported"),
+        ({"spec": "tuning:nothing"}, "tuning has no nothing"),
+        ({"spec": "tuning:right"}, "wants arguments"),
+        ({"spec": "tuning"}, "module:name"),
+        ({"runs": "yesterday"}, "last-24h"),
+        ({"runs": "last-0"}, "none was recorded"),
+    ],
+)
+def test_what_is_not_understood_is_one_line(tune: Callable[..., Any], options: Any, said: str) -> None:
+    result = tune(**options)
+    assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--knob", "wording=a,b"], "takes {a, b}, not 'Capital of'"),
+        (["--knob", "temperature"], None),
+        (["--fix", "tone=1"], "no such field"),
+        (["--price", "m=1"], "MODEL=INPUT,OUTPUT"),
+        (["--margin", "cost=0.5"], "cost=1.05"),
+        (["--sampler", "magic"], "no sampler is called magic"),
+        (["--incumbent", "missing.toml"], "cannot be read"),
+        (["--resume", "last"], "no study here to go on with"),
+        (["--load", "2rps"], "profile"),
+        (["--load", "fast"], "a load is"),
+        (["--price", "other=1,1"], "model m has no price"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(
+    tune: Callable[..., Any], options: list[str], said: str | None
+) -> None:
+    result = tune(*options, "--trials", "1", "--cases", "2", "--held-out", "0")
+    if said is None:
+        assert result.exit_code in (0, 1)
+        return
+    assert result.exit_code == 2 and said in result.stderr, result.output
+
+
+def test_an_slo_that_nothing_can_meet_is_said_with_the_nearest(tune: Callable[..., Any]) -> None:
+    result = tune("--slo", "0.001", "--trials", "3", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["verdict"]) == (1, "keep")
+    assert not any(t["feasible"] for t in found["trials"])
+    assert "No candidate keeps what it must" in Path(found["files"][0]).read_text()
+    assert found["chosen"] == found["incumbent"]
+
+
+# The eleventh case is wrong: the first block went well.
+_LATE = "(case.expectd if case.input['country'] == 'Country9' else case.expected)"
+
+
+def test_a_scorer_that_raises_stops_and_once_mended_nothing_is_paid_twice(
+    tune: Callable[..., Any], folder: Path, recorded: Any
+) -> None:
+    body = tuning_of_docs()
+    (folder / "tuning.py").write_text(body.replace("case.expected", _LATE))
+    result = tune("--trials", "2", "--held-out", "0")
+    assert result.exit_code == 2
+    assert "the scorer raised AttributeError" in result.stderr and "--resume" in result.stderr
+    asked = len(recorded.requests)
+    forget()
+    (folder / "tuning.py").write_text(body)
+    found = json.loads(tune("--resume", "last", "--trials", "2", "--json").stdout)
+    assert len(found["trials"]) == 2 and found["trials"][0]["candidate"] == found["incumbent"]
+    assert asked >= 8 and len(recorded.requests) - asked < 2 * 12 - 2  # two candidates, less what is known
+
+
+def test_a_file_says_stop_and_the_study_goes_on_when_it_is_gone(tune: Callable[..., Any], store: Path) -> None:
+    tune("--trials", "1", "--held-out", "0")
+    (store / "tune.stop").touch()
+    found = json.loads(tune("--held-out", "0", "--json").stdout)
+    assert found["stopped"] == "tune.stop says stop" and len(found["trials"]) == 1
+    (store / "tune.stop").unlink()
+    assert len(json.loads(tune("--held-out", "0", "--trials", "3", "--json").stdout)["trials"]) == 3
+
+
+def test_a_budget_of_calls_is_kept_to_within_a_block(tune: Callable[..., Any], recorded: Any) -> None:
+    found = json.loads(tune("--max-calls", "20", "--held-out", "0", "--json").stdout)
+    assert "of at most 20" in found["stopped"]
+    assert 20 <= len(recorded.requests) < 20 + 8
+
+
+def test_changed_knobs_are_named_when_a_study_is_gone_on_with(tune: Callable[..., Any], folder: Path) -> None:
+    tune("--trials", "1", "--held-out", "0")
+    forget()
+    more = 'slo_s=2.0, knobs={"wording": ["Capital of", "Tell me"]})'
+    (folder / "tuning.py").write_text(tuning_of_docs().replace("slo_s=2.0)", more))
+    again = tune("--trials", "2", "--held-out", "0", "--json")
+    assert "wording gained Tell me and lost Please name the capital of: this is a study of its own" in again.stderr
+    assert len(json.loads(again.stdout)["trials"]) == 2
+
+
+def test_an_incumbent_that_fails_everywhere_ends_it_at_once(tune: Callable[..., Any], recorded: Any) -> None:
+    result = tune("--fix", "model=missing", "--held-out", "0")
+    assert result.exit_code == 2 and "every run of the incumbent failed (12)" in result.stderr
+
+
+TOOLS = """
+from typing import Literal
+from langchain_core.tools import tool
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+RAN = []
+
+@tool
+def send(text: str) -> str:
+    "Send it."
+    RAN.append(text)
+    return f"sent {text} {len(RAN)}"
+
+class State(TypedDict, total=False):
+    name: str
+    said: str
+
+class Context(BaseModel):
+    greeting: Literal["hello", "dear"] = "hello"
+    polite: bool = False
+
+def act(state: State, runtime: Runtime[Context]) -> State:
+    return {"said": send.invoke({"text": f"{runtime.context.greeting} {state['name']}"})}
+
+builder = StateGraph(State, context_schema=Context)
+builder.add_node("act", act)
+builder.add_edge(START, "act")
+builder.add_edge("act", END)
+graph = builder.compile(name="sender")
+"""
+
+
+def test_tools_answer_as_recorded_and_never_run_unasked(tune: Callable[..., Any], folder: Path, store: Path) -> None:
+    (folder / "tuning.py").write_text(TOOLS)
+    forget()
+    import tuning  # type: ignore[import-not-found]
+
+    tracer.instrument(store)
+    for name in ("Ann", "Bo", "Cy"):
+        tuning.graph.invoke({"name": name}, context=tuning.Context())
+    tracer.uninstrument()
+    assert len(tuning.RAN) == 3
+    same = tune("--knob", "polite", "--held-out", "0", "--json", spec="tuning:graph")
+    assert len(tuning.RAN) == 3 and len(json.loads(same.stdout)["trials"]) == 2
+    evaluated = [r for r in Store(store).runs() if MODE in r.labels]
+    assert {r.output["said"] for r in evaluated} == {"sent hello Ann 1", "sent hello Bo 2", "sent hello Cy 3"}
+    other = tune("--knob", "greeting", "--held-out", "0", spec="tuning:graph")
+    assert other.exit_code == 2 and "--live-tool" in other.stderr and len(tuning.RAN) == 3
+    allowed = tune("--knob", "greeting", "--held-out", "0", "--live-tool", "send", spec="tuning:graph")
+    assert allowed.exit_code == 1 and len(tuning.RAN) > 3
