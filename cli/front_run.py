@@ -99,18 +99,24 @@ def on_ray(asked: Asked, host: str, port: int, *, as_json: bool) -> None:
 
 def serve_until_interrupted(cluster: RayCluster, told: dict[str, Any], *, as_json: bool) -> None:
     """Start it, say where it is, and leave nothing of it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _on_signals(signal.default_int_handler)
     try:
         with progress("starting Ray Serve"):
             cluster.start()
+        _on_signals(signal.default_int_handler)  # Ray has set its own, which end at once
         tell(cluster.url, told, as_json=as_json)
         signal.pause()
     except KeyboardInterrupt:
         pass
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
+        _on_signals(signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
         cluster.stop()
+
+
+def _on_signals(handler: Any) -> None:
+    """Of Ctrl-C (a shell's background jobs begin without it) and of being asked to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _ready(asked: Asked) -> Ready:
