@@ -13,7 +13,7 @@ from redecode.optimizer.caching.calls import Call, Recorded, label, recorded_cal
 from redecode.optimizer.caching.errors import CacheUnusable, CachingError, NeverCached, VectorsUnusable
 from redecode.optimizer.caching.files import FileCache, exact_key
 from redecode.optimizer.caching.prefixes import PrefixUse, prefix_use
-from redecode.optimizer.caching.replayed import Hit, exact_hits, same_answer, semantic_hits
+from redecode.optimizer.caching.replayed import Hit, exact_hits, same_answer, same_fields, semantic_hits
 from redecode.optimizer.caching.savings import Savings, savings
 from redecode.optimizer.caching.semantic import SemanticCache
 from redecode.optimizer.caching.vectors import HashedNgrams, SentenceVectors, Vectors, best_vectors
@@ -47,6 +47,7 @@ __all__ = [
     "prefix_use",
     "recorded_calls",
     "same_answer",
+    "same_fields",
     "savings",
     "semantic_hits",
     "worth",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from redecode.optimizer.caching.calls import Call
 from redecode.optimizer.caching.vectors import Matrix
@@ -53,33 +56,29 @@ def semantic_hits(
         vectors: a row of length 1 for each call.
         threshold: least cosine.
     """
-    entries: dict[tuple[str, str, str, str], list[int]] = {}
+    groups = _groups(calls, vectors)
     out = []
     for n, call in enumerate(calls):
-        known = entries.setdefault((call.agent, call.node, call.tenant, call.scope), [])
-        there = [m for m in known if _there(calls[m], call, ttl_s)]
-        if there:
-            similarities = vectors[there] @ vectors[n]
-            best = len(there) - 1 - int(np.argmax(similarities[::-1]))  # the latest of equals
-            if float(similarities[best]) >= threshold - _ROUNDING:
-                source = calls[there[best]]
-                out.append(Hit(call, source, float(similarities[best]), not judge(call, source.answer)))
-                continue
-        known.append(n)
+        entries = groups[_group(call)]
+        found = entries.nearest(call, vectors[n], ttl_s)
+        if found is not None and found[1] >= threshold - _ROUNDING:
+            source = calls[found[0]]
+            out.append(Hit(call, source, found[1], not judge(call, source.answer)))
+        else:
+            entries.add(n, call, vectors[n])
     return out
 
 
 def nearest(calls: Sequence[Call], vectors: Matrix) -> float | None:
     """The greatest cosine of two calls of which one could have answered the other; `None` if there are none."""
+    groups = _groups(calls, vectors)
     best: float | None = None
-    earlier: dict[tuple[str, str, str, str], list[int]] = {}
     for n, call in enumerate(calls):
-        known = earlier.setdefault((call.agent, call.node, call.tenant, call.scope), [])
-        there = [m for m in known if _there(calls[m], call, None)]
-        if there:
-            found = float((vectors[there] @ vectors[n]).max())
-            best = found if best is None else max(best, found)
-        known.append(n)
+        earlier = groups[_group(call)]
+        found = earlier.nearest(call, vectors[n], None)
+        if found is not None:
+            best = found[1] if best is None else max(best, found[1])
+        earlier.add(n, call, vectors[n])
     return best
 
 
@@ -99,3 +98,54 @@ def _there(entry: Call, call: Call, ttl_s: float | None) -> bool:
     """Whether an entry had its answer when a call was made, and still kept it."""
     age = call.sent_ns - entry.done_ns
     return age >= 0 and (ttl_s is None or age <= ttl_s * 1e9)
+
+
+def _group(call: Call) -> tuple[str, str, str, str]:
+    """Calls that may answer each other by meaning."""
+    return call.agent, call.node, call.tenant, call.scope
+
+
+def _groups(calls: Sequence[Call], vectors: Matrix) -> dict[tuple[str, str, str, str], _Entries]:
+    sizes = Counter(_group(call) for call in calls)
+    return {group: _Entries(size, vectors.shape[1]) for group, size in sizes.items()}
+
+
+class _Entries:
+    """What a cache has, in the order it came; rows side by side, since they are read again and again."""
+
+    def __init__(self, most: int, dimensions: int) -> None:
+        self._rows = np.zeros((most, dimensions), dtype=np.float32)
+        self._done, self._numbers, self._count = np.zeros(most, dtype=np.int64), np.zeros(most, dtype=np.int64), 0
+
+    def add(self, number: int, call: Call, row: NDArray[np.float32]) -> None:
+        """Keep a call."""
+        at, self._count = self._count, self._count + 1
+        self._rows[at], self._done[at], self._numbers[at] = row, call.done_ns, number
+
+    def nearest(self, call: Call, row: NDArray[np.float32], ttl_s: float | None) -> tuple[int, float] | None:
+        """The number of the likest call that had its answer by then (the latest of equals), and its cosine."""
+        age = call.sent_ns - self._done[: self._count]
+        there = age >= 0 if ttl_s is None else (age >= 0) & (age <= ttl_s * 1e9)
+        if not there.any():
+            return None
+        likeness = np.where(there, self._rows[: self._count] @ row, -2.0)
+        best = self._count - 1 - int(np.argmax(likeness[::-1]))
+        return int(self._numbers[best]), float(likeness[best])
+
+
+def same_fields(*names: str) -> Judge:
+    """Judged by some fields of answers in JSON; answers that are none, or lack one of these, must be equal."""
+
+    def read(answer: str) -> list[object] | None:
+        try:
+            said = json.loads(answer)[0]
+            record = json.loads(said["content"]) if isinstance(said, dict) else said
+            return [record[name] for name in names]
+        except (ValueError, LookupError, TypeError):
+            return None
+
+    def judge(call: Call, answer: str) -> bool:
+        mine, other = read(call.answer), read(answer)
+        return call.answer == answer if mine is None or other is None else mine == other
+
+    return judge

@@ -107,14 +107,14 @@ def typed(tree: Tree, shape: Shape, where: str = "the answer", *, complete: bool
     Raises:
         MalformedAnswer: it is of another shape, lacks a field, or has one that is unknown.
     """
-    if tree is None and shape.nullable:
+    if shape.nullable and (tree is None or (isinstance(tree, Scalar) and _null(tree))):
         return None
     match shape:
         case Record():
             return _record(tree, shape, where, complete=complete)
         case Items():
-            if tree == Scalar("[]") or (isinstance(tree, Scalar) and _null(tree) and shape.nullable):
-                return [] if tree == Scalar("[]") else None
+            if tree == Scalar("[]"):
+                return []
             if not isinstance(tree, list):
                 raise MalformedAnswer(f"{where} is not a list")
             return [typed(t, shape.item, f"{where}[{n}]", complete=complete) for n, t in enumerate(tree)]
@@ -129,8 +129,6 @@ def typed(tree: Tree, shape: Shape, where: str = "the answer", *, complete: bool
 
 
 def _record(tree: Tree, shape: Record, where: str, *, complete: bool) -> Any:
-    if isinstance(tree, Scalar) and _null(tree) and shape.nullable:
-        return None
     if not isinstance(tree, dict):
         raise MalformedAnswer(f"{where} has no fields")
     unknown = [name for name in tree if name not in shape.fields]
@@ -157,9 +155,7 @@ def _leaf(tree: Tree, shape: Leaf, where: str) -> Any:
             raise MalformedAnswer(f"{where} is not a number: {tree}")
         return tree
     if _null(tree):
-        if not shape.nullable:
-            raise MalformedAnswer(f"{where} has no value")
-        return None
+        raise MalformedAnswer(f"{where} has no value")
     if shape.kind == "text":
         return tree.text
     if shape.kind == "bool" and tree.text.lower() in BOOLEANS:

@@ -188,7 +188,8 @@ class Csv(Table):
             for n, key in enumerate(row.fields):
                 out.fixed("," if n else "\n")
                 value = record[key]
-                out.free("" if value is None else _csv(value) if isinstance(value, str) else word(value))
+                nothing = "" if len(row.fields) > 1 else "null"  # a row must not be an empty line
+                out.free(nothing if value is None else _csv(value) if isinstance(value, str) else word(value))
         if name is not None:
             out.choice()
         return out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redecode.optimizer.caching import Call, HashedNgrams, exact_hits, semantic_hits
+from redecode.optimizer.caching import Call, HashedNgrams, exact_hits, same_fields, semantic_hits
 from redecode.optimizer.caching.replayed import nearest, noise
 from tests.optimizer.caching.made import call
 
@@ -75,6 +76,16 @@ def test_a_smaller_threshold_hits_at_least_the_first_alike_call() -> None:
     assert counts[-1] == 0 < counts[0] and all(a >= b for a, b in pairwise(counts))
     found = nearest(day, VECTORS.of(WORDS))
     assert found is not None and len(hits(day, found)) > 0 == len(hits(day, found + 0.001))
+
+
+def test_answers_can_be_judged_by_some_of_their_fields() -> None:
+    def said(**fields: str) -> str:
+        return json.dumps([{"role": "assistant", "content": json.dumps(fields)}])
+
+    one, other = said(name="Ann", why="because"), said(name="Ann", why="since")
+    day = [call("q", one, 0), call("q", other, 5), call("q", said(name="Bea"), 9), call("q", "no JSON", 12)]
+    assert [h.false for h in exact_hits(day)] == [True, True, True]
+    assert [h.false for h in exact_hits(day, judge=same_fields("name"))] == [False, True, True]
 
 
 def test_nothing_is_alike_to_an_empty_text() -> None:
