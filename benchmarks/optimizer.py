@@ -183,6 +183,7 @@ def searched(
     sampler: str, seed: int, trials: int, *, biased: bool = False, first: Sequence[Config] = ()
 ) -> tuple[list[Config], list[Measured]]:
     """The candidates that a search evaluates, in order, and what it was told of them."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = Search(optuna.storages.InMemoryStorage(), about(seed, sampler), SPACE, GOALS)
     rng = random.Random(f"noise/{seed}/{biased}")
     for config in first:

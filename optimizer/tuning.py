@@ -401,7 +401,14 @@ class Tuner:
         if not done:
             return []
         now = done[0].measured
-        limit = (now.error + self.margins.error, now.cost * self.margins.cost, now.latency_s * self.margins.latency)
+        limit: tuple[float, ...] = (
+            now.error + self.margins.error,
+            now.cost * self.margins.cost,
+            now.latency_s * self.margins.latency,
+        )
+        if not done[0].feasible:  # what it costs to keep the SLO at all is for the user to see
+            kept = [d.measured.values for d in done if d.feasible] or [limit]
+            limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
         whole = [
             d
             for d in done[1:]

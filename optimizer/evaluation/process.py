@@ -59,7 +59,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """End it: it writes the rest down first."""
+        """End it: it writes the rest down first. Safe to call twice."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(OSError):
             self._process.stdin.close()
@@ -78,6 +78,7 @@ class Workers:
         self.workers = workers
         self._settings = settings
         self._free: list[Worker] = []
+        self._all: list[Worker] = []
         self._lock = threading.Lock()
 
     def evaluate(self, block: Block) -> list[Outcome]:
@@ -109,16 +110,21 @@ class Workers:
         with self._lock:
             if self._free:
                 return self._free.pop()
-        return Worker(self._settings)
+        worker = Worker(self._settings)
+        with self._lock:
+            self._all.append(worker)
+        return worker
 
     def _give(self, worker: Worker) -> None:
         with self._lock:
             self._free.append(worker)
 
     def close(self) -> None:
-        """End all of them."""
-        while self._free:
-            self._free.pop().close()
+        """End all of them, those in the middle of a block too."""
+        with self._lock:
+            ending, self._all, self._free = self._all, [], []
+        for worker in ending:
+            worker.close()
 
 
 def _asked(case: Case) -> dict[str, Any]:
