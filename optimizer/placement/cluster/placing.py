@@ -7,6 +7,7 @@ or a replica has come or gone.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.views import CallView, Hold, Route, Router, Split, State
 
+_log = logging.getLogger("redecode")
 _OPEN = (State.STARTING, State.READY)
 
 
@@ -195,6 +197,9 @@ class Placing:
             self._routed(_Waiting(call, told, without), chosen, now_s)
         except CallError as error:
             told(error)
+        except Exception as error:  # a policy may be anybody's: what is wrong with it must not leave a call hanging
+            _log.exception("redecode: the router failed")
+            told(BadChoice(f"the router failed: {type(error).__name__}: {error}"))
 
     def withdraw(self, call: CallView) -> None:
         """Its caller does not wait any more."""

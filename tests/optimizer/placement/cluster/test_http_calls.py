@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from redecode.optimizer.placement.cluster.paced_answers import paced_server
+from redecode.replay.simulator.views import CallView, ReplicaView, Route, Split
 from tests.optimizer.placement.cluster.conftest import Live, an_engine
 from tests.optimizer.placement.cluster.policies import AfterItsTime, First, InTurns, OneAtATime
 
@@ -147,6 +148,24 @@ async def test_vllms_priority_is_sent_to_an_engine_that_schedules_by_it(live: Ma
     assert first == {**ASK, "priority": by_priority.cluster.placing.choices[0].priority}
     assert first["priority"] < 0
     assert own["priority"] == 7
+
+
+@pytest.mark.parametrize("says", [99, None, "bug"])
+async def test_a_router_that_is_wrong_costs_its_call_and_no_other(live: Make, serve: Any, says: Any) -> None:
+    class Wrong(First):
+        def route(self, call: CallView, replicas: Sequence[ReplicaView], now_s: float) -> Route:
+            if call.step != "odd":
+                return replicas[0].number
+            if says == "bug":
+                raise ZeroDivisionError("in the policy")
+            return Split(0, 0) if says is None else int(says)
+
+    at = await live(Wrong(), serve().base_url)
+    status, answer = await at.post(ASK, x_redecode_step="odd")
+    assert status == 500
+    assert "router" in answer["error"]["message"]
+    assert (await at.post(ASK))[0] == 200
+    assert [r.outstanding for r in at.cluster.placing.replicas] == [0]
 
 
 def a_server(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.Application:
