@@ -1,15 +1,16 @@
 """Policies of placement against each other and against Ray Serve's: the same replicas, arrivals and lengths.
 
 Routers, on a fixed pool: Serve's power of two choices as it comes and tuned, round robin, least outstanding, prefix
-affinity, shortest expected delay, ours, ours with each part removed, and ours with the true lengths (the oracle: a
-bound nobody can reach). Provisioners, on a load that rises and falls: Serve's rule with Serve's router as they come and
-tuned, and ours. Seeds are paired: every policy has the same runs; differences are of pairs, with a bootstrap interval.
+affinity, shortest expected delay, ours, ours with each part removed, and ours with the true lengths (the oracle: what
+knowing them would be worth; its rule is ours, so it is no strict bound). Provisioners, on a load that rises and falls:
+Serve's rule with Serve's router as they come and tuned, and ours. Seeds are paired: every policy has the same runs;
+differences are of pairs, with a bootstrap interval (95 %).
 
-Tuned is the best of as many trials as ours has had numbers to choose (`--trials`), on seeds of their own near
-saturation. Policies that learn learn from other runs of the same kind, never from those they place. Workloads: runs of
-our own agents (the shipped recording, or `--store`); made-up ones: coding agents matched to published means, chats
-beside them with an SLO of their own, fan-outs. Engines are made up (an 8B-like model), or a profile (`--profile`) for
-the recorded runs. `--quick` takes less than a minute.
+Serve is tuned by `--trials` trials on seeds of their own at the load near saturation. The numbers of ours
+(`deadline.Parts`) were chosen by hand, looking at two of the seeds. Policies that learn learn from other runs of the
+same kind, never from those they place. Workloads: runs of our own agents (the shipped recording, or `--store`); made-up
+ones: coding agents matched to published means, chats beside them with an SLO of their own, fan-outs. Engines are made
+up (an 8B-like model on three kinds of hardware). `--quick` takes about half a minute on a machine with nothing to do.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from support.placement_workloads import Mix, capacity, drawn, mixes, pools
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.support.placement_workloads import Mix, capacity, drawn, mixes, pools
 from redecode.optimizer.placement.beliefs import Beliefs, Truth
 from redecode.optimizer.placement.deadline import DeadlineRouter, Parts
 from redecode.optimizer.placement.estimates import Estimator

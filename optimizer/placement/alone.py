@@ -67,9 +67,9 @@ def way_of(found: Simulated, run: int) -> tuple[Leg, ...]:
         return (Leg("the agent's own code", (found.run_ended[run] - began) / PS, wait=True),)
     legs = [Leg("the end", shape.last[last] / PS, wait=True)]
     before: list[list[tuple[int, int]]] = [[] for _ in shape.calls]
-    for earlier, after in enumerate(shape.after):
-        for place, gap in after:
-            before[place].append((earlier, gap))
+    for earlier, edges in enumerate(shape.after):
+        for later, gap in edges:
+            before[later].append((earlier, gap))
     place: int | None = last
     while place is not None:
         sent, done = found.sent[base + place], found.done[base + place]

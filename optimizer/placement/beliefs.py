@@ -153,7 +153,7 @@ class Beliefs:
         shapes = list(shapes)
         size = engines[0].limits.block_size if engines else 16
         works = [works_of(shape, size) for shape in shapes]
-        self.typical = typical_calls(shapes, works)
+        self.typical: Mapping[str, Typical] = typical_calls(shapes, works)
         speeds: dict[str, Speed] = {}
         for engine in engines:
             typical = self.typical.get(engine.model) or self.typical.get("") or _FALLBACK
@@ -264,8 +264,8 @@ def _before(shape: Shape) -> list[set[int]]:
 def _order(shape: Shape) -> list[int]:
     """Its calls, each after all it waits for."""
     left = [0] * len(shape.calls)
-    for after in shape.after:
-        for place, _ in after:
+    for edges in shape.after:
+        for place, _ in edges:
             left[place] += 1
     ready = [place for place, count in enumerate(left) if not count]
     order = []

@@ -48,7 +48,7 @@ def cheapest_mix(buckets: Sequence[Bucket], costs: Sequence[float], most: Sequen
         PlacementError: a bucket that no kind can serve, or more than all of them can do.
     """
     import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
 
     kinds = len(costs)
     for bucket in buckets:
