@@ -23,6 +23,7 @@ import os
 import platform
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -31,8 +32,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
-from support.placement_workloads import BLOCK, Mix, capacity, drawn, made_up_engine, mixes
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.support.placement_workloads import BLOCK, Mix, capacity, drawn, made_up_engine, mixes
 from redecode.optimizer.placement.cluster.names import Policy
 from redecode.optimizer.placement.cluster.policies import make_router
 from redecode.optimizer.placement.cluster.ray_cluster import RayCluster
@@ -100,17 +103,17 @@ class Client:
         first = dict(shape.first)
 
         async def call(place: int) -> None:
-            at = begin + first[place] / PS if place in first else 0.0
+            due: float | None = begin + first[place] / PS if place in first else 0.0
             for earlier, gap in before[place]:
                 end = await ends[earlier]
-                at = max(at, end + gap / PS) if end is not None else None
-                if at is None:
-                    break
-            if at is not None:
-                await self._until(at)
-                self.late.append(self._now() - at)
-                at = self._now() if await self._send(shape.calls[place], headers, number, place) else None
-            ends[place].set_result(at)
+                due = None if end is None or due is None else max(due, end + gap / PS)
+            ended: float | None = None
+            if due is not None:
+                await self._until(due)
+                self.late.append(self._now() - due)
+                if await self._send(shape.calls[place], headers, number, place):
+                    ended = self._now()
+            ends[place].set_result(ended)
 
         await asyncio.gather(*(call(place) for place in range(len(shape.calls))))
         done = [end.result() for end in ends]
@@ -189,7 +192,10 @@ def arm(name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: P
     good = sum(
         end is not None and end <= deadline / PS for end, deadline in zip(client.ends, workload.deadlines, strict=True)
     )
-    at = lambda share: took[min(len(took) - 1, int(share * len(took)))] if took else float("nan")  # noqa: E731
+
+    def at(share: float) -> float:
+        return took[min(len(took) - 1, int(share * len(took)))] if took else float("nan")
+
     late = sorted(client.late)
     return Arm(
         name=name,
@@ -273,13 +279,13 @@ def main() -> None:
     print(f"3 paced replicas (1x, 2x, 5x) on Ray Serve {ray.__version__}; {where}")
     names = ("goodput", "refused", "failed", "p50 s", "p95 s", "late ms", "load")
     print(f"{'repeat':8}{'arm':18}" + "".join(f"{name:>8}" for name in names))
-    for repeat in arms:
-        for one in sorted(repeat, key=lambda a: a.name):
+    for some in arms:
+        for one in sorted(some, key=lambda a: a.name):
             print(
                 f"{one.repeat:<8}{one.name:18}{one.goodput:8.1%}{one.refused:8}{one.failed:8}{one.e2e_p50_s:8.2f}"
                 f"{one.e2e_p95_s:8.2f}{one.late_p95_s * 1e3:8.0f}{one.load_before:8.1f}"
             )
-        for reason in reasons(repeat):
+        for reason in reasons(some):
             print(f"        does not count: {reason}")
     valid = [r for r in arms if not reasons(r)]
     for name in (DEFAULT, OPEN, OURS):

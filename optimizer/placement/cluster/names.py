@@ -13,7 +13,7 @@ class Policy(StrEnum):
     POW2 = "pow2"  # as Ray Serve: the better of two at random
     PREFIX = "prefix"  # where most of its prompt was sent before
     SOONEST = "soonest"  # where it is expected to be done first
-    DEADLINE = "deadline"  # where its run is most likely to be in time; may wait, may be refused
+    DEADLINE = "deadline"  # where its run is most likely to be in time; may be refused
 
     @property
     def needs_times(self) -> bool:

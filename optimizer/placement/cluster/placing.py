@@ -152,9 +152,10 @@ class Placing:
             self.release()
 
     def lost(self, replica: LiveReplica) -> None:
-        """It cannot be reached; it may come back."""
+        """It cannot be reached; it may come back, with nothing in its caches."""
         replica.state = State.STOPPED
         replica.told(None)
+        replica.prefixes = self._prefixes(replica.engine)
 
     def drain(self, replica: LiveReplica) -> None:
         """It gets no more calls, and is gone when it has none."""

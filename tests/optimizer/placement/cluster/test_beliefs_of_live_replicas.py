@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from redecode.optimizer.placement.cluster.calls import Calls, TokenGauge
 from redecode.optimizer.placement.cluster.live import LiveReplica
-from redecode.optimizer.placement.cluster.placing import sent_prefixes
+from redecode.optimizer.placement.cluster.placing import Placing, sent_prefixes
 from redecode.optimizer.placement.cluster.prefixes import SentPrefixes, chained
 from redecode.optimizer.placement.cluster.prometheus import Load, Metrics, read_metrics
 from redecode.optimizer.placement.cluster.reading import Asked, read_call, with_priority
+from redecode.optimizer.placement.simple import RoundRobin
 from tests.optimizer.placement.cluster.conftest import an_engine
 from tests.optimizer.placement.cluster.stream import Manual
 
@@ -144,3 +145,14 @@ def test_a_priority_is_put_in_and_nothing_else_is_touched() -> None:
 
 def a_call(body: bytes, headers: dict[str, str] | None = None) -> Asked:
     return read_call("/v1/completions", headers or {}, body)
+
+
+def test_a_replica_that_was_lost_comes_back_with_nothing_in_its_caches() -> None:
+    placing = Placing(RoundRobin(), lambda: 0.0, lambda delay_s, call: None)
+    replica = placing.add(an_engine(), "r", ready=True)
+    replica.prefixes.sent([1, 2])
+    replica.told(Load(running=1, waiting=0, kv_used=0.5))
+    assert replica.cached_blocks([1, 2]) == 2
+    placing.lost(replica)
+    placing.ready(replica)
+    assert (replica.cached_blocks([1, 2]), replica.load) == (0, None)
