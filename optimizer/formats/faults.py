@@ -67,13 +67,24 @@ def could_be(form: Format, other: BaseModel, fault: Fault) -> bool:
         proper = form.render(other)
         if fault.finish_reason == "stop" and proper.rstrip() == fault.text.rstrip():
             return True
-        if _reads_as(form, fault.text, other) and proper.replace('"', "").startswith(
-            fault.text.strip().replace('"', "")
-        ):
-            return True  # but for quotes that may be left out, and fields at the end that may be
+        if _reads_as(form, fault.text, other) and _bare(proper).startswith(_bare(fault.text)):
+            return True  # but for quotes and nulls that may be left out, and fields at the end that may be
         return any(f.text == fault.text for f in faults_of(form, other))
     except CannotExpress:
         return False
+
+
+def _bare(text: str) -> str:
+    """A text without quotes, spaces and nulls, its numbers written in one way."""
+    numbers = re.sub(r"-?[0-9][0-9.]*(?:[eE][-+]?[0-9]+)?", lambda m: _number(m[0]), text)
+    return re.sub(r'["\s]|\bnull\b', "", numbers)
+
+
+def _number(text: str) -> str:
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text
 
 
 def _reads_as(form: Format, text: str, record: BaseModel) -> bool:
@@ -318,6 +329,7 @@ def _rows(text: str, put: Callable[[str], str]) -> Iterator[str]:
 _MARKDOWN: dict[str, Maker] = {
     "no line below the names": lambda text: [re.sub(r"\n\|[-|]+", "", text, count=1)],
     "no outer pipes": lambda text: ["\n".join(line.strip("|").strip() for line in text.split("\n"))],
+    "null left out": lambda text: [text.replace("| null |", "|  |"), text.replace("| null |", "|  |", 1)],
     "| not escaped": lambda text: [text.replace("\\|", "|")],
     "values not quoted": lambda text: _lines(text, _without_quotes),
     "a cell less": lambda text: _rows(text, lambda line: line[: line.rstrip("|").rfind("|") + 1]),

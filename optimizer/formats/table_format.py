@@ -129,7 +129,7 @@ class Markdown(Table):
             self._without_words_behind(lines, steps)
             if any(not (line.startswith("|") and line.endswith("|")) for line in lines):
                 steps["no outer pipes"] = None
-        if len(lines) < 2 or not re.fullmatch(r"\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?", lines[1]):
+        if len(lines) < 2 or not re.fullmatch(r"\|?(\s*:?-+:?\s*\|)*\s*:?-+:?\s*\|?", lines[1]):
             if steps is None or not lines:
                 raise MalformedAnswer("a table without a line below its names")
             steps["a table without a line below its names"] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from types import GenericAlias
 from typing import Any, Literal, Union
 
 import pytest
@@ -52,11 +53,11 @@ def _maybe(kind: Kind) -> Kind:
 
 
 def _many(kind: Kind) -> Kind:
-    return list[kind[0]], st.lists(kind[1], max_size=3)  # type: ignore[name-defined]
+    return GenericAlias(list, (kind[0],)), st.lists(kind[1], max_size=3)
 
 
 def _keyed(kind: Kind) -> Kind:
-    return dict[str, kind[0]], st.dictionaries(texts, kind[1], max_size=2)  # type: ignore[name-defined]
+    return GenericAlias(dict, (str, kind[0])), st.dictionaries(texts, kind[1], max_size=2)
 
 
 def _record(fields: dict[str, Kind]) -> Kind:
