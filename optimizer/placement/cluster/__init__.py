@@ -3,6 +3,7 @@
 reading.py      a request: its model, prompt, run, step, deadline
 calls.py        what a router sees of it (`CallView`)
 live.py         what a router sees of a replica (`ReplicaView`); prefixes.py, prometheus.py: where that comes from
+names.py, policies.py   the policies by name
 placing.py      asks the policy, counts what was sent, keeps the reasons; the same for every cluster
 http_*.py       plain OpenAI-compatible servers behind one front
 ray_*.py        replicas on Ray Serve

@@ -141,13 +141,17 @@ class HttpCluster:
         if replica is None:
             raise BadReplica(f"there is no replica {number}; there are {[r.number for r in self.placing.replicas]}")
         self.placing.drain(replica)
-        while wait and replica.outstanding:
+        if wait or not replica.outstanding:
+            await self.drained(replica)
+
+    async def drained(self, replica: LiveReplica) -> None:
+        """Wait until a replica that gets no more calls has none, and forget it."""
+        while replica.outstanding:
             await asyncio.sleep(min(self._poll_s, 0.05))
-        if not replica.outstanding:
-            watch = self._watches.get(number)
-            self._forget(number)
-            if watch is not None:
-                watch.cancel()
+        watch = self._watches.get(replica.number)
+        self._forget(replica.number)
+        if watch is not None:
+            watch.cancel()
 
     def lost(self, replica: LiveReplica) -> None:
         """It could not be reached."""
