@@ -9,7 +9,8 @@ differences are of pairs, with a bootstrap interval (95 %).
 Serve is tuned by `--trials` trials on seeds of their own at the load near saturation. The numbers of ours
 (`deadline.Parts`) were chosen by hand, looking at two of the seeds. Policies that learn learn from other runs of the
 same kind, never from those they place. Workloads: runs of our own agents (the shipped recording, or `--store`); made-up
-ones: coding agents matched to published means, chats beside them with an SLO of their own, fan-outs. Engines are made
+ones: coding agents matched to published means, chats beside them with an SLO of their own, fan-outs; a sample of
+Mooncake's conversations. Engines are made
 up (an 8B-like model on three kinds of hardware). `--quick` takes about half a minute on a machine with nothing to do.
 """
 
@@ -32,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.support.placement_workloads import Mix, capacity, drawn, mixes, pools
+from benchmarks.support.placement_workloads import Mix, capacity, drawn, mixes, next_of, pools
 from redecode.optimizer.placement.beliefs import Beliefs, Truth
 from redecode.optimizer.placement.deadline import DeadlineRouter, Parts
 from redecode.optimizer.placement.estimates import Estimator
@@ -305,7 +306,7 @@ def wave(mix: Mix, low: float, high: float, seconds: float, seed: int) -> Worklo
         if at >= seconds:
             break
         begins.append(to_ps(at))
-        which.append(rng.randrange(len(mix.shapes)))
+        which.append(next_of(mix, len(which), rng))
     limits = array("q", [mix.deadlines[mix.shapes[i].name] for i in which])
     return Workload(mix.shapes, begins, which, limits)
 
@@ -355,8 +356,8 @@ def autoscaled(mix: Mix, engine: Engine, seeds: int, seconds: float, trials: int
             downscale_delay_s=down,
         )
         policy = scaled(rule, ongoing, TUNED)
-        found = run_policies([policy], mix, wave(mix, low, high, seconds, 1000), start, 0)[TUNED]
-        key = (found.goodput, -found.usd)
+        tried = run_policies([policy], mix, wave(mix, low, high, seconds, 1000), start, 0)[TUNED]
+        key = (tried.goodput, -tried.usd)
         if best is None or key > best[:2]:
             best = (*key, policy, (target, ongoing, up, down))
     assert best is not None

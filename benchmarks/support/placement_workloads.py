@@ -24,6 +24,7 @@ from redecode.replay.simulator.workload import Call, Contents, Shape, Workload, 
 from redecode.tracer import Store
 
 BLOCK = 64
+MOONCAKE = Path(__file__).with_name("mooncake_conversation_500.jsonl")
 RECORDING = Path(str(files("redecode.agents"))) / "recordings"
 
 
@@ -57,6 +58,7 @@ class Mix:
     Attributes:
         known: other runs of the same kind: what was recorded before, and all that policies may learn from.
         deadlines: by name of the shape, ps.
+        in_order: they come in this order, each once (then again), not drawn.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Mix:
     shapes: tuple[Shape, ...]
     known: tuple[Shape, ...]
     deadlines: dict[str, int]
+    in_order: bool = False
 
 
 def sessions(rng: random.Random, count: int, *, scale: float = 1 / 16) -> list[Shape]:
@@ -166,9 +169,28 @@ def drawn(mix: Mix, rate: float, runs: int, seed: int) -> Workload:
     for _ in range(runs):
         at += rng.expovariate(rate)
         begins.append(to_ps(at))
-        which.append(rng.randrange(len(mix.shapes)))
+        which.append(next_of(mix, len(which), rng))
     limits = array("q", [mix.deadlines[mix.shapes[i].name] for i in which])
     return Workload(mix.shapes, begins, which, limits)
+
+
+def next_of(mix: Mix, place: int, rng: random.Random) -> int:
+    """The shape of the run that comes as number `place`."""
+    return place % len(mix.shapes) if mix.in_order else rng.randrange(len(mix.shapes))
+
+
+def mooncake() -> list[Shape]:
+    """Requests of Mooncake's conversation trace (mooncake.md), each a run of one call; blocks are of 512 tokens."""
+    out, parts = [], 512 // BLOCK
+    for line in MOONCAKE.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        hashes = tuple(h * parts + part for h in row["hash_ids"] for part in range(parts))
+        prompt, output = row["input_length"], max(1, row["output_length"])
+        call = Call(
+            step="chat", prompt_tokens=prompt, output_tokens=output, hashes=hashes[: (prompt + output) // BLOCK]
+        )
+        out.append(replace(single(call), name="conversation"))
+    return out
 
 
 def mixes(store: str | None = None) -> dict[str, Mix]:
@@ -195,6 +217,12 @@ def mixes(store: str | None = None) -> dict[str, Mix]:
             deadlines_for(coders[1], fast, {"coder": 2.0}),
         ),
     }  # fmt: skip
+    requests = mooncake()
+    made["mooncake"] = Mix(
+        "mooncake", "500 requests of Mooncake's conversation trace, in their order, Poisson arrivals at our rate",
+        tuple(requests[250:]), tuple(requests[:250]), deadlines_for(requests, fast, {"conversation": 2.0}),
+        in_order=True,
+    )  # fmt: skip
     shapes = recorded(store)
     agents = sorted({s.name for s in shapes})
     by_agent = [[s for s in shapes if s.name == agent] for agent in agents]

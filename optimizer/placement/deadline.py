@@ -242,7 +242,7 @@ class DeadlineRouter(Router):
         there = replica.outstanding + extra
         prompt_s, cached = estimator.prompt_s(call, replica, model, prefix=parts.prefix)
         pace = model.pace_s(min(there + 1, model.most)) * ratio
-        l_q = estimator.queue_s(replica, model, there)
+        l_q = estimator.queue_s(replica, model, there, ask.now_s)
         l_r = max(0.0, replica.ready_s - ask.now_s)
         attains = None
         if call.deadline_s is not None:
@@ -291,7 +291,7 @@ class DeadlineRouter(Router):
         self._held.pop(call.call, None)
         self._begun.add(call.run)
         self._keys[call.call] = ask.key if self._parts.order else 0
-        self._estimator.sent(call.call, offer.replica.engine, ask.now_s, offer.estimate)
+        self._estimator.sent(call, offer.replica, ask.now_s, offer.estimate)
         self.committed.sent(call, ask.belief, offer.estimate, [o.replica for o in offers], ask.now_s)
         self._tell(ask, offers, "send", number, why)
         return number

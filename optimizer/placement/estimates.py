@@ -51,6 +51,7 @@ class Estimator:
         self._ratios: dict[int, float] = {}
         self._learnt: dict[int, tuple[float, float, float]] = {}  # kind → time taken, told, and calls: fading sums
         self._sent: dict[int, tuple[int, float, float]] = {}
+        self._prompts_until: dict[int, float] = {}  # replica → when it has computed the prompts that were sent there
 
     def model(self, engine: Engine) -> Model:
         """What is known of a kind of replica."""
@@ -99,7 +100,7 @@ class Estimator:
         pace = model.pace_s(calls) * self.ratio(engine)
         l_x = prompt_s + belief.output_tokens * pace
         l_r = max(0.0, replica.ready_s - now_s)
-        return Estimate(replica.number, l_x, self.queue_s(replica, model, there), l_r, cached, there + 1)
+        return Estimate(replica.number, l_x, self.queue_s(replica, model, there, now_s), l_r, cached, there + 1)
 
     def prompt_s(self, call: CallView, replica: ReplicaView, model: Model, *, prefix: bool = True) -> tuple[float, int]:
         """Time of all but its tokens, and how many tokens of its prompt are in the prefix cache there."""
@@ -117,13 +118,16 @@ class Estimator:
         )
         return seconds, cached
 
-    def queue_s(self, replica: ReplicaView, model: Model, there: int) -> float:
-        """Until a call that comes now is in the batch: half a step, prompts before its own, and calls too many."""
+    def queue_s(self, replica: ReplicaView, model: Model, there: int, now_s: float) -> float:
+        """Until a call that comes now is in the batch: half a step, prompts before its own, and calls too many.
+
+        How long the prompts before its own are is what this router sent there: an engine does not say.
+        """
         if not there:
             return 0.0
-        waiting = max(replica.waiting, there - model.most)
         pace = model.pace_s(min(there, model.most)) * self.ratio(replica.engine)
-        wait = 0.5 * pace + min(waiting, model.most) * model.prompt_s
+        prompts_s = self._prompts_until.get(replica.number, 0.0) - max(now_s, replica.ready_s)
+        wait = 0.5 * pace + max(0.0, prompts_s)
         over = there + 1 - model.most
         if over > 0:
             wait += over * max(1.0, model.typical.output_tokens) * pace / model.most
@@ -175,9 +179,14 @@ class Estimator:
 
     # --- learning ---------------------------------------------------------------------------
 
-    def sent(self, call: int, engine: Engine, now_s: float, estimate: Estimate) -> None:
+    def sent(self, call: CallView, replica: ReplicaView, now_s: float, estimate: Estimate) -> None:
         """A call goes there."""
-        self._sent[call] = (id(engine), now_s, estimate.l_est)
+        engine = replica.engine
+        self._sent[call.call] = (id(engine), now_s, estimate.l_est)
+        model, fresh = self.model(engine), call.prompt_tokens - estimate.cached_tokens
+        prompt_s = model.prompt_token_s * fresh + model.pair_s * prefill_pairs(estimate.cached_tokens, fresh)
+        begins_s = max(now_s, replica.ready_s, self._prompts_until.get(replica.number, 0.0))
+        self._prompts_until[replica.number] = begins_s + prompt_s
 
     def ended(self, call: int, now_s: float) -> None:
         """It is done."""

@@ -100,11 +100,17 @@ class ShortestExpectedDelay(Router):
     def route(self, call: CallView, replicas: Sequence[ReplicaView], now_s: float) -> Route:
         """The soonest."""
         belief = self._estimator.beliefs.of(call)
-        estimates = [self._estimator.estimate(call, belief, r, now_s) for r in the_pool(call, replicas)]
+        pool = the_pool(call, replicas)
+        estimates = [self._estimator.estimate(call, belief, r, now_s) for r in pool]
         best = min(estimates, key=lambda e: (e.l_est, e.replica))
+        self._estimator.sent(call, next(r for r in pool if r.number == best.replica), now_s, best)
         if self._log is not None:
             self._log.note(_decision(self.name, call, now_s, best, estimates, belief.source, belief.output_tokens))
         return best.replica
+
+    def ended(self, call: int, replica: int, now_s: float) -> None:
+        """Its time is learnt from."""
+        self._estimator.ended(call, now_s)
 
 
 def _decision(
