@@ -188,7 +188,8 @@ def searched(
     rng = random.Random(f"noise/{seed}/{biased}")
     for config in first:
         search.enqueue(config)
-    configs, found = [], []
+    configs: list[Config] = []
+    found: list[Measured] = []
     while len(configs) < trials:
         (asked,) = search.ask(1)
         values = noisy(asked.config, rng, biased=biased)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, store_path
+from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, fail, store_path
 from redecode.cli.replay_engine import duration_s
 from redecode.optimizer.schema import parse_fix, parse_knob
 from redecode.tracer import Store
@@ -142,8 +142,10 @@ def tune(
     input, or something must be mended before the study can go on.
     """
     with errors_in_one_line():
-        from redecode.cli import tune_run  # Optuna is an extra, and slow to import
-
+        try:
+            from redecode.cli import tune_run  # Optuna is an extra, and slow to import
+        except ModuleNotFoundError as error:
+            fail(f"{error.name} is not installed; pip install 'redecode[optimizer]'")
         path = store_path(store)
         Store(path, create=False)
         tune_run.tune(
