@@ -266,7 +266,10 @@ def main() -> None:
             workload = drawn(mix, rate, runs, repeat)
             order = [DEFAULT, OPEN, OURS]
             order = order[repeat % 3 :] + order[: repeat % 3]
-            arms.append([arm(name, repeat, mix, workload, options.port, home, options.slower) for name in order])
+            arms.append([])
+            for name in order:
+                arms[-1].append(arm(name, repeat, mix, workload, options.port, home, options.slower))
+                sys.stderr.write(f"{arms[-1][-1]}\n")
     finally:
         ray.shutdown()
         shutil.rmtree(home, ignore_errors=True)
