@@ -4,7 +4,7 @@ A real vLLM with a bundled FM answers a stream of requests to the agent `single`
 in other words, and ones with a single digit changed (to which the old answer is wrong). It is recorded without any
 cache. From the recording: hits, false hits with their exact bound, seconds saved on critical paths, by threshold and by
 kind of vectors; the verdicts under several budgets, also without the changed ones. Then the same requests in the same
-order with an exact cache, and with a semantic one at the threshold that was chosen (else at the largest), so that
+order with an exact cache, and with a semantic one at the largest threshold, against none turn by turn, so that
 prediction and measurement stand side by side. Then prompt tokens that the engine could take over, as prompts are and
 with their stable part first, for all agents in both layouts; and what one look-up costs. `--quick` takes a minute or
 two; `--json` prints the same as data.
@@ -31,6 +31,7 @@ from benchmarks.support import cache_workload as workload
 from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL
 from redecode.agents.extraction.prompts import LAYOUTS
 from redecode.optimizer.caching import (
+    THRESHOLDS,
     HashedNgrams,
     Recorded,
     SemanticCache,
@@ -38,6 +39,7 @@ from redecode.optimizer.caching import (
     StepWorth,
     Vectors,
     VectorsUnusable,
+    decide,
     prefix_use,
     recorded_calls,
     worth,
@@ -47,6 +49,8 @@ from redecode.optimizer.caching.replayed import semantic_hits
 from redecode.tracer import Store
 
 BUDGETS = (0.02, 0.05, 0.1)
+EACH = 1 - 0.05 / (2 * len(THRESHOLDS))
+"""Confidence of each threshold's bound, as `worth` has it by default."""
 
 
 def level_rows(found: StepWorth, kinds: dict[float | None, Counter[str]]) -> list[dict[str, Any]]:
@@ -97,20 +101,43 @@ def without_edits(recorded: Recorded, some: Sequence[workload.Request]) -> Recor
     return Recorded(calls, runs, recorded.withheld, recorded.failed)
 
 
-def measured(name: str, graph: Any, some: Any, place: tuple[str, str], base: Any, predicted_s: float) -> dict[str, Any]:
-    """The same requests with a cache: seconds and answers, against those without."""
-    contacts, took = workload.run(graph, some, *place)
-    base_contacts, base_took = base
+def measured(name: str, graph: Any, some: Any, place: tuple[str, str], predicted: float | None) -> dict[str, Any]:
+    """The same requests with a cache and without, turn by turn, so that a busy machine is busy for both."""
+    with_s = without_s = 0.0
+    other, plain, quick = 0, workload.plain_agent(), []
+    for request in some:
+        workload.forget(place[0])
+        base, base_s = workload.run(plain, [request], *place)
+        workload.forget(place[0])
+        got, got_s = workload.run(graph, [request], *place)
+        without_s, with_s, other = without_s + base_s[0], with_s + got_s[0], other + (base != got)
+        quick.append(got_s[0])
     return {
         "cache": name,
         "requests": len(some),
-        "without_s": round(sum(base_took), 2),
-        "with_s": round(sum(took), 2),
-        "saved_s": round(sum(base_took) - sum(took), 2),
-        "predicted_s": round(predicted_s, 2),
-        "median_hit_ms": round(median([t for t in took if t < min(base_took)] or [0.0]) * 1e3, 2),
-        "other_answers": sum(a != b for a, b in zip(contacts, base_contacts, strict=True)),
+        "without_s": round(without_s, 2),
+        "with_s": round(with_s, 2),
+        "saved": round(1 - with_s / without_s, 3),
+        "predicted": None if predicted is None else round(predicted, 3),
+        "fastest_tenth_ms": round(sorted(quick)[len(quick) // 10] * 1e3, 2),
+        "other_answers": other,
     }
+
+
+def in_place(
+    found: StepWorth, vectors: Vectors, some: Sequence[workload.Request], place: tuple[str, str], folder: Path
+) -> list[dict[str, Any]]:
+    """An exact cache, and a semantic one at the largest threshold, in use."""
+    assert found.exact is not None
+    level = found.semantic[-1]
+    cosine = level.threshold or 1.0
+    (folder / "by-meaning").mkdir()
+    exact = workload.with_exact_cache(folder, *place)
+    semantic = workload.with_semantic_cache(folder / "by-meaning", cosine, vectors)
+    return [
+        measured("exact", exact, some, place, found.exact.savings.share),
+        measured(f"{vectors.name}, cosine {cosine}", semantic, some, place, level.savings.share),
+    ]
 
 
 def prefix_rows(url: str, model: str, folder: Path, count: int) -> list[dict[str, Any]]:
@@ -219,31 +246,22 @@ def main() -> None:
         folder = Path(name)
         with workload.engine(args.model, folder) as url:
             place = url, args.model
-            base = workload.recorded(some, *place, folder / "store")
+            workload.recorded(some, *place, folder / "store")
             recorded = recorded_calls(Store(folder / "store"))
             document["levels"], document["verdicts"], document["measured"] = [], [], []
             for vectors in kinds:
-                (found,) = worth(recorded, vectors=vectors)
-                per_kind = by_kind(recorded, vectors, found, [r.kind for r in some])
-                rows = level_rows(found, per_kind)
-                document["levels"] += rows if not document["levels"] else rows[1:]
-                verdicts = {b: worth(recorded, vectors=vectors, budget=b)[0].verdict for b in BUDGETS}
                 for of, those in (("all", recorded), ("without edited", without_edits(recorded, some))):
+                    (found,) = worth(those, vectors=vectors)
                     for b in BUDGETS:
-                        v = worth(those, vectors=vectors, budget=b)[0].verdict
+                        v = decide(found.exact, found.semantic, found.noise, b, EACH, found.nearest)
                         row = {"requests": of, "vectors": vectors.name, "budget": b, "choice": v.choice}
                         document["verdicts"].append({**row, "cosine": v.threshold, "why": v.why})
-                if found.exact is not None and not document["measured"]:
-                    exact = workload.with_exact_cache(folder, *place)
-                    saved = found.exact.savings.saved_s
-                    document["measured"].append(measured("exact", exact, some, place, base, saved))
-                chosen = next((v.threshold for v in verdicts.values() if v.threshold is not None), None)
-                cosine = chosen or found.semantic[-1].threshold or 1.0
-                level = next(lv for lv in found.semantic if lv.threshold == cosine)
-                (folder / vectors.name[:6]).mkdir()
-                graph = workload.with_semantic_cache(folder / vectors.name[:6], cosine, vectors)
-                label = f"{vectors.name}, cosine {cosine}"
-                document["measured"].append(measured(label, graph, some, place, base, level.savings.saved_s))
+                    if of == "all":
+                        per_kind = by_kind(recorded, vectors, found, [r.kind for r in some])
+                        rows = level_rows(found, per_kind)
+                        document["levels"] += rows if not document["levels"] else rows[1:]
+                        if not document["measured"]:
+                            document["measured"] = in_place(found, vectors, some, place, folder)
             document["prompts"] = prefix_rows(url, args.model, folder, 2 if args.quick else args.articles)
         document["lookups"] = lookup_rows(folder, kinds, [1_000] if args.quick else [1_000, 10_000])
     if args.json:

@@ -93,6 +93,11 @@ def run(graph: Any, some: Sequence[Request], url: str, model: str) -> tuple[list
     return contacts, took
 
 
+def plain_agent() -> Any:
+    """The agent without a cache."""
+    return single()
+
+
 def recorded(some: Sequence[Request], url: str, model: str, store: Path) -> tuple[list[Any], list[float]]:
     """As `run`, without a cache, into a store."""
     graph = single()
@@ -104,9 +109,14 @@ def recorded(some: Sequence[Request], url: str, model: str, store: Path) -> tupl
         tracer.uninstrument()
 
 
-async def _forget(url: str) -> None:
-    async with EngineClient(url) as client:
-        await client.reset_prefix_cache()
+def forget(url: str) -> None:
+    """Empty the engine's own cache of prompts."""
+
+    async def reset() -> None:
+        async with EngineClient(url) as client:
+            await client.reset_prefix_cache()
+
+    asyncio.run(reset())
 
 
 def architectures(url: str, model: str, store: Path, count: int, layout: Layout) -> None:
@@ -114,7 +124,7 @@ def architectures(url: str, model: str, store: Path, count: int, layout: Layout)
     tracer.instrument(store)
     try:
         for name in AGENTS:
-            asyncio.run(_forget(url))
+            forget(url)
             agent = make_agent(name, seed=9, count=count)
             knobs = {"layout": layout} if "layout" in agent.context_type.model_fields else {}
             context = agent.context_type.model_validate({"base_url": url, "model": model, **knobs})

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any, Literal
 
 from redecode.optimizer.caching import intervals
@@ -21,6 +22,7 @@ from redecode.optimizer.caching.savings import Savings, savings
 from redecode.optimizer.caching.vectors import Vectors, best_vectors
 from redecode.replay.analysis import RunActivities
 
+_TIMED = 5
 THRESHOLDS = (0.70, 0.80, 0.90, 0.95, 0.98, 0.99, 0.999)
 Choice = Literal["none", "exact", "semantic"]
 
@@ -161,9 +163,8 @@ class _Step:
         if self.kind == "tool":
             why = f"{exact.hits} of {exact.calls} calls ask what was asked before"
             return self._worth(None, floor, exact, (), Verdict("exact" if exact.hits else "none", why))
-        begun = now_ns()
         rows = self.vectors.of([call.text for call in self.calls])
-        lookup_s = (now_ns() - begun) / 1e9 / max(len(self.calls), 1)
+        lookup_s = self._lookup_s(now_ns)
         each = 1 - (1 - confidence) / (2 * max(len(thresholds), 1))  # the other half is the floor's
         levels = tuple(
             self._level(t, semantic_hits(self.calls, rows, t, ttl_s=ttl_s, judge=judge), each, floor, lookup_s)
@@ -173,6 +174,15 @@ class _Step:
         return self._worth(
             near, floor, exact, levels, decide(exact, levels, floor, budget, each, near, samples=self._samples)
         )
+
+    def _lookup_s(self, now_ns: Callable[[], int]) -> float:
+        """Seconds to make one vector, one at a time as a cache in use has to: median of a few."""
+        took = []
+        for call in self.calls[:_TIMED]:
+            begun = now_ns()
+            self.vectors.of([call.text])
+            took.append((now_ns() - begun) / 1e9)
+        return median(took) if took else 0.0
 
     @property
     def _samples(self) -> bool:
@@ -226,6 +236,8 @@ def decide(
         base += "; it samples without a seed, so a hit also repeats what was meant to vary"
     if not gains:
         likest = "" if near is None else f" (the likest two have a cosine of {near:.3f})"
+        if any(level.hits > exact.hits for level in levels):
+            return Verdict(fallback, f"{base}; alike ones hit more, but looking them up costs more than they save")
         return Verdict(fallback, f"{base}, and alike ones would save no more{likest}")
     hopeful = []
     for level in gains:
