@@ -252,6 +252,7 @@ def main() -> None:
             for vectors in kinds:
                 for of, those in (("all", recorded), ("without edited", without_edits(recorded, some))):
                     (found,) = worth(those, vectors=vectors)
+                    assert found.exact is not None
                     for b in BUDGETS:
                         v = decide(found.exact, found.semantic, found.noise, b, EACH, found.nearest)
                         row = {"requests": of, "vectors": vectors.name, "budget": b, "choice": v.choice}
