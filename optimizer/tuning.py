@@ -330,7 +330,7 @@ class Tuner:
         p = self.prepared
         search.enqueue(p.incumbent)
         if not search.resumed:
-            warm = warm_starts(self.storage, p.about, p.space, p.goals)
+            warm = warm_starts(self.storage, p.about, p.space)
             new = sum(search.enqueue(config) for config in warm)
             if new:
                 self.tell(f"{new} candidates of an earlier study come first")
@@ -407,7 +407,7 @@ class Tuner:
             now.latency_s * self.margins.latency,
         )
         if not done[0].feasible:  # what it costs to keep the SLO at all is for the user to see
-            kept = [d.measured.values for d in done if d.feasible] or [limit]
+            kept: list[tuple[float, ...]] = [d.measured.values for d in done if d.feasible]
             limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
         whole = [
             d

@@ -22,10 +22,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from redecode.optimizer.errors import BadStudy
 from redecode.optimizer.knobs import Choice, Config, Range, Space
 from redecode.optimizer.objectives import NAMES, Goals, Measured, Outcome
-from redecode.optimizer.study.storage import ABOUT, About
+from redecode.optimizer.study.hypervolume import front
+from redecode.optimizer.study.storage import ABOUT, About, studies
 
 STARTUP = 24
-"""Random trials before the model. Fewer are better after 50 trials, more after 100 (benchmarks/optimizer.py)."""
+"""Random trials before the model: on the problem of benchmarks/optimizer.py 10 are better after 25, 24 from 50 on."""
 SAMPLERS = ("tpe", "tpe-default", "tpe-multivariate", "nsga2", "random")
 CONFIG, MEASURED, OUTCOMES, WHY = "candidate", "measured", "outcomes", "why"
 
@@ -294,16 +295,14 @@ def _number(trial: Trial, name: str, knob: Range) -> float:
     return value if knob.step is None else round(value, 12)
 
 
-def warm_starts(storage: BaseStorage, about: About, space: Space, goals: Goals, most: int = 8) -> list[Config]:
-    """Candidates that did well in the newest earlier study of the agent and fit this space; never their values.
+def warm_starts(storage: BaseStorage, about: About, space: Space, most: int = 8) -> list[Config]:
+    """Candidates that did well in earlier studies of the agent, newest first, and fit this space; never their values.
 
     What was measured on other runs, or by other means, says where to look, not what will be found.
     """
-    from redecode.optimizer.study.hypervolume import front
-    from redecode.optimizer.study.storage import studies
-
+    chosen: list[Config] = []
     for name, other in studies(storage, about.agent):
-        if name == about.name:
+        if name == about.name or len(chosen) >= most:
             continue
         study = optuna.load_study(storage=storage, study_name=name)
         points, configs = [], []
@@ -312,10 +311,8 @@ def warm_starts(storage: BaseStorage, about: About, space: Space, goals: Goals, 
             if feasible and CONFIG in trial.user_attrs and trial.values is not None:
                 points.append(trial.values)
                 configs.append({**other.incumbent, **json.loads(trial.user_attrs[CONFIG])})
-        chosen = []
         for place in front(points):
             filled = {**about.incumbent, **configs[place]}
             if space.fits(filled) and (config := space.canonical(filled)) not in chosen:
                 chosen.append(config)
-        return chosen[:most]
-    return []
+    return chosen[:most]

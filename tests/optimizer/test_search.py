@@ -117,7 +117,7 @@ def test_a_later_study_begins_with_what_did_well_before_but_not_with_its_values(
     run(first, 15)
     wider = Space({**SPACE.knobs, "a": Choice("x", "y", "z", "w"), "d": Choice(1, 2)})
     later = about(space_digest=wider.digest, incumbent={"a": "x", "b": 0.5, "c": 2, "d": 1}, made_ns=2)
-    warm = warm_starts(storage, later, wider, GOALS)
+    warm = warm_starts(storage, later, wider)
     assert warm and all(c["d"] == 1 and values(c).missed == 0 for c in warm)
     second = Search(storage, later, wider, GOALS)
     assert second.enqueue(warm[0]) and second.done() == []
