@@ -33,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.support.placement_tables import show
 from benchmarks.support.placement_workloads import Mix, capacity, drawn, mixes, next_of, pools
 from redecode.optimizer.placement.beliefs import Beliefs, Truth
 from redecode.optimizer.placement.deadline import DeadlineRouter, Parts
@@ -49,6 +50,7 @@ from redecode.replay.simulator.views import Provisioner, Router
 from redecode.replay.simulator.workload import Workload
 
 _BEGAN = time.perf_counter()
+_DEADLINES = 3.0
 DEFAULT, TUNED, OURS = "Serve default", "Serve tuned", "ours"
 
 
@@ -197,12 +199,17 @@ def tune_serve(mix: Mix, engines: Sequence[Engine], rate: float, runs: int, tria
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is simulated."""
+    """How much is simulated.
+
+    Attributes:
+        runs, most_runs: in each simulation; between these so many that they begin over three of the longest deadlines.
+    """
 
     seeds: int
     runs: int
     loads: tuple[float, ...]
     trials: int
+    most_runs: int
 
 
 def fixed_pool(mix: Mix, pool: str, engines: Sequence[Engine], size: Size, near: float) -> dict[str, Any]:
@@ -211,13 +218,15 @@ def fixed_pool(mix: Mix, pool: str, engines: Sequence[Engine], size: Size, near:
     Loads are multiples of what the replicas could end by the engine model with full batches, the same for all policies.
     """
     top = capacity(engines, mix.known)
-    most, _ = tune_serve(mix, engines, near * top, size.runs, size.trials)
+    longest_s = max(mix.deadlines.values()) / PS
+    runs = max(size.runs, min(size.most_runs, round(_DEADLINES * longest_s * near * top)))
+    most, _ = tune_serve(mix, engines, near * top, runs, size.trials)
     rows = []
     for load in size.loads:
         found: dict[str, list[Outcome]] = {}
         chosen = routers(most) + (ablation() if load == near else [])
         for seed in range(size.seeds):
-            workload = drawn(mix, load * top, size.runs, seed)
+            workload = drawn(mix, load * top, runs, seed)
             for name, result in run_policies(chosen, mix, workload, engines, seed).items():
                 found.setdefault(name, []).append(result)
         rows += [summary(name, load, results, found) for name, results in found.items()]
@@ -231,6 +240,7 @@ def fixed_pool(mix: Mix, pool: str, engines: Sequence[Engine], size: Size, near:
         "deadlines_s": {name: round(d / PS, 2) for name, d in mix.deadlines.items()},
         "tuned_max_ongoing_requests": most,
         "near_saturation": near,
+        "runs": runs,
         "rows": rows,
         "most_at_95": most_at(rows, 0.95),
         "verdict": verdict(rows, near),
@@ -400,54 +410,6 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """Tables."""
-    for part in result["fixed_pool"]:
-        print(f"\n== {part['workload']} on {part['pool']} replicas ({', '.join(part['replicas'])})")
-        print(f"   {part['source']}")
-        print(f"   SLOs {part['deadlines_s']} s; load 1 is {part['capacity_runs_per_s']} runs/s (by the engine model)")
-        print(f"   Serve tuned: max_ongoing_requests {part['tuned_max_ongoing_requests']}")
-        head = f"{'load':>5} {'policy':<24} {'goodput':>8} {'ours less it, 95 %':>26} {'refused':>8} {'TTFT95':>8}"
-        print(f"{head} {'E2E95':>8} {'util':>5} {'$/1000':>7}  by class")
-        for row in part["rows"]:
-            d = row.get("ours_less_it")
-            less = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]" if d else ""
-            usd = "-" if row["usd_per_1000_good"] is None else f"{row['usd_per_1000_good']:.2f}"
-            classes = " ".join(f"{k} {v:.3f}" for k, v in row["by_class"].items())
-            print(
-                f"{row['load']:>5g} {row['policy']:<24} {row['goodput']:>8.3f} {less:>26} {row['refused']:>8.3f} "
-                f"{row['ttft_p95']:>7.2f}s {row['e2e_p95']:>7.2f}s {row['utilisation']:>5.2f} {usd:>7}  {classes}"
-            )
-        tops = {k: "-" if v is None else f"{v:.2f}" for k, v in part["most_at_95"].items()}
-        print(f"   highest load at 95 % in time: {', '.join(f'{k} {v}' for k, v in tops.items())}")
-        v = part["verdict"]
-        print(
-            f"   near saturation (load {part['near_saturation']:g}): ours over Serve default "
-            f"{_percent(v['over_default'])}, over tuned {_percent(v['over_tuned'])}"
-        )
-        for loss in v["worse_beyond_noise"]:
-            print(f"   LOSES to {loss['policy']} at load {loss['load']:g}: {loss['ours_less_it']}")
-    for part in result["autoscaled"]:
-        print(
-            f"\n== {part['workload']}: {part['rates_per_s']} runs/s, up and down in {part['seconds']:g} s; "
-            "1 to 8 replicas"
-        )
-        print(f"   Serve tuned: {part['tuned']}")
-        for row in part["rows"]:
-            d = row.get("ours_less_it")
-            less = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]" if d else ""
-            usd = "-" if row["usd_per_1000_good"] is None else f"{row['usd_per_1000_good']:.2f}"
-            print(
-                f"   {row['policy']:<24} goodput {row['goodput']:.3f} {less:>26}  $/1000 good {usd}  "
-                f"refused {row['refused']:.3f}"
-            )
-    print(f"\n{result['conditions']}")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.1%}"
-
-
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -455,6 +417,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the same as data")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--runs", type=int, default=400, help="runs in each simulation")
+    parser.add_argument("--most-runs", type=int, default=1500, help="so many at most where deadlines are long")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 1.0, 1.3])
     parser.add_argument("--near", type=float, default=1.0, help="the load that is called near saturation")
     parser.add_argument("--workloads", nargs="+", help="only these")
@@ -464,11 +427,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="of the load that rises and falls")
     parser.add_argument("--store", help="take recorded runs from here, not from the shipped recording")
     args = parser.parse_args()
-    size = Size(args.seeds, args.runs, tuple(args.loads), args.trials)
+    size = Size(args.seeds, args.runs, tuple(args.loads), args.trials, max(args.runs, args.most_runs))
     known = mixes(args.store)
     names = args.workloads or list(known)
     if args.quick:
-        size, names = Size(3, 120, (0.5, 0.8), 4), args.workloads or ["tenants", "recorded"]
+        size, names = Size(3, 120, (0.5, 0.8), 4, 120), args.workloads or ["tenants", "recorded"]
     if unknown := [n for n in names if n not in known]:
         parser.error(f"no workload {unknown[0]}; there are {', '.join(known)}")
     near = args.near if args.near in size.loads else size.loads[-1]

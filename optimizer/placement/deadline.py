@@ -2,8 +2,9 @@
 
 For each replica that can run a call the chance is believed that its run is in time if the call goes there: of the
 recorded lengths of this step and of what came after it, how many would be done in time at the pace it would meet
-there, and at the pace that calls to come will meet. The best chance wins; of those as good, where it costs the least
-time: its own, and what it takes from each call that is there (an engine's batch gets slower by every call in it).
+there, and at the pace that calls to come will meet. A chance has its cost: the call's own time, and what it takes from
+each call that is there (an engine's batch gets slower by every call in it). What that counts against the chance grows
+with how much is asked of the cluster; of what is as good, the least costly wins.
 
 A call is refused when its run can hardly be in time any more, and a run is not begun if it would probably be late: what
 those begun will still ask for counts (`committed`). An engine that lets in by priority is told who has the least time.
@@ -27,6 +28,7 @@ from redecode.replay.simulator.views import CallView, Hold, ReplicaView, Route, 
 _LOOKED_AT = 8
 """Calls that wait are looked at in their order until so many in a row have to wait on."""
 _LEAST_S = 1e-3
+_NEW = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +43,9 @@ class Parts:
         prefix: what is in prefix caches counts.
         burden: the time that it takes from the calls of a replica counts, not its own alone.
         committed: what runs that have begun will ask for counts.
-        same, same_full: chances that differ by less are the same: while nothing is asked of the cluster, and when all
-            that it can do is.
+        same: worths that differ by less are the same.
+        price: of time, in chances: of as much as calls cost on average, when all that the cluster can do is asked for;
+            the less is asked, the cheaper.
         hopeless: below this chance a run is given up.
         hopeless_first, picky: below this chance a run is not begun while up to `room` of the cluster is asked for, and
             below this part of what it would have on idle replicas when all of it is.
@@ -57,7 +60,7 @@ class Parts:
     committed: bool = True
     burden: bool = True
     same: float = 0.03
-    same_full: float = 0.3
+    price: float = 2.0
     hopeless: float = 0.03
     hopeless_first: float = 0.1
     picky: float = 0.9
@@ -128,6 +131,7 @@ class DeadlineRouter(Router):
         self._given_up: set[int] = set()
         self._keys: dict[int, int] = {}
         self._share = 0.0
+        self._cost_s = 0.0  # of calls that were sent, the mean, fading
 
     @property
     def queued(self) -> int:
@@ -206,9 +210,10 @@ class DeadlineRouter(Router):
         offers = [self._offer(ask, r, extra.get(r.number, 0)) for r in pool]
         if call.deadline_s is None:
             return self._send(ask, _cheapest(offers), offers, "it has no deadline; the least costly")
-        same = parts.same + (parts.same_full - parts.same) * min(1.0, self._share)
-        most = max(o.chance for o in offers) - same
-        best = _cheapest([o for o in offers if o.chance >= most] if parts.chance else offers)
+        price = parts.price * min(1.0, self._share) / (self._cost_s or min(o.cost_s for o in offers))
+        most = max(o.chance - price * o.cost_s for o in offers) - parts.same
+        good = [o for o in offers if o.chance - price * o.cost_s >= most] if parts.chance else offers
+        best = _cheapest(good)
         if parts.hold:
             could, spare_s = self._at_best(ask, pool)
             if best.chance < parts.held_below * could and spare_s > _LEAST_S:
@@ -288,6 +293,7 @@ class DeadlineRouter(Router):
 
     def _send(self, ask: _Ask, offer: _Offer, offers: Sequence[_Offer], why: str) -> Route:
         call, number = ask.call, offer.replica.number
+        self._cost_s += (offer.cost_s - self._cost_s) * (_NEW if self._cost_s else 1.0)
         self._held.pop(call.call, None)
         self._begun.add(call.run)
         self._keys[call.call] = ask.key if self._parts.order else 0

@@ -133,8 +133,7 @@ def test_more_time_never_takes_a_costlier_replica_and_never_refuses(
 
     def route(until: float) -> tuple[object, dict[int, float]]:
         log = Recent()
-        parts = Parts(same=0.03, same_full=0.03)
-        chosen = DeadlineRouter(estimator(engines), parts=parts, log=log).route(call_view(deadline_s=until), views, 0.0)
+        chosen = DeadlineRouter(estimator(engines), log=log).route(call_view(deadline_s=until), views, 0.0)
         return chosen, {c.replica: c.attains or 0.0 for c in log.decisions()[0].candidates}
 
     before, chances = route(deadline)
