@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from redecode.optimizer.errors import BadStudy
 from redecode.optimizer.knobs import Choice, Config, Range, Space
 from redecode.optimizer.objectives import NAMES, Goals, Measured, Outcome
-from redecode.optimizer.study.hypervolume import front
+from redecode.optimizer.study.hypervolume import scaled, subset
 from redecode.optimizer.study.storage import ABOUT, About, studies
 
 STARTUP = 24
@@ -295,6 +295,14 @@ def _number(trial: Trial, name: str, knob: Range) -> float:
     return value if knob.step is None else round(value, 12)
 
 
+def _telling(points: Sequence[Sequence[float]], count: int) -> list[int]:
+    """Places of the points that together cover most, on scales of what was seen."""
+    if not points:
+        return []
+    low, high = ([pick(v) for v in zip(*points, strict=True)] for pick in (min, max))
+    return subset(scaled(points, low, high), (1.1,) * len(low), count)
+
+
 def warm_starts(storage: BaseStorage, about: About, space: Space, most: int = 8) -> list[Config]:
     """Candidates that did well in earlier studies of the agent, newest first, and fit this space; never their values.
 
@@ -311,7 +319,7 @@ def warm_starts(storage: BaseStorage, about: About, space: Space, most: int = 8)
             if feasible and CONFIG in trial.user_attrs and trial.values is not None:
                 points.append(trial.values)
                 configs.append({**other.incumbent, **json.loads(trial.user_attrs[CONFIG])})
-        for place in front(points):
+        for place in _telling(points, most):
             filled = {**about.incumbent, **configs[place]}
             if space.fits(filled) and (config := space.canonical(filled)) not in chosen:
                 chosen.append(config)
