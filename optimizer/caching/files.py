@@ -73,7 +73,7 @@ class AnswerFile:
         CacheUnusable: it cannot be made, or is something else.
     """
 
-    def __init__(self, path: Path, *, most: int = 10_000, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, path: Path | str, *, most: int = 10_000, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.path, self._most, self.now_ns = Path(path), most, now_ns
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -181,7 +181,7 @@ class FileCache:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         serde: Serializer,
         tenant: str | Callable[[], str] = "",

@@ -66,7 +66,7 @@ class SemanticCache:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         threshold: float,
         vectors: Vectors | None = None,
