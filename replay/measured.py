@@ -142,9 +142,7 @@ class Measured:
         }
 
 
-def options_of(
-    changes: Sequence[Change], recorded: RecordedRun, mode: ReplayMode = ReplayMode.FORCE
-) -> ReplayOptions:
+def options_of(changes: Sequence[Change], recorded: RecordedRun, mode: ReplayMode = ReplayMode.FORCE) -> ReplayOptions:
     """The options with which a replay in this mode makes these changes.
 
     Raises:
