@@ -7,10 +7,11 @@ and ours (by deadline, with queues by priority). Every repeat runs all arms on t
 first repeats have other runs than the next.
 
 A repeat does not count, in none of its arms, if in any of them
+  - calls failed (refused is not failed),
   - the client itself was late: its calls went out more than 25 ms after they should at the 95th percentile,
   - Serve's router missed a probe's deadline ("Failed to get queue length"), or
   - the machine was busy with other work before it: a load average (1 minute) above 1.5 per CPU.
-This was written before the first run. `--quick` runs one repeat of few runs; `--json` prints the same as data.
+This was written before the first run that counts. `--quick`: one repeat of few runs; `--json`: the same as data.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Arm:
         goodput: runs that ended in time, over all.
         late_p95_s: how late the client sent its calls.
         probes_missed: by Serve's router.
+        failure: what the first call that failed got.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Arm:
     late_p95_s: float
     probes_missed: int
     load_before: float
+    failure: str
 
 
 class Client:
@@ -80,6 +83,7 @@ class Client:
         self.late: list[float] = []
         self.ends: list[float | None] = [None] * len(workload.begins)
         self.refused = self.failed = 0
+        self.failure = ""
 
     async def run(self) -> None:
         """All of them."""
@@ -125,12 +129,15 @@ class Client:
         named = {**headers, "x-redecode-step": quote(call.step)}
         try:
             async with self._session.post(f"{self._url}/v1/completions", json=body, headers=named) as response:
-                await response.read()
+                answer = await response.read()
                 self.refused += response.status == 429
-                self.failed += response.status not in (200, 429)
+                if response.status not in (200, 429):
+                    self.failed += 1
+                    self.failure = self.failure or f"{response.status}: {answer[:200].decode(errors='replace')}"
                 return response.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.failed += 1
+            self.failure = self.failure or f"{type(error).__name__}: {error}"
             return False
 
     def _now(self) -> float:
@@ -172,7 +179,7 @@ def arm(name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: P
         [RayReplica(engine=engine) for engine in kinds],
         router,
         why=why,
-        name=f"a{repeat}",
+        name=f"{'-'.join(name.lower().replace(',', '').split())}-{repeat}",  # of its own: Serve's proxy remembers names
         port=port,
         cpus=0.1,
         max_ongoing_requests=limit,
@@ -209,6 +216,7 @@ def arm(name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: P
         late_p95_s=late[int(0.95 * len(late))],
         probes_missed=probes_missed(logs) - missed,
         load_before=load,
+        failure=client.failure,
     )
 
 
@@ -227,6 +235,8 @@ def reasons(repeat: list[Arm]) -> list[str]:
     """Why it does not count; none if it does."""
     out = []
     for one in repeat:
+        if one.failed:
+            out.append(f"{one.name}: {one.failed} calls failed ({one.failure})")
         if one.late_p95_s > LATE_S:
             out.append(f"{one.name}: the client was {one.late_p95_s * 1e3:.0f} ms late")
         if one.probes_missed:
