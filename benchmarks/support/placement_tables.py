@@ -11,7 +11,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"\n== {part['workload']} on {part['pool']} replicas ({', '.join(part['replicas'])})")
         print(f"   {part['source']}")
         print(
-            f"   SLOs {part['deadlines_s']} s; load 1 is {part['capacity_runs_per_s']} runs/s (by the engine model), {part['runs']} runs"
+            f"   SLOs {part['deadlines_s']} s; load 1 is {part['capacity_runs_per_s']} runs/s (by the engine model); "
+            f"{part['runs']} runs in each simulation"
         )
         print(f"   Serve tuned: max_ongoing_requests {part['tuned_max_ongoing_requests']}")
         head = f"{'load':>5} {'policy':<24} {'goodput':>8} {'ours less it, 95 %':>26} {'refused':>8} {'TTFT95':>8}"

@@ -210,7 +210,7 @@ class DeadlineRouter(Router):
         offers = [self._offer(ask, r, extra.get(r.number, 0)) for r in pool]
         if call.deadline_s is None:
             return self._send(ask, _cheapest(offers), offers, "it has no deadline; the least costly")
-        price = parts.price * min(1.0, self._share) / (self._cost_s or min(o.cost_s for o in offers))
+        price = parts.price * min(1.0, self._share) / max(1e-9, self._cost_s or min(o.cost_s for o in offers))
         most = max(o.chance - price * o.cost_s for o in offers) - parts.same
         good = [o for o in offers if o.chance - price * o.cost_s >= most] if parts.chance else offers
         best = _cheapest(good)
@@ -224,11 +224,9 @@ class DeadlineRouter(Router):
                 return self._refuse(ask, offers, f"its run would be in time with a chance of {best.chance:.2f} at most")
         why = ""
         if self._log is not None:
-            good = sum(o.chance >= most for o in offers)
             why = f"in time with a chance of {best.chance:.2f}"
-            why += (
-                f", the least costly of {good} as good" if good > 1 else ", the best of all" if len(offers) > 1 else ""
-            )
+            if len(offers) > 1:
+                why += f", the least costly of {len(good)} as good" if len(good) > 1 else ", the best for its cost"
         return self._send(ask, best, offers, why)
 
     def _ask(
