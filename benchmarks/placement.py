@@ -184,7 +184,8 @@ def tune_serve(mix: Mix, engines: Sequence[Engine], rate: float, runs: int, tria
     """max_ongoing_requests of most goodput on seeds that are not compared on."""
     tried = [5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 100_000]
     best = (5, -1.0)
-    for most in tried[-trials:] if trials < len(tried) else tried:
+    count = max(2, min(trials, len(tried)))
+    for most in [tried[round(i * (len(tried) - 1) / (count - 1))] for i in range(count)]:
         found = [
             run_policies([serve("s", most)], mix, drawn(mix, rate, runs, 1000 + s), engines, s)["s"] for s in range(2)
         ]
