@@ -30,6 +30,7 @@ from redecode.tracer import (
     SOURCE_SPAN,
     Decode,
     Dependency,
+    Fidelity,
     FmRequest,
     Live,
     LiveSpan,
@@ -37,6 +38,7 @@ from redecode.tracer import (
     RecordedRun,
     Span,
     SpanEvent,
+    SpanKind,
     Store,
     ToolStep,
     plain,
@@ -46,12 +48,18 @@ from redecode.tracer import conventions as c
 RECORDING, LIVE = "recording", "live"
 _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
-           d.messages, d.tool_definitions, d.stream, d.sent_ns,
+           d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
+           d.logprobs, d.prompt_tail, d.chunk_gaps_us, d.chunk_tokens, d.fidelity, s.attributes, s.name, s.start_ns,
+           s.end_ns,
+           (SELECT flatten(list(b.tokens ORDER BY u.at))
+            FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
+            JOIN prompt_blocks b USING (hash)) AS prompt_body,
            coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.case' AS case_id,
            coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.load' AS load
     FROM decodes d LEFT JOIN runs r USING (run_id)
     LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
     JOIN spans s ON s.run_id = d.run_id AND s.span_id = d.span_id
+    ANTI JOIN decode_choices x ON x.run_id = d.run_id AND x.span_id = d.span_id
     WHERE d.error IS NULL AND d.output IS NOT NULL AND d.messages IS NOT NULL AND d.sent_ns > {{after}}
       AND s.attributes->>'$."{c.ANSWERED_BY}"' = '{LIVE}'
       AND coalesce(r.replay_mode, b.attributes->>'$."{c.REPLAY_MODE}"', '{MODE}') = '{MODE}'
@@ -88,12 +96,47 @@ def call_key(
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Where the answer to a call is kept."""
+Known = tuple[Decode, Span]
+"""What answers a call: held in memory, since reading it from the store would be part of the time that is measured."""
 
-    run_id: str
-    span_id: str
+
+def known_of(row: Mapping[str, Any]) -> Known:
+    """A decode and its span, as far as an answer is made of them."""
+    tail = row["prompt_tail"]
+    decode = Decode(
+        run_id=row["run_id"],
+        span_id=row["span_id"],
+        step_key=row["step_key"],
+        model=row["model"],
+        fidelity=Fidelity(row["fidelity"] or Fidelity.TEXT),
+        sent_ns=row["sent_ns"],
+        first_chunk_ns=row["first_chunk_ns"],
+        done_ns=row["done_ns"],
+        base_url=row["base_url"],
+        fingerprint=row["fingerprint"],
+        sampling=c.from_json(row["sampling"]) or {},
+        tool_definitions=c.from_json(row["tool_definitions"]),
+        output=c.from_json(row["output"]),
+        stream=bool(row["stream"]),
+        prompt_ids=None if tail is None else (*(row["prompt_body"] or ()), *tail),
+        sampled_ids=None if row["sampled_ids"] is None else tuple(row["sampled_ids"]),
+        logprobs=None if row["logprobs"] is None else tuple(row["logprobs"]),
+        chunk_times_ns=None if row["chunk_gaps_us"] is None else c.times_ns(row["chunk_gaps_us"]),
+        chunk_tokens=None if row["chunk_tokens"] is None else tuple(row["chunk_tokens"]),
+    )
+    span = Span(
+        run_id=row["run_id"],
+        span_id=row["span_id"],
+        parent_span_id=None,
+        kind=SpanKind.DECODE,
+        name=row["name"],
+        step_key=row["step_key"],
+        start_ns=row["start_ns"],
+        end_ns=row["end_ns"],
+        status="ok",
+        attributes=c.from_json(row["attributes"]) or {},
+    )
+    return decode, span
 
 
 @dataclass(slots=True)
@@ -107,7 +150,6 @@ class Memo:
     store: Store
     load: str
     _known: dict[str, Known] = field(default_factory=dict)
-    _loaded: dict[str, RecordedRun] = field(default_factory=dict)
     _latest: int = 0
 
     def refresh(self) -> int:
@@ -128,10 +170,11 @@ class Memo:
                 stream=bool(row["stream"]),
                 place=f"{row['case_id']} {row['step_key']}",
             )
-            self._known.setdefault(key, Known(row["run_id"], row["span_id"]))
+            if key not in self._known:
+                self._known[key] = known_of(row)
         return len(self._known)
 
-    def find(self, engine: str, request: FmRequest, place: str) -> tuple[Decode, Span] | None:
+    def find(self, engine: str, request: FmRequest, place: str) -> Known | None:
         """The decode and span that answer a call, if one does."""
         key = call_key(
             engine=engine,
@@ -143,15 +186,7 @@ class Memo:
             stream=request.stream,
             place=place,
         )
-        known = self._known.get(key)
-        if known is None:
-            return None
-        if known.run_id not in self._loaded:
-            self._loaded[known.run_id] = self.store.load(known.run_id)
-        run = self._loaded[known.run_id]
-        decode = next((d for d in run.decodes if d.span_id == known.span_id), None)
-        span = next((s for s in run.spans if s.span_id == known.span_id), None)
-        return None if decode is None or span is None else (decode, span)
+        return self._known.get(key)
 
 
 class Evaluator:
@@ -182,8 +217,7 @@ class Evaluator:
         engine = self._engines.get(request.model)
         found = None
         if self._memo is not None and engine is not None:
-            with self._lock:  # the store is read by one call at a time
-                found = self._memo.find(engine, request, f"{case} {span.step_key}")
+            found = self._memo.find(engine, request, f"{case} {span.step_key}")
         if found is None:
             span.set({ANSWERED_BY: LIVE})
             return Live()

@@ -13,6 +13,7 @@ from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
 from redecode.optimizer.spec import load
 from redecode.tracer import Store
+from tests.optimizer.conftest import capitals
 
 TUNING = """
 from capitals import graph
@@ -122,3 +123,23 @@ def test_a_candidate_whose_runs_fail_is_wrong_not_the_end(here: Any, store: Path
 def test_a_candidate_that_the_context_does_not_take_is_refused(here: Any, store: Path) -> None:
     with pytest.raises(OptimizerError, match="wording"):
         here.evaluate(Block(values={**POLITE, "wording": "Shout"}, cases=cases_of(store, 1)))
+
+
+def test_an_answer_from_the_memo_is_recorded_with_its_tokens(
+    folder: Path, recorded: Any, store: Path, serve: Any, monkeypatch: Any
+) -> None:
+    """So that a run answered from the memo can be replayed and simulated like any other."""
+    monkeypatch.setenv("OPENAI_BASE_URL", serve(capitals, vllm=True).base_url)
+    (folder / "tuning.py").write_text(TUNING)
+    made = InProcess(Settings(spec="tuning:spec", store=store, source=store, concurrency=1))
+    try:
+        first = made.evaluate(Block(values=POLITE, cases=cases_of(store, 2)))
+        again = made.evaluate(Block(values=POLITE, cases=cases_of(store, 2)))
+    finally:
+        made.close()
+    assert [o.memo for o in again] == [1, 1]
+    for a, b in zip(first, again, strict=True):
+        (then,), (now,) = Store(store).load(str(a.run_id)).decodes, Store(store).load(str(b.run_id)).decodes
+        assert then.sampled_ids and now.sampled_ids == then.sampled_ids
+        assert now.prompt_ids == then.prompt_ids == (1, 2, 3)
+        assert b.latency_s >= (then.e2e_ns or 0) / 1e9
