@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,6 +143,12 @@ class OpenAIServer:
 
 def _logprob(token: str) -> dict[str, Any]:
     return {"token": token, "logprob": -ord(token) / 100, "bytes": list(token.encode()), "top_logprobs": []}
+
+
+def pytest_configure() -> None:
+    """Programs under test are interrupted: a shell that starts the suite in the background makes them deaf to that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -52,7 +52,8 @@ class Text(Format):
     def lay_out(self, data: Mapping[str, Any], shape: Record) -> Layout:
         """Lines in the order of the fields."""
         out = Layout()
-        self._record(out, data, shape, "")
+        if self._lines(out, data, shape, "", [], [_END]):
+            out.choice()
         return out
 
     def tree(self, text: str, shape: Record) -> Tree:
@@ -90,27 +91,59 @@ class Text(Format):
             _put(out, path, _value(value, steps), shape)
         return Mended(_listed(out, shape), tuple(steps))
 
-    def _record(self, out: Layout, data: Mapping[str, Any], shape: Record, path: str) -> None:
-        for name, member in shape.fields.items():
-            self._line(out, data[name], member.shape, f"{path}{name}")
+    def _lines(
+        self, out: Layout, value: Any, shape: Shape, path: str, instead: list[str], after: list[str]
+    ) -> list[str]:
+        """Write a value.
 
-    def _line(self, out: Layout, value: Any, shape: Shape, path: str) -> None:
+        Args:
+            instead: beginnings of lines that could stand here as well; `after`: that can come behind it.
+
+        Returns:
+            Beginnings of lines of this value that could still have followed.
+        """
         if isinstance(shape, Record):
-            self._record(out, value, shape, f"{path}.")
-        elif isinstance(shape, Items) and value:
+            fields = list(shape.fields.items())
+            for n, (name, member) in enumerate(fields):
+                rest = next((_heads(m.shape, _below(path, other)) for other, m in fields[n + 1 :]), after)
+                instead = self._lines(out, value[name], member.shape, _below(path, name), instead, rest)
+            return instead
+        if isinstance(shape, Items) and value:
+            instead = [*instead, f"{path}: []"]
             for n, inner in enumerate(value, 1):
-                self._line(out, inner, shape.item, f"{path}[{n}]")
+                more = _heads(shape.item, f"{path}[{n + 1}]")
+                left = self._lines(out, inner, shape.item, f"{path}[{n}]", instead, [*more, *after])
+                instead = [*left, *after]
+            return [*left, *more]
+        if out.text:
+            if _END in instead:
                 out.choice()
-        else:
-            out.fixed("\n" if out.text else "")
-            if isinstance(shape, Items):
-                out.fixed(path)
-                out.choice()
-                out.fixed(": []")
-                return
-            assert isinstance(shape, Leaf)
-            out.fixed(f"{path}: ")
-            leaf_on_line(out, value, shape)
+            out.fixed("\n")
+        others = [head for head in instead if head != _END]
+        if isinstance(shape, Items):
+            out.one_of(f"{path}: []", [f"{path}: []", *others, *_heads(shape.item, f"{path}[1]")])
+            return []
+        assert isinstance(shape, Leaf)
+        out.one_of(f"{path}: ", [f"{path}: ", *others])
+        leaf_on_line(out, value, shape)
+        return []
+
+
+_END = ""
+"""Among beginnings of lines: there may be none."""
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _heads(shape: Shape, path: str) -> list[str]:
+    """How the first line of a value may begin."""
+    if isinstance(shape, Record):
+        return next((_heads(m.shape, _below(path, name)) for name, m in shape.fields.items()), [])
+    if isinstance(shape, Items):
+        return [f"{path}: []", *_heads(shape.item, f"{path}[1]")]
+    return [f"{path}: "]
 
 
 def _nullable(shape: Shape, where: str, above: frozenset[type] = frozenset()) -> str | None:

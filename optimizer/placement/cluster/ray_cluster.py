@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -21,6 +22,7 @@ from redecode.tracer.clock import Clock
 _MANY = 100_000
 """Calls a replica may be sent: the engine's own queue orders them, not Serve's."""
 _STATS_S = 1.0
+_DEBUGGER = "PYTHONBREAKPOINT"
 
 
 class RayCluster:
@@ -137,6 +139,15 @@ class RayCluster:
             self._temp = None
 
     def _init(self, ray: Any) -> None:
+        debugger = os.environ.get(_DEBUGGER)
+        try:
+            self._connect(ray)
+        finally:  # Ray puts its own there, also for every program started from here
+            os.environ.pop(_DEBUGGER, None)
+            if debugger is not None:
+                os.environ[_DEBUGGER] = debugger
+
+    def _connect(self, ray: Any) -> None:
         if self._address is not None:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
             return

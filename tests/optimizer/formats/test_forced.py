@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from redecode.agents import model_dir
 from redecode.optimizer.formats import FORMATS, CannotExpress
@@ -58,6 +59,20 @@ def test_two_records_that_begin_alike_go_on_alike_where_it_is_forced(name: str, 
         differ = next((n for n, (a, b) in enumerate(zip(layout.text, text, strict=False)) if a != b), None)
         if differ is not None:
             assert not layout.forced[differ], (layout.text, text, differ)
+
+
+def test_whether_a_list_has_items_and_goes_on_is_a_choice_of_the_text_format() -> None:
+    class Lists(BaseModel):
+        tags: list[str]
+        tally: list[int]
+
+    text = FORMATS["text"]
+    for one in (Lists(tags=["a"], tally=[]), Lists(tags=[], tally=[1]), Lists(tags=["a", "b"], tally=[1, 2])):
+        for other in (Lists(tags=[], tally=[]), Lists(tags=["a"], tally=[1]), Lists(tags=["a", "b", "c"], tally=[1])):
+            layout, said = text.laid_out(one), text.render(other)
+            differ = next((n for n, (a, b) in enumerate(zip(layout.text, said, strict=False)) if a != b), None)
+            assert differ is None or not layout.forced[differ]
+    assert marked(text.laid_out(Lists(tags=["a"], tally=[]))) == "tags.1]: ..ta.ly. []"
 
 
 def test_a_choice_among_names_is_forced_from_where_one_is_left() -> None:
