@@ -130,7 +130,7 @@ def tune(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for report.md, report.html and tuned.toml; by default STORE/tuned/STUDY."),
+        typer.Option(help="Folder for report.md, .html and .json, and tuned.toml; by default STORE/tuned/STUDY."),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""What is told of a tuning: `report.md`, `report.html` and `tuned.toml`, and the same as data."""
+"""What is told of a tuning: `report.md`, `report.html`, the same as data (`report.json`), and `tuned.toml`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Measured, measured
 from redecode.optimizer.promotion.decide import Compared, Verdict, said
@@ -17,6 +19,7 @@ from redecode.optimizer.study.hypervolume import front
 from redecode.optimizer.tuning import INCUMBENT, Tuned, observed
 
 _MOST = 12
+_JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
 def to_json(tuned: Tuned) -> dict[str, Any]:
@@ -313,11 +316,16 @@ def _inline(text: str) -> str:
 
 
 def write(tuned: Tuned, folder: Path) -> list[Path]:
-    """`report.md`, `report.html` and `tuned.toml` in a folder, each whole or not at all; returns where they are."""
+    """The report and `tuned.toml` in a folder, each file whole or not at all; returns where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     comment = [f"{tuned.decision} (study {tuned.study})"]
     config = whole(tuned, tuned.chosen)
-    texts = {"report.md": markdown(tuned), "report.html": page(tuned), "tuned.toml": toml(config, comment)}
+    texts = {
+        "report.md": markdown(tuned),
+        "report.html": page(tuned),
+        "report.json": orjson.dumps(to_json(tuned), default=str, option=_JSON).decode() + "\n",
+        "tuned.toml": toml(config, comment),
+    }
     out = []
     for name, text in texts.items():
         path = folder / name

@@ -47,8 +47,10 @@ def test_a_foreign_agent_is_tuned_in_the_ten_lines_of_the_documentation(
     lanes = found["lanes"]
     assert lanes["observed"]["error"] == lanes["incumbent"]["error"] == 1.0
     assert lanes[found["decision"]["chosen"]]["error"] == 0.0
-    report, page, config = (Path(p) for p in found["files"])
+    report, page, data, config = (Path(p) for p in found["files"])
     assert "promote" in report.read_text() and "<table>" in page.read_text()
+    kept = json.loads(data.read_text())
+    assert kept == {name: value for name, value in found.items() if name != "files"}
     context = agent.Context(**tomllib.loads(config.read_text())["context"])
     assert context.wording == "Please name the capital of"
     runs = [r for r in Store(store).runs() if MODE in r.labels]
