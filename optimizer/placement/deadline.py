@@ -28,6 +28,8 @@ from redecode.replay.simulator.views import CallView, Hold, ReplicaView, Route, 
 _LOOKED_AT = 8
 """Calls that wait are looked at in their order until so many in a row have to wait on."""
 _LEAST_S = 1e-3
+_RUNS = 1 << 17
+"""Runs that are remembered: nobody says when one is over."""
 _NEW = 0.02
 
 
@@ -110,6 +112,22 @@ class _Held:
     until_s: float
 
 
+class _Recent:
+    """The numbers that were noted last, `most` of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._noted = most, dict[int, None]()
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._noted
+
+    def add(self, number: int) -> None:
+        self._noted.pop(number, None)
+        self._noted[number] = None
+        if len(self._noted) > self._most:
+            del self._noted[next(iter(self._noted))]
+
+
 class DeadlineRouter(Router):
     """By deadline.
 
@@ -127,8 +145,7 @@ class DeadlineRouter(Router):
         self.committed = Committed(estimator)
         self._held: dict[int, _Held] = {}
         self._queue: list[tuple[int, int]] = []
-        self._begun: set[int] = set()
-        self._given_up: set[int] = set()
+        self._begun, self._given_up = _Recent(_RUNS), _Recent(_RUNS)
         self._keys: dict[int, int] = {}
         self._share = 0.0
         self._cost_s = 0.0  # of calls that were sent, the mean, fading

@@ -262,12 +262,18 @@ class Simulation(Sink):
         """Let calls go that the router no longer keeps."""
         if not self._held:
             return
-        for number, target in self._router.release(self._open, seconds(now)):
-            if number not in self._held:
-                raise BadRoute(f"the router let call {number} go, and it does not wait")
-            run, place, view = self._held.pop(number)
-            if run in self._flying:
-                self._routed(now, number, run, place, view, target)
+        again = True
+        while again:
+            again = False
+            for number, target in self._router.release(self._open, seconds(now)):
+                if number not in self._held:
+                    raise BadRoute(f"the router let call {number} go, and it does not wait")
+                run, place, view = self._held.pop(number)
+                if run in self._flying:
+                    self._routed(now, number, run, place, view, target)
+                elif isinstance(target, int):  # another call of its run was refused: its place is free for the next
+                    self._router.ended(number, target, seconds(now))
+                    again = True
 
     def _go(self, now: int, number: int, run: int, place: int, target: int | Split, priority: int) -> None:
         shape = self._workload.which[run]

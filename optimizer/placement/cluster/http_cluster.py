@@ -14,7 +14,7 @@ from typing import Self
 import aiohttp
 
 from redecode.optimizer.placement.cluster.calls import Calls, SinceStart, Time
-from redecode.optimizer.placement.cluster.errors import BadReplica, CallError
+from redecode.optimizer.placement.cluster.errors import BadReplica
 from redecode.optimizer.placement.cluster.http_engine import Found, find, root_of
 from redecode.optimizer.placement.cluster.live import LiveReplica
 from redecode.optimizer.placement.cluster.placing import Choice, LastDecision, Placed, Placing, sent_prefixes
@@ -176,24 +176,7 @@ class HttpCluster:
         Raises:
             CallError: nowhere.
         """
-        told: asyncio.Future[Placed | CallError] = asyncio.get_running_loop().create_future()
-
-        def take(answer: Placed | CallError) -> None:
-            if not told.done():
-                told.set_result(answer)
-            elif isinstance(answer, Placed):
-                self.placing.ended(answer)
-
-        self.placing.submit(call, take, without=without)
-        try:
-            answer = await told
-        except asyncio.CancelledError:
-            self.placing.withdraw(call)
-            if told.done() and not told.cancelled() and isinstance(placed := told.result(), Placed):
-                self.placing.ended(placed)
-            raise
-        if isinstance(answer, CallError):
-            raise answer
+        answer = await self.placing.place(call, without=without)
         if answer.replica.state is State.STARTING:
             await self._up(answer)
         return answer

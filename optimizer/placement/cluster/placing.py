@@ -7,6 +7,7 @@ or a replica has come or gone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -201,6 +202,32 @@ class Placing:
         except Exception as error:  # a policy may be anybody's: what is wrong with it must not leave a call hanging
             _log.exception("redecode: the router failed")
             told(BadChoice(f"the router failed: {type(error).__name__}: {error}"))
+
+    async def place(self, call: CallView, *, without: Collection[int] = ()) -> Placed:
+        """`submit`, awaited; a caller that is cancelled has taken its call back.
+
+        Raises:
+            CallError: it goes nowhere.
+        """
+        told: asyncio.Future[Placed | CallError] = asyncio.get_running_loop().create_future()
+
+        def take(answer: Placed | CallError) -> None:
+            if not told.done():
+                told.set_result(answer)
+            elif isinstance(answer, Placed):
+                self.ended(answer)
+
+        self.submit(call, take, without=without)
+        try:
+            answer = await told
+        except asyncio.CancelledError:
+            self.withdraw(call)
+            if told.done() and not told.cancelled() and isinstance(placed := told.result(), Placed):
+                self.ended(placed)
+            raise
+        if isinstance(answer, CallError):
+            raise answer
+        return answer
 
     def withdraw(self, call: CallView) -> None:
         """Its caller does not wait any more."""

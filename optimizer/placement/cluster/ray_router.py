@@ -26,7 +26,7 @@ from redecode.optimizer.placement.cluster.prometheus import Load
 from redecode.optimizer.placement.cluster.ray_scaling import Wanted, leave_in_ray
 from redecode.optimizer.placement.cluster.ray_spec import RANK, RayCall, RaySpec, show_placing, unpack
 from redecode.replay.simulator.engine import Engine
-from redecode.replay.simulator.views import CallView, State
+from redecode.replay.simulator.views import State
 from redecode.tracer.clock import Clock
 
 _MANY = 100_000
@@ -108,11 +108,12 @@ class PolicyRouter(RequestRouter):
         call: RayCall = pending_request.args[0]
         request_id = pending_request.metadata.internal_request_id
         self._take_back(request_id)
-        answer = await self._ask(call.view)
-        if isinstance(answer, NoReplica):
+        try:
+            answer = await self.placing.place(call.view)
+        except NoReplica:
             return []  # Serve asks again, and waits a little longer each time
-        if isinstance(answer, CallError):
-            self._fail(pending_request, answer)
+        except CallError as error:
+            self._fail(pending_request, error)
             return [candidate_replicas[:1]]  # looked at, and dropped, since the request is done
         call.priority = answer.priority
         replica_id = self._ids[answer.replica.number]
@@ -147,24 +148,6 @@ class PolicyRouter(RequestRouter):
                 _tell(known, replica.routing_stats)
         self._wanted.ask(self.placing.replicas, self._now_s())
         self._later(self._wanted.every_s, self._ask_provisioner)
-
-    async def _ask(self, call: CallView) -> Placed | CallError:
-        told: asyncio.Future[Placed | CallError] = asyncio.get_running_loop().create_future()
-
-        def take(answer: Placed | CallError) -> None:
-            if not told.done():
-                told.set_result(answer)
-            elif isinstance(answer, Placed):
-                self.placing.ended(answer)
-
-        self.placing.submit(call, take)
-        try:
-            return await told
-        except asyncio.CancelledError:
-            self.placing.withdraw(call)
-            if told.done() and not told.cancelled() and isinstance(placed := told.result(), Placed):
-                self.placing.ended(placed)
-            raise
 
     def _fail(self, pending_request: PendingRequest, error: CallError) -> None:
         if not pending_request.future.done():

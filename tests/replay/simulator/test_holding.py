@@ -12,7 +12,7 @@ from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.errors import BadRoute
 from redecode.replay.simulator.rows import Limits
 from redecode.replay.simulator.views import CallView, Hold, ReplicaView, Route, Router
-from redecode.replay.simulator.workload import Call, Workload, single
+from redecode.replay.simulator.workload import Call, Shape, Workload, single
 
 ENGINE = Engine(
     costs=StepCosts(step=to_ps(1.0)), limits=Limits(max_num_seqs=8, token_budget=8192, kv_blocks=1000)
@@ -72,6 +72,38 @@ def test_a_held_call_may_be_refused() -> None:
     found = Simulation(Workload.of([TWO_SECONDS], [0, 1]), [ENGINE], router=Until(5.0, None)).run()
     assert list(found.run_ended) == [-1, -1]
     assert found.refused == 2
+
+
+def test_a_call_whose_run_was_refused_meanwhile_leaves_its_place_to_the_next() -> None:
+    call = Call(step="s", prompt_tokens=4, output_tokens=2)
+    fork = Shape(calls=(call, call), first=((0, 0), (1, 0)), after=((), ()), waits=(1, 1), last={0: 0, 1: 0})
+
+    class FirstRefused(Router):
+        """Lets one call at a time go, by what it was told has ended, and refuses the very first."""
+
+        def __init__(self) -> None:
+            self.waiting: list[int] = []
+            self.open = 0
+
+        def route(self, call: CallView, replicas: Sequence[ReplicaView], now_s: float) -> Route:
+            self.waiting.append(call.call)
+            return Hold(1.0)
+
+        def release(self, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[tuple[int, Route]]:
+            if now_s < 1.0 or self.open or not self.waiting:
+                return []
+            call = self.waiting.pop(0)
+            if call == 0:
+                return [(call, None), *self.release(replicas, now_s)]
+            self.open += 1
+            return [(call, 0)]
+
+        def ended(self, call: int, replica: int, now_s: float) -> None:
+            self.open -= 1
+
+    found = Simulation(Workload.of([fork, TWO_SECONDS], [0, 0], which=[0, 1]), [ENGINE], router=FirstRefused()).run()
+    assert found.refused == 1
+    assert [round(t / PS) for t in found.run_ended] == [0, 3]
 
 
 def test_calls_held_for_ever_are_said() -> None:
