@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,13 +26,10 @@ from redecode.cli.common import (
 )
 from redecode.cli.replay_engine import engine_of
 from redecode.cli.screen import clean, screen
-from redecode.replay.engine import EngineClient, EngineState, status
-from redecode.replay.engine.processes import group_members, memory_bytes
 from redecode.replay.simulator import catalogue
-from redecode.replay.simulator.fit import fit_profile
+from redecode.replay.simulator.measuring import measured_profile
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.recorded_fit import RecordedFits, fit_store
-from redecode.replay.simulator.sweep import sweep
 from redecode.tracer import Clock, Dataset
 
 _UNMEASURED = "not measured"
@@ -106,36 +101,18 @@ def _measure(
 ) -> None:
     url = engine or engine_of(path)
     with progress(f"measuring the engine at {url}") as tell:
-
-        async def go() -> EngineProfile:
-            async with EngineClient(url, api_key=os.environ.get("OPENAI_API_KEY")) as client:
-                swept = await sweep(
-                    client,
-                    rng=random.Random(seed),
-                    seconds=seconds_,
-                    on_cell=lambda done, total: tell(f"{done} of {total} loads"),
-                )
-                info = await client.info()
-            state = _started_here(path, url)
-            return fit_profile(
-                swept.observed,
-                info,
-                source="sweep",
-                now_ns=Clock.start().now_ns(),
-                passages=swept.passages,
-                cold_start_s=cold_start if state is None or cold_start is not None else state.start_s,
-                memory_bytes=None if state is None else memory_bytes(group_members(state.pgid)),
+        made = asyncio.run(
+            measured_profile(
+                url,
+                home=path / "engine",
+                now_ns=Clock.start().now_ns,
+                seconds=seconds_,
+                seed=seed,
+                cold_start_s=cold_start,
+                on_cell=lambda done, total: tell(f"{done} of {total} loads"),
             )
-
-        made = asyncio.run(go())
+        )
     _kept(catalogue.keep(path, made), as_json=as_json)
-
-
-def _started_here(path: Path, url: str) -> EngineState | None:
-    """The engine of this store, if it is the one at this URL: then its start and its memory can be known."""
-    state = status(path / "engine").state
-    same = state is not None and state.base_url == url.rstrip("/").removesuffix("/v1")
-    return state if same else None
 
 
 def _from_store(store: str | None, last: int, kv_blocks: int | None, *, as_json: bool) -> None:

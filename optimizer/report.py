@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Measured, measured
 from redecode.optimizer.promotion.decide import Compared, Verdict, said
 from redecode.optimizer.study.hypervolume import front
-from redecode.optimizer.tuning import INCUMBENT, Tuned, observed
+from redecode.optimizer.tuning import INCUMBENT, Prepared, Tuned, observed
 
 _MOST = 12
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
@@ -116,8 +116,12 @@ def _toml(value: Any) -> str:
 
 def whole(tuned: Tuned, config: Config) -> dict[str, Any]:
     """A configuration with what all candidates have besides, as labels."""
-    space = tuned.prepared.space
-    return {**dict(tuned.prepared.about.base), **{n: v for n, v in config.items() if n in space.knobs}}
+    return whole_of(tuned.prepared, config)
+
+
+def whole_of(prepared: Prepared, config: Config) -> dict[str, Any]:
+    """As `whole`, of a study that has only begun."""
+    return {**dict(prepared.about.base), **{n: v for n, v in config.items() if n in prepared.space.knobs}}
 
 
 def markdown(tuned: Tuned) -> str:
@@ -139,9 +143,7 @@ def _lines(tuned: Tuned) -> Iterator[str]:
     else:
         names = {"observed": "as observed", INCUMBENT: "incumbent, run again"}
         rows = [[names.get(name, name), *_measures(found, known=name != "observed")] for name, found in lanes.items()]
-        yield from _table(
-            ["lane", "runs", "error", f"cost ({p.goals.cost_unit})", *_latency(tuned), "missed SLO"], rows
-        )
+        yield from table(["lane", "runs", "error", f"cost ({p.goals.cost_unit})", *_latency(tuned), "missed SLO"], rows)
         yield ""
         yield (
             "The middle lane says what running it again changes by itself (another load, another time). Candidates are "
@@ -167,7 +169,7 @@ def _verdict(tuned: Tuned) -> Iterator[str]:
         dropped = [k for k in p.incumbent if k not in tuned.chosen]
         rows = [[k, str(p.incumbent.get(k, "-")), str(v)] for k, v in changed.items()]
         rows += [[k, str(p.incumbent[k]), "(does not matter)"] for k in dropped]
-        yield from _table(["knob", "was", "becomes"], rows)
+        yield from table(["knob", "was", "becomes"], rows)
     if p.goals.slo_s is not None and not any(t.feasible for t in tuned.done):
         best = min(tuned.done, key=lambda t: t.violation, default=None)
         near = "" if best is None else f" The nearest is trial {best.number}: {_config(best.config)}."
@@ -204,7 +206,7 @@ def _compared(compared: Sequence[Compared]) -> Iterator[str]:
         effects = [f"{said(n, e.estimate)} ({said(n, e.low)} to {said(n, e.high)})" for n, e in c.effects.items()]
         slo = "-" if c.slo is None else f"{c.slo[0]} of {c.slo[1]} missed; at most {c.slo[2]:.1%}"
         rows.append([c.name, *effects, slo, f"{c.p_adjusted:.3g}", c.verdict.value, "; ".join(c.why)])
-    yield from _table(["finalist", "error", "cost", "latency", "SLO", "p (Holm)", "verdict", "why"], rows)
+    yield from table(["finalist", "error", "cost", "latency", "SLO", "p (Holm)", "verdict", "why"], rows)
     yield ""
     yield (
         "In brackets one-sided 95 % bounds: paired bootstrap, conversations resampled whole; the SLO by the exact "
@@ -243,7 +245,7 @@ def _trials(tuned: Tuned) -> Iterator[str]:
         rows.append([name, _config(d.config), *_measures(d.measured)[:5]])
     yield "The feasible front, and the incumbent, as the search saw them:"
     yield ""
-    yield from _table(header, rows)
+    yield from table(header, rows)
     yield ""
 
 
@@ -254,14 +256,15 @@ def _importances(tuned: Tuned) -> Iterator[str]:
     yield "What each knob explains of each objective (PED-ANOVA):"
     yield ""
     rows = [[k, *(f"{tuned.importances.get(n, {}).get(k, 0.0):.0%}" for n in NAMES)] for k in knobs]
-    yield from _table(["knob", *NAMES], rows)
+    yield from table(["knob", *NAMES], rows)
 
 
 def _config(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in config.items())
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a Markdown table."""
     yield "| " + " | ".join(header) + " |"
     yield "|" + "---|" * len(header)
     for row in rows:
@@ -277,9 +280,14 @@ _STYLE = (
 
 def page(tuned: Tuned) -> str:
     """The report as one HTML file that needs nothing besides."""
+    return html_page(f"Tuning {tuned.prepared.spec.name}", _lines(tuned))
+
+
+def html_page(title: str, lines: Iterable[str]) -> str:
+    """Lines of such Markdown as is written here (headings, tables, lists, paragraphs) as one HTML file."""
     out: list[str] = []
     table = False
-    for line in _lines(tuned):
+    for line in lines:
         row = line.startswith("|")
         if table and not row:
             out.append("</table>")
@@ -301,8 +309,10 @@ def page(tuned: Tuned) -> str:
             out.append(f"<p>{_inline(line)}</p>")
     if table:
         out.append("</table>")
-    title = html.escape(f"Tuning {tuned.prepared.spec.name}")
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    head = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style>"
+    )
     return head + "\n".join(out) + "</html>\n"
 
 

@@ -15,16 +15,17 @@ from redecode.optimizer.evaluation.session import Evaluates
 from redecode.optimizer.knobs import Config, Knob, Space, label
 from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
-from redecode.optimizer.spec import Case, Price, Spec, space_of
+from redecode.optimizer.spec import Case, Spec, space_of
 from redecode.optimizer.study.hypervolume import dominates, subset
 from redecode.optimizer.study.search import Asked, Done, Search, warm_starts
 from redecode.optimizer.study.stopping import PATIENCE, Budget, stagnant
 from redecode.optimizer.study.storage import About, find, studies
+from redecode.replay.prices import Price
 from redecode.tracer import Run
 
 INCUMBENT = "incumbent"
 SEARCH_SHARE = 0.7
-"""Of the time; the rest is for the decision."""
+"""Of each budget; the rest is for the decision."""
 _REPEATS = 40
 """Candidates known already, one after the other, after which a search has seen its space."""
 
@@ -162,7 +163,7 @@ def prepare(
         incumbent=incumbent,
         search=tuple(c.id for c in chosen.search),
         decide=tuple(c.id for c in chosen.decide),
-        goals=_goals_json(goals),
+        goals=goals_json(goals),
         sampler=request.sampler,
         seed=request.seed,
         versions={name: version(name) for name in ("redecode", "optuna")},
@@ -198,7 +199,7 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         spec=spec,
         space=space,
         incumbent=dict(about.incumbent),
-        goals=_goals(about.goals),
+        goals=goals_of(about.goals),
         cases=selecting.kept(known, about.search, about.decide),
         about=about,
         notes=(f"going on with {name}",),
@@ -216,11 +217,13 @@ def _described(name: str, data: Mapping[str, Any]) -> Knob:
     return Range(**rest)
 
 
-def _goals_json(goals: Goals) -> dict[str, Any]:
+def goals_json(goals: Goals) -> dict[str, Any]:
+    """Its inverse is `goals_of`."""
     return {**asdict(replace(goals, prices={})), "prices": {m: p.model_dump() for m, p in goals.prices.items()}}
 
 
-def _goals(data: Mapping[str, Any]) -> Goals:
+def goals_of(data: Mapping[str, Any]) -> Goals:
+    """Its inverse is `goals_json`."""
     return Goals(**{**data, "prices": {m: Price(**p) for m, p in data["prices"].items()}})
 
 
@@ -238,6 +241,7 @@ class Tuner:
     """Searches and decides.
 
     Args:
+        labels: of every run that is recorded, besides study and trial.
         tell: told in words what goes on, after each candidate.
     """
 
@@ -250,6 +254,7 @@ class Tuner:
     memo: bool = True
     margins: Margins = field(default_factory=Margins)
     simulates: Simulates | None = None
+    labels: Mapping[str, object] = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
     _live: int = 0
     _memo: int = 0
@@ -269,7 +274,7 @@ class Tuner:
             space=p.space,
             goals=p.goals,
             cases=p.cases.search,
-            labels={"study": search.name},
+            labels={**self.labels, "study": search.name},
             memo=self.memo,
             simulates=self.simulates,
             spent=self._spent,
@@ -285,7 +290,7 @@ class Tuner:
         held = p.cases.decide
         if named and held:
             self.tell(f"deciding on {len(held)} held-out runs: the incumbent against {', '.join(named)}")
-            deciding = replace(ladder, cases=held, labels={"study": search.name, "held_out": True})
+            deciding = replace(ladder, cases=held, labels={**ladder.labels, "held_out": True})
             ran, cut = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
         return Tuned(
             prepared=p,
@@ -323,7 +328,12 @@ class Tuner:
         self._memo += memo
         cost = sum(self.prepared.goals.cost(o) * o.live / max(1, o.live + o.memo) for o in outcomes)
         self.budget.spend(live, cost)
-        return self.budget.over()
+        return self.budget.over(self._share)
+
+    @property
+    def _share(self) -> float:
+        """Of each budget, for the search."""
+        return SEARCH_SHARE if self.prepared.cases.decide else 1.0
 
     def _queue(self, search: Search) -> None:
         """The incumbent first, then what did well in earlier studies."""
@@ -341,7 +351,7 @@ class Tuner:
         seen = 0
         while True:
             done = search.done()
-            if (why := self.budget.over(SEARCH_SHARE)) is not None:
+            if (why := self.budget.over(self._share)) is not None:
                 return why
             if self.trials is not None and len(done) >= self.trials:
                 return f"{len(done)} candidates were evaluated"

@@ -47,15 +47,15 @@ class Budget:
         self.spent_cost += cost
 
     def over(self, share: float = 1.0) -> str | None:
-        """Why to end, if this share of the time (and all of the rest) is used up."""
+        """Why to end, if this share of a budget is used up."""
         if self.stop_file is not None and self.stop_file.exists():
             return f"{self.stop_file.name} says stop"
         if self.seconds is not None and self.elapsed >= self.seconds * share:
             return f"the time is used up ({self.elapsed:.0f} s of {self.seconds * share:.0f} s)"
-        if self.calls is not None and self.spent_calls >= self.calls:
-            return f"{self.spent_calls} FM calls were made, of at most {self.calls}"
-        if self.cost is not None and self.spent_cost >= self.cost:
-            return f"{self.spent_cost:.4g} were spent, of at most {self.cost:g}"
+        if self.calls is not None and self.spent_calls >= self.calls * share:
+            return f"{self.spent_calls} FM calls were made, of at most {self.calls * share:.0f}"
+        if self.cost is not None and self.spent_cost >= self.cost * share:
+            return f"{self.spent_cost:.4g} were spent, of at most {self.cost * share:g}"
         return None
 
 
