@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, print_json, say, shown, store_to_read
+from redecode.replay.prices import read_prices
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +21,14 @@ def dashboard(
     *,
     port: Annotated[int, typer.Option(help="On this machine only.", min=1, max=65535)] = 8501,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Serve, and open no browser.")] = False,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            help="What FMs cost: a TOML file with a table for each, [MODEL] input, output, cached: USD per million "
+            "tokens. By default prices.toml in the store.",
+            metavar="FILE",
+        ),
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -31,6 +41,8 @@ def dashboard(
         from redecode.dashboards.serve import serve
 
         location = shown(opened)
+        if prices is not None:
+            read_prices(prices)
 
         def ready(url: str) -> None:
             if as_json:
@@ -38,4 +50,4 @@ def dashboard(
             else:
                 say(f"dashboard of {location}: {url} (Ctrl-C stops it)")
 
-        serve(location, port, browser=not no_browser, on_ready=ready)
+        serve(location, port, browser=not no_browser, on_ready=ready, prices=None if prices is None else str(prices))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ from rich.text import Text
 from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, fail, print_json, store_to_read
 from redecode.cli.runs_slow import advice_lines
 from redecode.cli.screen import has_unicode, screen, time_s
-from redecode.cli.show_head import conversations, errors, head, longest
+from redecode.cli.show_head import conversations, cost_line, errors, head, longest
 from redecode.cli.show_json import shown_json
 from redecode.cli.show_tables import blame_table, critical_table, float_table
 from redecode.cli.show_tree import Tree
@@ -27,6 +27,7 @@ from redecode.replay.analysis import (
 )
 from redecode.replay.analysis.errors import BadDeadline
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
+from redecode.replay.prices import cost_of, prices_of
 from redecode.tracer import Dataset, RecordedRun, Store
 
 _PROFILED_RUNS = 200
@@ -77,11 +78,12 @@ def show(
             parts = [opened.load(part.run.run_id) for part in resumed(opened, recorded.run.run_id)]
             recorded = _as_one(parts)
         cut, analysis, why_not = _analysed(opened, parts, slo_s)
+        cost = cost_of(recorded.decodes, prices_of(opened.path) if isinstance(opened, Store) else {})
     if as_json:
-        print_json(shown_json(recorded, analysis, why_not))
+        print_json({**shown_json(recorded, analysis, why_not), "cost": asdict(cost)})
         return
     console = screen()
-    for line in head(recorded, analysis, why_not):
+    for line in (*head(recorded, analysis, why_not), *cost_line(cost)):
         console.print(Text(line))
     tables = [
         name for name, wanted in ((critical_table, critical), (float_table, slack), (blame_table, blame)) if wanted

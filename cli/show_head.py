@@ -14,6 +14,7 @@ from redecode.replay import ActivityAnalysis, RunAnalysis
 from redecode.replay.analysis import RunActivities
 from redecode.replay.analysis.changes import CacheHit
 from redecode.replay.analysis.what_if import what_if
+from redecode.replay.prices import Cost, usd
 from redecode.replay.withheld import said_of
 from redecode.tracer import REPLAY_OPTIONS, RecordedRun
 from redecode.tracer.conventions import INTERRUPTED, LEFT_BY
@@ -40,6 +41,15 @@ def head(recorded: RecordedRun, analysis: RunAnalysis | None, why_not: str | Non
         yield kept_out
     if run.lost:
         yield f"incomplete: {run.lost} events of this run could not be recorded (redecode doctor says why)"
+
+
+def cost_line(cost: Cost) -> Iterator[str]:
+    """What its FM calls cost; nothing of a run that made none."""
+    if cost.usd is not None and cost.calls:
+        less = f", without {cost.uncounted} calls whose tokens are not known" if cost.uncounted else ""
+        yield f"cost: {usd(cost.usd)}{less}"
+    elif cost.calls:
+        yield f"engine seconds: {cost.engine_s:.3g} (no price of {clean(', '.join(cost.unpriced))} in prices.toml)"
 
 
 def _so_far(analysis: RunAnalysis) -> str:

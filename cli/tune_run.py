@@ -21,11 +21,12 @@ from redecode.optimizer.evaluation.simulated import AtLoad
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import saved_share, to_json, write
-from redecode.optimizer.spec import Price, load
+from redecode.optimizer.spec import load
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, prepare
 from redecode.replay.engine import status
+from redecode.replay.prices import Price, prices_of
 from redecode.replay.simulator.load import rate_of
 from redecode.tracer import Clock, Store
 
@@ -90,7 +91,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         slo_s=asked.slo_s,
         percentile=asked.percentile,
         most_error=asked.max_error,
-        prices=_prices(asked.prices),
+        prices=_prices(asked.prices) or ({} if spec.prices else prices_of(asked.path)),
         margins=_margins(asked.margins),
         sampler=asked.sampler,
         seed=asked.seed,

@@ -21,6 +21,7 @@ from redecode.replay.analysis.aggregate import Aggregate, aggregate_stored
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
 from redecode.replay.batch import LABEL
+from redecode.replay.prices import Cost, Price, cost_of, prices_of, read_prices
 from redecode.replay.simulator.catalogue import profiles_in
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
@@ -78,8 +79,9 @@ class StoreHealth:
 class Source:
     """A store (or a published dataset) to read from; one for all users of a dashboard."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, prices: str | None = None) -> None:
         self.location = location
+        self._prices = prices
         self._kept: OrderedDict[Hashable, tuple[Version, Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._turns: dict[Hashable, threading.Lock] = {}
@@ -218,6 +220,28 @@ class Source:
 
         return self._get(("calls", run_ids), read)
 
+    def prices(self) -> dict[str, Price]:
+        """By model: of the file that was named, else of the store.
+
+        Raises:
+            BadPrices: they cannot be read.
+        """
+        if self._prices is not None:
+            return read_prices(Path(self._prices))
+        root = Path(self.location)
+        return prices_of(root) if root.is_dir() else {}
+
+    def costs(self, run_ids: tuple[str, ...]) -> dict[str, Cost]:
+        """What runs with FM calls cost; a published dataset does not say it of many runs."""
+
+        def read(opened: Store | Dataset) -> list[CallTimes]:
+            return opened.call_times(list(run_ids)) if isinstance(opened, Store) else []
+
+        prices, by_run = self.prices(), dict[str, list[CallTimes]]()
+        for call in self._get(("call times", run_ids), read):
+            by_run.setdefault(call.run_id, []).append(call)
+        return {run_id: cost_of(calls, prices) for run_id, calls in by_run.items()}
+
     def compare(self, recorded: str, candidate: str, baseline: tuple[str, ...] = ()) -> RunComparison:
         """A candidate against a recorded run, with the noise of its plain replays.
 
@@ -313,11 +337,11 @@ def _bytes(n: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
-_SOURCES: dict[str, Source] = {}
+_SOURCES: dict[tuple[str, str | None], Source] = {}
 _SOURCES_LOCK = threading.Lock()
 
 
-def source(location: str) -> Source:
+def source(location: str, prices: str | None = None) -> Source:
     """The source at a place, the same for all who ask."""
     with _SOURCES_LOCK:
-        return _SOURCES.setdefault(location, Source(location))
+        return _SOURCES.setdefault((location, prices), Source(location, prices))

@@ -20,6 +20,7 @@ from redecode.tracer import RedecodeError
 APP = Path(__file__).with_name("app.py")
 HOST = "127.0.0.1"
 STORE = "REDECODE_STORE"
+PRICES = "REDECODE_PRICES"
 _READY_S = 60.0
 
 _LIGHT = {
@@ -60,13 +61,16 @@ def check(port: int) -> None:
             ) from error
 
 
-def serve(location: str, port: int, *, browser: bool, on_ready: Callable[[str], None]) -> None:
+def serve(
+    location: str, port: int, *, browser: bool, on_ready: Callable[[str], None], prices: str | None = None
+) -> None:
     """Serve until interrupted.
 
     Args:
         location: of the store or dataset; it is there.
         browser: whether to open one.
         on_ready: called with the URL once pages can be had, from another thread.
+        prices: file of the prices of FMs; by default the store's.
 
     Raises:
         CannotServe: as `check`.
@@ -75,6 +79,9 @@ def serve(location: str, port: int, *, browser: bool, on_ready: Callable[[str], 
     from streamlit.web import bootstrap
 
     os.environ[STORE] = location
+    os.environ.pop(PRICES, None)
+    if prices is not None:
+        os.environ[PRICES] = prices
     options = _options(port, browser=browser)
     bootstrap.load_config_options(options)
     threading.Thread(target=_announce, args=(location, port, on_ready, sys.stdout), daemon=True).start()

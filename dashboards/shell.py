@@ -10,7 +10,7 @@ import streamlit as st
 from redecode.dashboards.canvas.mount import keys
 from redecode.dashboards.data import LoadedRun, Source, Version, source
 from redecode.dashboards.menu import RUNS, SCREENS, Screen
-from redecode.dashboards.serve import STORE
+from redecode.dashboards.serve import PRICES, STORE
 from redecode.dashboards.words import moment, plain
 from redecode.tracer import RedecodeError, UnknownRun, default_store
 
@@ -20,7 +20,7 @@ _SEEN = "_version_seen"
 
 def current() -> Source:
     """The store that is looked at."""
-    return source(os.environ.get(STORE) or str(default_store()))
+    return source(os.environ.get(STORE) or str(default_store()), os.environ.get(PRICES))
 
 
 def page(show: Callable[[], None]) -> None:

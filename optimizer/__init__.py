@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from redecode.optimizer.errors import OptimizerError
     from redecode.optimizer.knobs import Choice, Fixed, Range
-    from redecode.optimizer.spec import Case, Price, Spec
+    from redecode.optimizer.spec import Case, Spec
+    from redecode.replay.prices import Price
 
 _MODULES = {
     "Case": "spec",

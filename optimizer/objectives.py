@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from redecode.optimizer.errors import BadSpec
-from redecode.optimizer.spec import Price
+from redecode.replay.prices import Price
 
 NAMES = ("error", "cost", "latency_s")
 """The objectives, in the order of a trial's values: mean error 0 to 1, mean cost of a run, a percentile of latency."""
@@ -54,7 +54,8 @@ class Outcome:
         latency_s: of the run, sent → done.
         simulated_s: what it would take at load, if that was simulated.
         usage: by model.
-        live, memo: FM calls that an engine answered, and that the memo did.
+        live, memo: FM calls that an engine answered, and that the memo did; with those made first, to fill its caches.
+        cached: steps that a cache of the agent's own answered.
     """
 
     case: str
@@ -66,6 +67,7 @@ class Outcome:
     usage: Mapping[str, Usage] = field(default_factory=dict)
     live: int = 0
     memo: int = 0
+    cached: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Its inverse is `from_json`."""
@@ -128,12 +130,12 @@ class Goals:
         total = 0.0
         for model, used in outcome.usage.items():
             if model not in self.prices:
-                raise BadSpec(f"model {model} has no price; give --price {model}=INPUT,OUTPUT, or none at all")
-            price = self.prices[model]
-            cached = price.input if price.cached is None else price.cached
-            fresh = used.input_tokens - used.cached_tokens
-            total += fresh * price.input + used.cached_tokens * cached + used.output_tokens * price.output
-        return total / 1e6
+                raise BadSpec(
+                    f"model {model} has no price; give --price {model}=INPUT,OUTPUT, or a table in the store's "
+                    "prices.toml, or no price at all"
+                )
+            total += self.prices[model].usd(used.input_tokens, used.output_tokens, used.cached_tokens)
+        return total
 
     def constraints(self, measured: Measured) -> dict[str, float]:
         """Scaled; the same ones in the same order for every candidate, as samplers need it."""
@@ -160,6 +162,7 @@ class Measured:
         missed: runs that missed the SLO.
         scored: runs that the scorer could tell of.
         live, memo: FM calls, by who answered.
+        cached: steps that a cache of the agent's own answered.
     """
 
     runs: int
@@ -174,6 +177,7 @@ class Measured:
     median_s: float
     live: int
     memo: int
+    cached: int = 0
 
     @property
     def values(self) -> tuple[float, float, float]:
@@ -199,6 +203,7 @@ def measured(outcomes: Sequence[Outcome], goals: Goals) -> Measured:
         median_s=nearest_rank(seconds, 50.0) if seconds else math.nan,
         live=sum(o.live for o in outcomes),
         memo=sum(o.memo for o in outcomes),
+        cached=sum(o.cached for o in outcomes),
     )
 
 

@@ -20,16 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.knobs import Choice, Fixed, Knob, Range, Space
 from redecode.optimizer.schema import SchemaField, fields_of, made, typed
-
-
-class Price(BaseModel):
-    """Of a million tokens, USD; cached ones cost as much as others if not said otherwise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached: float | None = Field(default=None, ge=0)
+from redecode.replay.prices import Price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +63,10 @@ class Spec(BaseModel):
         slo_s: latency that a run should not exceed, of `slo_percentile` in a hundred runs.
         prices: by model name, USD per million tokens; without, cost is seconds of the engine.
         live_tools: tools that may really run for a candidate; others are answered as recorded, or stop the study.
+        stand_in: (tool, arguments, `Case`) → what a tool answers where the recorded run had not asked it that; a
+            `LookupError` says that nobody knows. Without, such a call stops the study.
+        caches: the graph's cached steps (`caching.CachedStep`): they begin with what the recorded past would have left
+            in them, and runs that repeat an input are kept as cases.
         close: awaited at the end, in the event loop that the graph ran in.
     """
 
@@ -91,6 +86,8 @@ class Spec(BaseModel):
     slo_percentile: float = Field(default=95.0, gt=0, lt=100)
     prices: Mapping[str, Price] = Field(default_factory=dict)
     live_tools: Sequence[str] = ()
+    stand_in: Callable[[str, Any, Case], Any] | None = None
+    caches: Sequence[Any] = ()
     close: Callable[[], Any] | None = None
 
     @model_validator(mode="after")

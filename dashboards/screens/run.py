@@ -4,6 +4,7 @@ import streamlit as st
 
 from redecode.dashboards import shell
 from redecode.dashboards.canvas.mount import waterfall
+from redecode.dashboards.costs import named
 from redecode.dashboards.data import LoadedRun
 from redecode.dashboards.drawer import drawer
 from redecode.dashboards.flow import flow_of, to_dot
@@ -13,6 +14,7 @@ from redecode.dashboards.sameness import Sameness
 from redecode.dashboards.waterfall import KINDS, Waterfall, lay_out
 from redecode.dashboards.words import DASH, duration, plain, seconds, signed
 from redecode.replay import RunAnalysis
+from redecode.replay.prices import BadPrices, cost_of
 
 KEY = "waterfall"
 ROW_PX, HEAD_PX = 22, 66
@@ -56,9 +58,20 @@ def _header(loaded: LoadedRun) -> None:
         st.metric(
             "Tokens", f"{run.tokens:,}", border=True, width=120, help=f"sampled; {run.prompt_tokens:,} in prompts"
         )
+        _cost(loaded)
         st.metric("Fidelity", run.fidelity.value if run.fidelity else DASH, border=True, width=130, help=_FIDELITY)
     with st.container(horizontal=True, gap="small"):
         _badges(loaded)
+
+
+def _cost(loaded: LoadedRun) -> None:
+    try:
+        prices = shell.current().prices()
+    except BadPrices as error:
+        st.metric("Cost", DASH, border=True, width=170, help=plain(str(error), 500))
+        return
+    name, value, known = named(cost_of(loaded.recorded.decodes, prices))
+    st.metric(name, value, border=True, width=170, help=plain(known, 500))
 
 
 _FIDELITY = "How much was recorded: structure < text < seeded < tokens < engine; a run has the least of its FM calls."

@@ -5,9 +5,11 @@ from typing import Any
 import streamlit as st
 
 from redecode.dashboards import shell
+from redecode.dashboards.costs import listed
 from redecode.dashboards.data import Version
 from redecode.dashboards.listing import FACETS, SORTS, Filter, Listing, Mask, Stretch
 from redecode.dashboards.words import DASH, moment, plain, seconds, share, time_format
+from redecode.replay.prices import BadPrices
 from redecode.tracer.store import RunColumns
 
 PER_PAGE = 100
@@ -168,8 +170,9 @@ def _table(runs: Listing, picked: Mask) -> None:
         number = min(st.pagination(pages, key="page", bind="query-params"), pages)
     at = [int(n) for n in order[(number - 1) * PER_PAGE : number * PER_PAGE]]
     ids = [runs.columns.run_id[n] for n in at]
+    rows = {**_rows(runs, at), **_costs(ids, [runs.columns.decodes[n] for n in at])}
     event = shown.dataframe(
-        _rows(runs, at), hide_index=True, on_select="rerun", selection_mode="multi-row", key=f"runs {hash(tuple(ids))}",
+        rows, hide_index=True, on_select="rerun", selection_mode="multi-row", key=f"runs {hash(tuple(ids))}",
         height=min(38 + 35 * len(at), 560), alt="The runs",
         column_config={
             "tokens": st.column_config.NumberColumn(format="localized"),
@@ -222,6 +225,21 @@ def _rows(runs: Listing, at: list[int]) -> dict[str, list[Any]]:
         "version": [c.agent_version[n] or "" for n in at],
         "input": [c.error[n] or c.input[n] or "" for n in at],
     }
+
+
+def _costs(ids: list[str], calls: list[int]) -> dict[str, list[str]]:
+    """What the runs on this page cost, where one of them called an FM."""
+    here = shell.current()
+    if not any(calls):
+        return {}
+    try:
+        priced = bool(here.prices())
+        costs = here.costs(tuple(ids))
+    except BadPrices as error:
+        st.warning(plain(str(error), 500), icon=":material/payments:")
+        return {}
+    name = "cost (USD)" if priced else "engine seconds"
+    return {name: [listed(costs.get(i), priced=priced) for i in ids]} if costs else {}
 
 
 shell.page(show)

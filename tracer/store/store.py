@@ -32,7 +32,7 @@ from redecode.tracer.store.places import is_dataset
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
 from redecode.tracer.store.sql import Answer, ask
-from redecode.tracer.store.structures import RunStructure, structures
+from redecode.tracer.store.structures import CallTimes, RunStructure, call_times, structures
 
 _log = logging.getLogger("redecode")
 _AT_ONCE = 200  # runs, read whole
@@ -258,6 +258,11 @@ class Store:
         """As `runs`, each with its spans, its edges and the times of its FM calls, but not with what was said."""
         with self._reading() as read:
             return structures(read, limit=limit, run_ids=run_ids)
+
+    def call_times(self, run_ids: list[str]) -> list[CallTimes]:
+        """Times and counts of the FM calls of these runs."""
+        with self._reading() as read:
+            return call_times(read, run_ids)
 
     def timed_decodes(self, run_ids: list[str]) -> list[Decode]:
         """FM calls of these runs with all their times, and without what was said: `input_tokens` counts the prompt."""

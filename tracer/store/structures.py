@@ -103,11 +103,18 @@ def _structures(read: queries.Read, limit: int | None, run_ids: list[str] | None
     edges, how = {kind.value: kind for kind in EdgeKind}, {known.value: known for known in Provenance}
     for run_id, src, dst, kind, provenance in read.rows(_EDGES, ids):
         out[run_id].edges.append(Edge(src, dst, edges[kind], how[provenance]))
-    for row in read(_DECODES, ids):
-        chunks = row.pop("chunk_gaps_us")
-        times = None if chunks is None else c.times_ns(chunks)
-        out[row["run_id"]].decodes.append(CallTimes(**row, chunk_times_ns=times))
+    for call in call_times(read, *ids):
+        out[call.run_id].decodes.append(call)
     return list(out.values())
+
+
+def call_times(read: queries.Read, run_ids: list[str]) -> list[CallTimes]:
+    """Of the FM calls of these runs, in order of when they were sent."""
+    out = []
+    for row in read(_DECODES, [run_ids]):
+        chunks = row.pop("chunk_gaps_us")
+        out.append(CallTimes(**row, chunk_times_ns=None if chunks is None else c.times_ns(chunks)))
+    return out
 
 
 _PICKED = "run_id IN (SELECT unnest(?))"
