@@ -132,7 +132,7 @@ class Run:
         source_run_id: the run this one replays or forks, if it does.
         replay_mode: "force", "resample", "simulate", "playback" or "fork" for a replay.
         tokens: sampled tokens of all decodes; `prompt_tokens` likewise.
-        fidelity: the least of its decodes; `None` of a run without decodes.
+        fidelity: the least of its decodes that got an answer; `None` of a run without any.
         lost: events of it that could not be written down (a full disk, a fault of the tracer).
     """
 

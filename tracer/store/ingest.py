@@ -22,7 +22,7 @@ from redecode.tracer import conventions as c
 from redecode.tracer.blocks import HASH_BYTES, split
 from redecode.tracer.errors import CorruptJournal
 from redecode.tracer.events import SpanEvent, parse, span_event
-from redecode.tracer.records import JsonObject, SpanKind
+from redecode.tracer.records import Fidelity, JsonObject, SpanKind
 
 Row = dict[str, Any]
 FOREIGN = "otlp"
@@ -239,7 +239,7 @@ class Rows:
             {
                 **_pick(row, "run_id", "span_id", "step_key"),
                 "model": get(c.REQUEST_MODEL),
-                "fidelity": get(c.FIDELITY),
+                "fidelity": None if _nothing_came(event, attributes) else get(c.FIDELITY),
                 "sent_ns": get(c.SENT_NS),
                 "first_chunk_ns": get(c.FIRST_CHUNK_NS),
                 "done_ns": get(c.DONE_NS),
@@ -277,6 +277,16 @@ class Rows:
         for n in range(1, int(get(c.CHOICES) or 1)):
             choice = {"sampled_ids": get(f"{c.SAMPLED_IDS}.{n}"), "logprobs": get(f"{c.LOGPROBS}.{n}")}
             self.add("decode_choices", {"run_id": event.run, "span_id": event.span, "index": n, **choice})
+
+
+def _nothing_came(event: SpanEvent, attributes: JsonObject) -> bool:
+    """A call that failed before any of its answer came: nothing of it is missing, so its run is known no less well."""
+    return (
+        event.error is not None
+        and attributes.get(c.FIDELITY) == Fidelity.TEXT
+        and attributes.get(c.SAMPLED_IDS) is None
+        and attributes.get(c.OUTPUT_MESSAGES) in (None, "[]")
+    )
 
 
 def _pick(source: JsonObject, *keys: str) -> Row:

@@ -72,6 +72,20 @@ def run_columns(connection: duckdb.DuckDBPyConnection) -> RunColumns:
     return RunColumns(**{name: table[name].to_pylist() for name in _NAMES})
 
 
+def labelled(connection: duckdb.DuckDBPyConnection, name: str, value: str) -> set[str]:
+    """Ids of the runs with a label of this name (or, in a label that is a table, under this dotted path) and value."""
+    whole, path = f"$.{_quoted(name)}", "$." + ".".join(_quoted(part) for part in name.split("."))
+    query = f"""
+        WITH r AS ({RUNS}) SELECT run_id FROM r
+        WHERE coalesce(json_extract_string(labels, ?), json_extract_string(labels, ?)) = ?
+    """
+    return {row[0] for row in connection.execute(query, [whole, path, value]).fetchall()}
+
+
+def _quoted(key: str) -> str:
+    return '"' + key.replace('"', "") + '"'
+
+
 def columns_of(runs: list[Run]) -> RunColumns:
     """The same of runs at hand."""
 

@@ -27,7 +27,7 @@ from redecode.tracer.spool import SUFFIX, make_private
 from redecode.tracer.store import queries
 from redecode.tracer.store.drain import drain_spool
 from redecode.tracer.store.modes import private_files
-from redecode.tracer.store.overview import RunColumns, run_columns
+from redecode.tracer.store.overview import RunColumns, labelled, run_columns
 from redecode.tracer.store.places import is_dataset
 from redecode.tracer.store.queries import RecordedRun
 from redecode.tracer.store.schema import CREATE_MIGRATIONS, MIGRATIONS, STORAGE_VERSION
@@ -273,6 +273,11 @@ class Store:
         """Every run, as columns, newest first; open ones too."""
         with self._drained() as connection:
             return run_columns(connection)
+
+    def labelled(self, name: str, value: str) -> set[str]:
+        """Ids of the runs with a label: `labelled("tune.trial", "7")`."""
+        with self._drained() as connection:
+            return labelled(connection, name, value)
 
     def ask(self, sql: str, *, limit: int = 10_000, timeout_s: float = 10.0) -> Answer:
         """The answer to one SQL statement, which can only read; others who read wait for nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from redecode.tracer import Decode, Fidelity, Span, instrument, uninstrument
+from redecode.tracer import Decode, Fidelity, Span, Store, instrument, uninstrument
 from tests.tracer.decodes import vllm_like
 from tests.tracer.decodes.conftest import Recorded, Serving
 from tests.tracer.decodes.server import Cut, Reply, Request, Server
@@ -210,3 +211,22 @@ def test_a_proxy_that_answers_for_vllm_with_a_page(server: Serving, recorded: Re
         sync(failed.url)
     _, span = one(recorded)
     assert span.attributes["http.response.status_code"] == 502
+
+
+def test_a_call_that_got_no_answer_does_not_lower_its_run(server: Serving, recording: Any) -> None:
+    """What a fallback answered is known with every token; of the failed call there was nothing to know."""
+    from langgraph.graph import StateGraph
+
+    port = server(failing(503), owner="vllm")
+
+    def ask(state: dict[str, Any]) -> dict[str, Any]:
+        with contextlib.suppress(openai.InternalServerError):
+            sync(port.url)
+        return {"answer": sync(port.url).choices[0].message.content}
+
+    graph = StateGraph(dict)
+    graph.add_node("ask", ask)
+    graph.set_entry_point("ask")
+    graph.compile().invoke({})
+    run = Store(recording).runs()[0]
+    assert (run.decodes, run.fidelity) == (2, Fidelity.ENGINE)
