@@ -63,7 +63,7 @@ async def test_an_agent_is_recorded_through_the_front_as_from_the_engine(
         tracer.instrument(store, agent="a")
         try:
             with openai.OpenAI(base_url=f"{at.url}/v1", api_key="k", max_retries=0) as client:
-                client.completions.create(model=MODEL, prompt="Name: ", max_tokens=6)
+                client.completions.create(model=MODEL, prompt="Name: ", max_tokens=6, extra_body={"ignore_eos": True})
         finally:
             tracer.uninstrument()
 
