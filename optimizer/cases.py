@@ -91,7 +91,7 @@ def select(
     if not out:
         why = "; ".join(f"{count} {reason}" for reason, count in gone.most_common()) or "none was recorded in that time"
         raise NoRuns(f"no recorded run of {spec.name} to tune on in {which}: {why}")
-    search, decide, doubled = _cut(out, held_out)
+    search, decide, doubled = _cut(out, held_out, repeats=bool(spec.caches))
     if doubled:
         gone["with the input of another one"] += doubled
     if most is not None:
@@ -135,14 +135,18 @@ def _case(run: Run, expected: Mapping[str, Any]) -> Case:
     )
 
 
-def _cut(cases: Sequence[Case], held_out: float) -> tuple[list[Case], list[Case], int]:
-    """Older cases, newer ones, and how many were left out for having the input of one before."""
+def _cut(cases: Sequence[Case], held_out: float, *, repeats: bool) -> tuple[list[Case], list[Case], int]:
+    """Older cases, newer ones, and how many were left out for having the input of one before.
+
+    Args:
+        repeats: these are kept, on both sides: without them a cache would have nothing to do.
+    """
     ordered = sorted(cases, key=lambda c: (c.started_ns, c.id))
     seen: set[str] = set()
     single = []
     for case in ordered:
-        text = json.dumps(case.input, sort_keys=True, default=str)
-        if text not in seen:
+        text = same_input(case)
+        if repeats or text not in seen:
             single.append(case)
         seen.add(text)
     count = min(len(single) - 1, round(len(single) * held_out))
@@ -151,6 +155,18 @@ def _cut(cases: Sequence[Case], held_out: float) -> tuple[list[Case], list[Case]
     search += [c for c in decide if c.conversation in earlier]
     decide = [c for c in decide if c.conversation not in earlier]
     return search, decide, len(ordered) - len(single)
+
+
+def same_input(case: Case) -> str:
+    """Equal for cases of equal inputs."""
+    return json.dumps(case.input, sort_keys=True, default=str)
+
+
+def past_of(runs: Sequence[Run], spec: Spec) -> list[Case]:
+    """What has been recorded of an agent: every run that ended well, replays and evaluations left out."""
+    agents = set(spec.agents) or {spec.name}
+    own = [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
+    return of_runs([r for r in own if r.status == "ok" and r.input is not None])
 
 
 def kept(cases: Sequence[Case], search: Sequence[str], decide: Sequence[str]) -> Cases:

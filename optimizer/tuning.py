@@ -277,6 +277,7 @@ class Tuner:
             labels={**self.labels, "study": search.name},
             memo=self.memo,
             simulates=self.simulates,
+            withheld=[c.id for c in p.cases.decide] if p.spec.caches else (),
             spent=self._spent,
         )
         self._queue(search)
@@ -290,7 +291,7 @@ class Tuner:
         held = p.cases.decide
         if named and held:
             self.tell(f"deciding on {len(held)} held-out runs: the incumbent against {', '.join(named)}")
-            deciding = replace(ladder, cases=held, labels={**ladder.labels, "held_out": True})
+            deciding = replace(ladder, cases=held, labels={**ladder.labels, "held_out": True}, withheld=())
             ran, cut = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
         return Tuned(
             prepared=p,
@@ -318,7 +319,7 @@ class Tuner:
         if named and not ran[INCUMBENT]:
             ran = {name: [] for name in (INCUMBENT, *named)}
         used = held[: len(ran[INCUMBENT])]
-        clusters = [c.conversation or c.id for c in used]
+        clusters = [c.conversation or selecting.same_input(c) for c in used]
         return decide(ran, clusters, self.prepared.goals, margins=self.margins, seed=self.prepared.about.seed)
 
     def _spent(self, outcomes: Sequence[Outcome]) -> str | None:

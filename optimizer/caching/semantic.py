@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -94,6 +94,7 @@ class SemanticCache:
         side_effect: bool,
         scope: Callable[[Any], Any] = lambda _: None,
         tenant: Callable[[Any], str] = lambda _: "",
+        keep: bool = True,
     ) -> tuple[Callable[[Any], R], Callable[[Any], Awaitable[R]]]:
         """A node with the cache around it, for `invoke` and for `ainvoke`: `RunnableLambda(*cache.around(…))`.
 
@@ -104,11 +105,12 @@ class SemanticCache:
             side_effect: whether the node does anything but answer.
             scope: what must be equal: model, prompt, tools, sampling, the conversation so far.
             tenant: whose the state is.
+            keep: whether what a miss made is kept; else the cache is only read.
 
         Raises:
             NeverCached: the node has effects, or a tool that does not say that it has none.
         """
-        _may_be_cached(name, node, side_effect=side_effect)
+        may_be_cached(name, node, side_effect=side_effect)
 
         def ask(state: Any) -> _Asked | None:
             try:
@@ -126,7 +128,8 @@ class SemanticCache:
             if found is not None:
                 return found[0]  # type: ignore[no-any-return]
             result = node(state)
-            self._keep(asked, result, name)
+            if keep:
+                self._keep(asked, result, name)
             return result
 
         async def acached(state: Any) -> R:
@@ -135,7 +138,8 @@ class SemanticCache:
             if found is not None:
                 return self._taken(found, name)  # type: ignore[no-any-return]
             result = await (anode(state) if anode is not None else asyncio.to_thread(node, state))
-            await asyncio.to_thread(self._keep, asked, result, name)
+            if keep:
+                await asyncio.to_thread(self._keep, asked, result, name)
             return result
 
         return cached, acached
@@ -205,7 +209,41 @@ class SemanticCache:
             _log.warning("redecode: the cache around '%s' cannot keep its answer: %s", name, error)
 
 
-def _may_be_cached(name: str, node: Any, *, side_effect: bool) -> None:
+class _Whole:
+    """No likeness: equal or not."""
+
+    name = "exact"
+
+    def of(self, texts: Sequence[str]) -> Matrix:
+        """All alike; the key tells them apart."""
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+
+class ExactCache(SemanticCache):
+    """The same around a node for equal texts alone, in a file; `SemanticCache` says what its arguments are."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        ttl_s: float | None = None,
+        most: int = 10_000,
+        serde: Serializer | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        super().__init__(path, threshold=1.0, vectors=_Whole(), ttl_s=ttl_s, most=most, serde=serde, now_ns=now_ns)
+
+    def _nearest(self, asked: _Asked) -> tuple[Any] | None:
+        found = self._file.get(asked.tenant, asked.space, [asked.key])
+        return (self._serde.loads_typed(found[asked.key]),) if found else None
+
+
+def may_be_cached(name: str, node: Any, *, side_effect: bool) -> None:
+    """Refuse a step that has effects, or may have.
+
+    Raises:
+        NeverCached: as it says.
+    """
     if side_effect:
         raise NeverCached(f"'{name}' has effects; an answer from a cache would leave them out")
     owner = getattr(node, "__self__", node)

@@ -28,6 +28,7 @@ class Ladder:
     """Evaluates candidates of one study.
 
     Args:
+        withheld: held-out runs, of which the caches of these cases are to know nothing.
         spent: told of the outcomes of every block; says why to stop, if so.
         race: whether candidates may be out early.
     """
@@ -41,6 +42,7 @@ class Ladder:
     memo: bool = True
     race: bool = True
     simulates: Simulates | None = None
+    withheld: Sequence[str] = ()
     spent: Callable[[Sequence[Outcome]], str | None] = lambda _: None
 
     def batch(self, asked: Sequence[Asked], kept: Sequence[tuple[int, Measured]]) -> list[Evaluated]:
@@ -74,7 +76,12 @@ class Ladder:
         for start in range(0, len(self.cases), self.block):
             cases = self.cases[start : start + self.block]
             block = Block(
-                values=self.space.decoded(config), cases=cases, labels=labels, memo=self.memo, first=start == 0
+                values=self.space.decoded(config),
+                cases=cases,
+                labels=labels,
+                memo=self.memo,
+                first=start == 0,
+                withheld=self.withheld,
             )
             made = self.evaluates.evaluate(block)
             outcomes += made if self.simulates is None else self.simulates(made)

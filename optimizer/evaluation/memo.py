@@ -18,9 +18,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import median
 from typing import Any
 
-from redecode.optimizer.cases import MODE
+from redecode.optimizer.cases import MODE, of_runs
 from redecode.replay import ReplayDivergence
 from redecode.replay.answers import answer, tool_answer
 from redecode.replay.changes import TRACERS_OWN
@@ -45,7 +46,7 @@ from redecode.tracer import (
 )
 from redecode.tracer import conventions as c
 
-RECORDING, LIVE = "recording", "live"
+RECORDING, LIVE, STAND_IN = "recording", "live", "stand-in"
 _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
            d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
@@ -196,13 +197,14 @@ class Evaluator:
         memo: `None`: every FM call goes to the engine.
         live_tools: tools that may really run.
         recorded: case → its recorded run, for what its tools answered; asked only when a tool is called.
+        stand_in: as `Spec.stand_in`.
 
     Attributes:
         refused: why the first tool call that may not run was refused; the study cannot go on without it.
     """
 
-    def __init__(self, memo: Memo | None, live_tools: Collection[str], recorded: Any) -> None:
-        self._memo, self._live_tools, self._recorded = memo, set(live_tools), recorded
+    def __init__(self, memo: Memo | None, live_tools: Collection[str], recorded: Any, stand_in: Any = None) -> None:
+        self._memo, self._live_tools, self._recorded, self._stand_in = memo, set(live_tools), recorded, stand_in
         self._engines: dict[str, str] = {}
         self._sources: dict[str, RecordedRun] = {}
         self._taken: Counter[tuple[str, str]] = Counter()
@@ -251,6 +253,9 @@ class Evaluator:
             same = [t for t in source.tools if t.tool == name and t.arguments == asked]
             nth = self._taken[span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}"]
             self._taken[span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}"] += 1
+        if not same and (answered := self._stood_in(name, asked, source)) is not None:
+            span.set({ANSWERED_BY: STAND_IN})
+            return answered
         if not same:
             raise self._refuse(span, f"tool {name} is asked what run {case[:12]} had not asked it: {asked!r:.200}")
         ordered = sorted(same, key=lambda t: _began(source, t))
@@ -258,6 +263,17 @@ class Evaluator:
         then = next(s for s in source.spans if s.span_id == chosen.span_id)
         span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: then.span_id})
         return tool_answer(chosen, then, wait_s=(then.duration_ns or 0) / 1e9)
+
+    def _stood_in(self, name: str, asked: Any, source: RecordedRun) -> Played | None:
+        """What the spec says for a tool that the recorded run had not asked that."""
+        if self._stand_in is None:
+            return None
+        try:
+            value = self._stand_in(name, asked, of_runs([source.run])[0])
+        except LookupError:
+            return None
+        waits = [s.duration_ns or 0 for s in source.spans if s.span_id in {t.span_id for t in source.tools}]
+        return Played(value=value, wait_s=median(waits) / 1e9 if waits else 0.0)
 
     def retrieval(self, span: LiveSpan, query: str) -> Played | Live:
         """Live: it reads."""

@@ -89,6 +89,7 @@ class Workers:
             "labels": dict(block.labels),
             "memo": block.memo,
             "first": block.first,
+            "withheld": list(block.withheld),
         }
         for death in range(_DEATHS + 1):
             worker = self._take()

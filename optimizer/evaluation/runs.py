@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE
 from redecode.optimizer.errors import EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import RECORDING
+from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import ANSWERED_BY, SpanEvent
@@ -33,6 +38,7 @@ class Seen:
     usage: Mapping[str, Usage]
     live: int
     memo: int
+    cached: int
 
 
 class Watch:
@@ -42,6 +48,7 @@ class Watch:
         self._lock = threading.Lock()
         self._usage: dict[str, dict[str, Usage]] = {}
         self._by: dict[str, list[int]] = {}
+        self._cached: Counter[str] = Counter()
         self._seen: dict[str, Seen] = {}
 
     def __call__(self, event: SpanEvent) -> None:
@@ -53,12 +60,15 @@ class Watch:
                 used[model] = used.get(model, Usage()).plus(_usage(event))
                 by = self._by.setdefault(event.run, [0, 0])
                 by[event.attributes.get(ANSWERED_BY) == RECORDING] += 1
+            elif event.kind == "cache":
+                self._cached[event.run] += 1
             elif event.kind == "run" and event.end_ns is not None:
                 token = ((c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}).get("token")
                 live, memo = self._by.pop(event.run, [0, 0])
+                cached = self._cached.pop(event.run, 0)
                 latency_s = (event.end_ns - event.start_ns) / 1e9
                 if token is not None:
-                    self._seen[token] = Seen(event.run, latency_s, self._usage.pop(event.run, {}), live, memo)
+                    self._seen[token] = Seen(event.run, latency_s, self._usage.pop(event.run, {}), live, memo, cached)
 
     def take(self, token: str) -> Seen | None:
         """The run of a token, once."""
@@ -93,13 +103,21 @@ class Runner:
     concurrency: int = 4
     timeout_s: float = 120.0
     again_s: Sequence[float] = AGAIN_S
+    warming: Warming | None = None
     _number: int = 0
 
-    async def block(self, values: Mapping[str, Any], cases: Sequence[Case], labels: Mapping[str, Any]) -> list[Outcome]:
+    async def block(
+        self,
+        values: Mapping[str, Any],
+        cases: Sequence[Case],
+        labels: Mapping[str, Any],
+        withheld: Sequence[str] = (),
+    ) -> list[Outcome]:
         """One candidate on some cases, in their order.
 
         Args:
             labels: of every run, under `tune`.
+            withheld: held-out runs, of which the caches of other cases know nothing.
 
         Raises:
             EngineGone: the engine does not answer, also after a while.
@@ -107,13 +125,36 @@ class Runner:
             BadSpec: the graph cannot be built, or does not take these values.
         """
         graph, context = self.spec.built(values), self.spec.context_of(values)
+        if self.warming is None:
+            return await self._all([partial(self._run, graph, context, case, labels) for case in cases])
+        warming = self.warming
+        read, first = warming.wanted(values, context, cases, withheld)
+        filling = [
+            partial(self._run, graph, context, source, {**labels, "fills": True}, warming.of_source(values, source.id))
+            for source in first
+        ]
+        filled = await self._all(filling)
+        for source in first:
+            warming.warmed(values, source)
+        outcomes = await self._all(
+            [
+                partial(self._run, graph, context, c, labels, warming.of_case(self._token(labels), read.get(c.id, {})))
+                for c in cases
+            ]
+        )
+        # What filled the caches was paid for; it is no part of what a run costs or takes.
+        live, memo = sum(o.live for o in filled), sum(o.memo for o in filled)
+        return [replace(o, live=o.live + live, memo=o.memo + memo) if n == 0 else o for n, o in enumerate(outcomes)]
+
+    async def _all(self, runs: Sequence[Callable[[], Awaitable[Outcome]]]) -> list[Outcome]:
+        """So many at a time."""
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def gated(case: Case) -> Outcome:
+        async def gated(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
             async with gate:
-                return await self._run(graph, context, case, labels)
+                return await run()
 
-        tasks = [asyncio.ensure_future(gated(case)) for case in cases]
+        tasks = [asyncio.ensure_future(gated(run)) for run in runs]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -121,26 +162,35 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any]) -> Outcome:
+    def _token(self, labels: Mapping[str, Any]) -> str:
+        """A name for a run, to find it again by."""
+        self._number += 1
+        return f"{labels.get('study')}/{self._number}"
+
+    async def _run(
+        self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None = None
+    ) -> Outcome:
         for wait_s in (*self.again_s, None):
-            self._number += 1
-            token = f"{labels.get('study')}/{self._number}"
+            token = self._token(labels)
             loop = asyncio.get_running_loop()
             begun, output, failed = loop.time(), None, None
             try:
-                output = await asyncio.wait_for(self._invoke(graph, context, case, labels, token), self.timeout_s)
+                invoked = self._invoke(graph, context, case, labels, token, caches)
+                output = await asyncio.wait_for(invoked, self.timeout_s)
             except Exception as error:  # whatever a candidate's graph raises is a failure of the candidate
                 failed = error
             took = loop.time() - begun
             if failed is None or (gone := not_there(failed)) is None:
-                return self._outcome(case, output, failed, token, took)
+                return self._outcome(case, output, failed, token, took, scored="fills" not in labels)
             self.watch.take(token)
             if wait_s is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
             await asyncio.sleep(wait_s)
         raise AssertionError  # the loop returns or raises
 
-    async def _invoke(self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], token: str) -> Any:
+    async def _invoke(
+        self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], token: str, caches: Elsewhere | None
+    ) -> Any:
         marks = {MODE: {**labels, "case": case.id, "token": token}}
         config = {
             "metadata": {c.GIVEN_LABELS: marks},
@@ -148,11 +198,14 @@ class Runner:
             "configurable": {"thread_id": f"{MODE}/{token}"},  # a graph with a checkpointer begins anew
         }
         given = {} if context is None else {"context": context}
-        return await graph.ainvoke(case.input, config, **given)
+        with nullcontext() if caches is None else elsewhere(caches):
+            return await graph.ainvoke(case.input, config, **given)
 
-    def _outcome(self, case: Case, output: Any, failed: Exception | None, token: str, took: float) -> Outcome:
+    def _outcome(
+        self, case: Case, output: Any, failed: Exception | None, token: str, took: float, *, scored: bool
+    ) -> Outcome:
         seen = self.watch.take(token)
-        quality = None if failed is not None else self._scored(output, case)
+        quality = None if failed is not None or not scored else self._scored(output, case)
         error = None if failed is None else f"{type(failed).__name__}: {failed}"[:500]
         if seen is None:
             return Outcome(case=case.id, run_id=None, quality=quality, latency_s=took, error=error)
@@ -165,6 +218,7 @@ class Runner:
             usage=seen.usage,
             live=seen.live,
             memo=seen.memo,
+            cached=seen.cached,
         )
 
     def _scored(self, output: Any, case: Case) -> float | None:

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from redecode.optimizer.cases import past_of
 from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.memo import Evaluator, Memo
 from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch
+from redecode.optimizer.evaluation.warming import Past, Warming
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case, load
 from redecode.tracer import Store, instrument, play, uninstrument
@@ -27,6 +29,7 @@ class Block:
         labels: of the recorded runs.
         memo: whether calls that were made before are answered from there.
         first: of this candidate: the memo looks what there is anew.
+        withheld: held-out runs, of which the caches of other cases know nothing.
     """
 
     values: Mapping[str, Any]
@@ -34,6 +37,7 @@ class Block:
     labels: Mapping[str, Any] = field(default_factory=dict)
     memo: bool = True
     first: bool = True
+    withheld: Sequence[str] = ()
 
 
 class Evaluates(Protocol):
@@ -102,8 +106,17 @@ class Session:
         self._memo = Memo(Store(settings.store), self._load)
         tools = {*self._spec.live_tools, *settings.live_tools}
         recorded = Store(settings.source).load
-        self._players = {memo: Evaluator(self._memo if memo else None, tools, recorded) for memo in (True, False)}
-        self._runner = Runner(self._spec, watch, settings.concurrency, settings.timeout_s, settings.again_s)
+        self._players = {
+            memo: Evaluator(self._memo if memo else None, tools, recorded, self._spec.stand_in)
+            for memo in (True, False)
+        }
+        self._warming = None
+        if self._spec.caches:
+            past = past_of(Store(settings.source).runs(), self._spec)
+            self._warming = Warming(Past(past, self._spec.caches))
+        self._runner = Runner(
+            self._spec, watch, settings.concurrency, settings.timeout_s, settings.again_s, self._warming
+        )
 
     async def block(self, block: Block) -> list[Outcome]:
         """As `Evaluates.evaluate`."""
@@ -111,7 +124,8 @@ class Session:
         if block.memo and block.first:
             self._memo.refresh()
         play(player)
-        outcomes = await self._runner.block(block.values, block.cases, {**block.labels, "load": self._load})
+        labels = {**block.labels, "load": self._load}
+        outcomes = await self._runner.block(block.values, block.cases, labels, block.withheld)
         if player.refused is not None:
             raise OptimizerError(player.refused)
         return outcomes
@@ -126,6 +140,8 @@ class Session:
     def end(self) -> None:
         """Write the rest down."""
         play(None)
+        if self._warming is not None:
+            self._warming.close()
         self._listeners.remove(self._watch)
         uninstrument()
 

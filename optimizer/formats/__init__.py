@@ -13,41 +13,32 @@ docs/formats.md has the measured tables. The agents' own four formats (`agents/e
 bundled FM was trained on; these here are for any model and any record.
 """
 
+from redecode.optimizer.formats.answers import REPAIRS, Answers, Repair
 from redecode.optimizer.formats.errors import CannotExpress, FormatError, MalformedAnswer, UnknownFormat
 from redecode.optimizer.formats.form import Format, Mended, Reading, model_of
 from redecode.optimizer.formats.json_format import Json
+from redecode.optimizer.formats.named import FORMATS, FormatName, format_named, formats_for
 from redecode.optimizer.formats.slot_format import Slot, Slots, fill
 from redecode.optimizer.formats.table_format import Csv, Markdown
 from redecode.optimizer.formats.text_format import Text
 from redecode.optimizer.formats.xml_format import Xml
 from redecode.optimizer.formats.yaml_format import Yaml
 
-FORMATS: dict[str, Format] = {f.name: f for f in (Json(), Yaml(), Xml(), Text(), Markdown(), Csv(), Slots())}
-"""Every format, by the name that a knob has for it."""
-
-
-def format_named(name: str) -> Format:
-    """The format of a name.
-
-    Raises:
-        UnknownFormat: there is none.
-    """
-    if name not in FORMATS:
-        raise UnknownFormat(f"no format called {name!r}; there are: {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
 __all__ = [
     "FORMATS",
+    "REPAIRS",
+    "Answers",
     "CannotExpress",
     "Csv",
     "Format",
     "FormatError",
+    "FormatName",
     "Json",
     "MalformedAnswer",
     "Markdown",
     "Mended",
     "Reading",
+    "Repair",
     "Slot",
     "Slots",
     "Text",
@@ -56,5 +47,6 @@ __all__ = [
     "Yaml",
     "fill",
     "format_named",
+    "formats_for",
     "model_of",
 ]

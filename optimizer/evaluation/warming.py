@@ -1,0 +1,168 @@
+"""What a cache holds when an evaluated run begins: what a production cache would hold at the time of its case.
+
+A cache's hits come from the past, and an evaluation has none: its cases are a few runs in any order. So for each case
+the recorded runs before it are gone through in order of time, with the cache as the candidate has it: one that finds an
+answer leaves none, the others do. Where the case finds one, of run H say, the candidate runs on H's input first, beside
+the clock, and what that leaves is all that the case's run can read. So hits are where a production cache would have
+them, and the answer is the candidate's own: right or wrong as it would be.
+
+A run counts once it has ended before the case began. **A case of the search never reads what a held-out run left**,
+though that be older. What a step asks must follow from the run's input; a step that asks something else begins empty.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redecode.optimizer.caching import CachedStep, Setting
+from redecode.optimizer.caching.calls import digest
+from redecode.optimizer.caching.steps import Elsewhere
+from redecode.optimizer.spec import Case
+
+MOST = 5_000
+"""Recorded runs before which the past is not looked at: the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What a recorded run would ask a step's cache."""
+
+    run_id: str
+    tenant: str
+    text: str
+    begun_ns: int
+    ended_ns: int
+
+
+class Past:
+    """The recorded past of an agent.
+
+    Args:
+        runs: its recorded runs, as cases.
+        steps: the cached steps.
+    """
+
+    def __init__(self, runs: Sequence[Case], steps: Sequence[CachedStep]) -> None:
+        ordered = sorted(runs, key=lambda c: (c.started_ns, c.id))[-MOST:]
+        self.cases: Mapping[str, Case] = {c.id: c for c in ordered}
+        self.steps = tuple(steps)
+        self._asks = {step.name: [a for c in ordered if (a := _asks(step, c)) is not None] for step in steps}
+        self._likeness: dict[str, Any] = {}
+        self._found: dict[tuple[str, Setting, frozenset[str]], dict[str, str]] = {}
+
+    def source(self, step: CachedStep, setting: Setting, case: str, withheld: Collection[str]) -> str | None:
+        """The run whose input a case's run would find answered, if there is one.
+
+        Args:
+            withheld: runs that leave nothing.
+        """
+        out = frozenset() if case in withheld else frozenset(withheld)
+        key = (step.name, setting, out)
+        if key not in self._found:
+            self._found[key] = self._replayed(step, setting, out)
+        return self._found[key].get(case)
+
+    def _replayed(self, step: CachedStep, setting: Setting, out: frozenset[str]) -> dict[str, str]:
+        """Run → the one that left what it finds."""
+        asks = self._asks[step.name]
+        alike = self._alike(step) if setting.kind == "semantic" else None
+        entries: list[int] = []
+        found: dict[str, str] = {}
+        for n, ask in enumerate(asks):
+            if ask.run_id in out:
+                continue
+            best, most = -1, 0.0
+            for m in entries:
+                there = asks[m]
+                old = step.ttl_s is not None and ask.begun_ns - there.ended_ns > step.ttl_s * 1e9
+                if there.tenant != ask.tenant or there.ended_ns > ask.begun_ns or old:
+                    continue
+                if alike is None:
+                    likeness = float(there.text == ask.text)
+                else:
+                    likeness = float(alike[n, m]) if alike[n, m] >= setting.threshold - 1e-5 else 0.0
+                if likeness > most:
+                    best, most = m, likeness
+            if best >= 0:
+                found[ask.run_id] = asks[best].run_id
+            else:
+                entries.append(n)
+        return found
+
+    def _alike(self, step: CachedStep) -> Any:
+        if step.name not in self._likeness:
+            rows = step.vectors.of([a.text for a in self._asks[step.name]])
+            self._likeness[step.name] = rows @ rows.T if len(rows) else np.zeros((0, 0))
+        return self._likeness[step.name]
+
+
+def _asks(step: CachedStep, case: Case) -> _Asks | None:
+    try:
+        text, tenant = step.text(case.input), str(step.tenant(case.input))
+    except Exception:  # the step asks of a state that the input alone does not make
+        return None
+    ended = case.started_ns + round((case.duration_s or 0.0) * 1e9)
+    return None if case.error is not None else _Asks(case.id, tenant, text, case.started_ns, ended)
+
+
+@dataclass(slots=True)
+class Warming:
+    """Fills the caches of one process's evaluations."""
+
+    past: Past
+    _folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="redecode-caches-")
+    )
+    _warm: set[str] = field(default_factory=set)
+
+    def wanted(
+        self, values: Mapping[str, Any], context: Any, cases: Sequence[Case], withheld: Collection[str]
+    ) -> tuple[dict[str, dict[str, str]], list[Case]]:
+        """Case → step → the run it reads from; and the runs to run first.
+
+        Raises:
+            CachingError: the context does not say what its caches are.
+        """
+        read: dict[str, dict[str, str]] = {}
+        first: dict[str, Case] = {}
+        for step in self.past.steps:
+            setting = step.setting(context)
+            if setting.kind == "none":
+                continue
+            for case in cases:
+                source = self.past.source(step, setting, case.id, withheld)
+                if source is not None:
+                    read.setdefault(case.id, {})[step.name] = place = _place(values, source)
+                    if place not in self._warm:
+                        first[place] = self.past.cases[source]
+        return read, list(first.values())
+
+    def warmed(self, values: Mapping[str, Any], source: Case) -> None:
+        """A run that was to be made first has been."""
+        self._warm.add(_place(values, source.id))
+
+    def of_source(self, values: Mapping[str, Any], source: str) -> Elsewhere:
+        """Where a run that is made first keeps its answers."""
+        return Elsewhere(self._path, _place(values, source))
+
+    def of_case(self, token: str, read: Mapping[str, str]) -> Elsewhere:
+        """Where a case's run reads, and keeps, in a place of its own."""
+        return Elsewhere(self._path, token, read)
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._folder.name) / "answers.sqlite"
+
+    def close(self) -> None:
+        """Forget all."""
+        self._folder.cleanup()
+
+
+def _place(values: Mapping[str, Any], source: str) -> str:
+    return digest([dict(values), source])
