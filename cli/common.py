@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ ForwardOption = Annotated[
 ForwardHeaderOption = Annotated[
     list[str] | None, typer.Option(help="With --forward: KEY=VALUE sent with every request; repeatable.")
 ]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def header_pairs(option: str, given: list[str] | None) -> dict[str, str]:
@@ -157,3 +160,15 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value * 1e3:.1f} ms" if abs(value) < 1 else f"{value:.2f} s"
+
+
+def duration_s(text: str) -> float:
+    """Seconds of "90s", "15m", "24h", "7d" or "2w".
+
+    Raises:
+        RedecodeError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if found is None:
+        raise RedecodeError(f"a duration is like 90s, 15m, 24h, 7d or 2w, not '{text}'")
+    return float(found[1]) * _UNITS_S[found[2]]

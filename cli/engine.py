@@ -27,7 +27,9 @@ from redecode.replay.engine.launch import EngineOptions, check_model, find_devic
 from redecode.replay.engine.recorded import Likeness, like_recorded
 from redecode.replay.engine.state import EngineState
 
-app = typer.Typer(no_args_is_help=True, help="Start, ask after and stop a local vLLM engine for replay.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Start, ask after and stop a local vLLM engine for replay."
+)
 _DEFAULT_SEQS = EngineOptions().max_num_seqs
 
 

@@ -1,36 +1,63 @@
-"""`redecode`: the verbs put together."""
+"""`redecode`: the verbs put together, each imported when it is asked for (all of them take a second)."""
 
 from __future__ import annotations
 
 import sys
-from importlib import metadata
-from typing import Annotated
+from collections.abc import Iterator
+from importlib import import_module, metadata
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
-from redecode.cli import (
-    collect,
-    compare,
-    dashboard,
-    demo,
-    doctor,
-    engine,
-    export,
-    front,
-    import_,
-    place,
-    profile,
-    record,
-    replay,
-    runs,
-    show,
-    simulate,
-    store,
-    tune,
-    whatif,
-)
+VERBS = [
+    "demo", "record", "collect", "engine", "runs", "show", "replay", "compare", "whatif", "tune", "profile", "simulate",
+    "place", "dashboard", "export", "import", "store", "front", "doctor",
+]  # fmt: skip
+"""In the order of `--help`; each is a module of this folder (`import_` for import) with `register(app)` or an `app`."""
+
+
+class _Loaded(dict[str, Any]):
+    """Verb → command, as `TyperGroup` wants it."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(VERBS))
+
+    def __getitem__(self, verb: str) -> Any:
+        command = super().__getitem__(verb)
+        if command is None:
+            module = import_module(f"redecode.cli.{'import_' if verb == 'import' else verb}")
+            app = getattr(module, "app", None)
+            if app is None:
+                app = typer.Typer(add_completion=False)
+                module.register(app)
+            command = typer.main.get_command(app)
+            command.name = verb
+            self[verb] = command
+        return command
+
+    def get(self, verb: str, default: Any = None) -> Any:
+        try:
+            return self[verb]
+        except KeyError:
+            return default
+
+    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
+        return ((verb, self[verb]) for verb in self)
+
+    def values(self) -> Iterator[Any]:  # type: ignore[override]
+        return (self[verb] for verb in self)
+
+
+class _Verbs(typer.core.TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Loaded()
+
 
 app = typer.Typer(
+    cls=_Verbs,
     name="redecode",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -53,27 +80,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-demo.register(app)
-record.register(app)
-collect.register(app)
-app.add_typer(engine.app, name="engine")
-runs.register(app)
-show.register(app)
-replay.register(app)
-compare.register(app)
-whatif.register(app)
-tune.register(app)
-profile.register(app)
-simulate.register(app)
-place.register(app)
-dashboard.register(app)
-export.register(app)
-import_.register(app)
-app.add_typer(store.app, name="store")
-front.register(app)
-doctor.register(app)
 
 
 def run() -> None:

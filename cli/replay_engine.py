@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import resource
 import signal
 from collections.abc import Sequence
@@ -14,17 +13,15 @@ from pathlib import Path
 
 import typer
 
-from redecode.cli.common import fail, print_json, progress, say, shown, store_to_read
+from redecode.cli.common import duration_s, fail, print_json, progress, say, shown, store_to_read
 from redecode.cli.replay_report import bands, print_bands, print_report
 from redecode.replay import ReplayMode, ReplayOptions
 from redecode.replay.batch import Batch, load_batch
 from redecode.replay.engine import status
 from redecode.replay.engine_replay import Chosen, choose, make_batch, replay_batch
-from redecode.replay.errors import ReplayError
 from redecode.replay.report import BatchReport
 from redecode.tracer import Clock, Dataset, RecordedRun, Store
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _INTERRUPTED = 130
 
 
@@ -71,18 +68,6 @@ def load_selected(source: Store | Dataset, selection: Selection) -> list[Recorde
         within = f" since {selection.since} ago" if selection.since else ""
         fail(f"no recorded run{of} with FM calls{within} in {shown(source)}")
     return source.load_many([r.run_id for r in found])
-
-
-def duration_s(text: str) -> float:
-    """Seconds of "90s", "15m", "24h", "7d" or "2w".
-
-    Raises:
-        ReplayError: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
-    if found is None:
-        raise ReplayError(f"--since wants a duration like 90s, 15m, 24h, 7d or 2w, not '{text}'")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def replay_runs(

@@ -14,6 +14,7 @@ from rich.text import Text
 from redecode.cli.common import (
     JsonOption,
     StoreOption,
+    duration_s,
     errors_in_one_line,
     print_json,
     say,
@@ -21,7 +22,6 @@ from redecode.cli.common import (
     shown,
     store_to_read,
 )
-from redecode.cli.replay_engine import duration_s
 from redecode.cli.runs_slo import print_slo, slo_times
 from redecode.cli.runs_slow import LISTED, print_slow, slow_runs
 from redecode.cli.screen import clean, screen

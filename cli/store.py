@@ -16,7 +16,7 @@ from redecode.tracer import Store
 from redecode.tracer.store.forget import Forgotten
 from redecode.tracer.store.forget import forget as forget_runs
 
-app = typer.Typer(no_args_is_help=True, help="What is done to a store as a whole.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="What is done to a store as a whole.")
 publish.register(app)
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

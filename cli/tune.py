@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, fail, store_path
-from redecode.cli.replay_engine import duration_s
+from redecode.cli.common import JsonOption, StoreOption, duration_s, errors_in_one_line, fail, store_path
 from redecode.optimizer.schema import parse_fix, parse_knob
 from redecode.tracer import Store
 
