@@ -12,8 +12,8 @@ import typer.core
 import typer.main
 
 VERBS = [
-    "demo", "record", "collect", "engine", "runs", "show", "replay", "compare", "whatif", "tune", "profile", "simulate",
-    "place", "dashboard", "export", "import", "store", "front", "doctor",
+    "demo", "record", "collect", "engine", "runs", "show", "replay", "compare", "whatif", "tune", "nightly", "worth",
+    "profile", "simulate", "place", "dashboard", "export", "import", "store", "front", "doctor",
 ]  # fmt: skip
 """In the order of `--help`; each is a module of this folder (`import_` for import) with `register(app)` or an `app`."""
 

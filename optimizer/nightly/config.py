@@ -1,0 +1,257 @@
+"""`nightly.toml`: what a night does. A key that is not known is an error that names the known ones."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from redecode.optimizer.nightly.errors import BadNight
+from redecode.optimizer.promotion.decide import Margins
+from redecode.replay.prices import Price
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+SINCE_LAST = "since-last"
+
+
+def seconds_of(text: Any) -> Any:
+    """Seconds of "90s", "15m", "6h", "7d" or "2w"; a number is seconds already.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(text, str):
+        return text
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f'want a time like "90s", "15m", "6h" or "7d", not "{text}"')
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BudgetSection(_Section):
+    """What a night may spend; each is kept to within a block of eight runs."""
+
+    time: Seconds = 6 * 3600.0
+    fm_calls: int | None = Field(default=None, gt=0)
+    cost: float | None = Field(default=None, gt=0)
+
+
+class GoalsSection(_Section):
+    """As the options of `redecode tune`; what is not said is the spec's."""
+
+    slo: float | None = Field(default=None, gt=0)
+    percentile: float | None = Field(default=None, ge=50, le=99.9)
+    max_error: float | None = Field(default=None, ge=0, le=1)
+    margin_error: float = Field(default=0.05, ge=0)
+    margin_cost: float = Field(default=1.05, ge=1)
+    margin_latency: float = Field(default=1.05, ge=1)
+
+    @property
+    def margins(self) -> Margins:
+        """How much worse a candidate may be."""
+        return Margins(error=self.margin_error, cost=self.margin_cost, latency=self.margin_latency)
+
+
+class TuneSection(_Section):
+    """As the options of `redecode tune`."""
+
+    knobs: tuple[str, ...] = ()
+    fix: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+    incumbent: Path | None = None
+    expected: Path | None = None
+    trials: int | None = Field(default=None, gt=0)
+    cases: int = Field(default=40, gt=0)
+    held_out: float = Field(default=1 / 3, gt=0, le=0.9)
+    finalists: int = Field(default=3, ge=1, le=5)
+    seed: int = 0
+    sampler: str = "tpe"
+    workers: int = Field(default=1, ge=0)
+    concurrency: int = Field(default=4, ge=1)
+    run_timeout: Seconds = 120.0
+    memo: bool = True
+    live_tools: tuple[str, ...] = ()
+    load: str | None = None
+    replicas: int = Field(default=1, ge=1)
+    profiles: tuple[str, ...] = ()
+
+
+class ProfileSection(_Section):
+    """Whether the engine model is made anew: from the store's runs, from the live engine, or not."""
+
+    source: Literal["store", "engine", "none"] = "store"
+    runs: int = Field(default=500, gt=0)
+    seconds: Seconds = 45.0
+
+
+class DriftSection(_Section):
+    """What counts as another mix of runs.
+
+    Attributes:
+        reference: the time before the night's runs that they are compared with.
+        least: runs (conversations) that each side must have.
+        matters: the least difference worth telling: of shares, or of distribution functions.
+        alpha: of any false alarm among all features.
+        action: "hold": nothing is promoted in a night whose mix has changed.
+    """
+
+    reference: Seconds = 7 * 86400.0
+    least: int = Field(default=20, ge=5)
+    matters: float = Field(default=0.1, gt=0, lt=1)
+    alpha: float = Field(default=0.01, gt=0, le=0.2)
+    action: Literal["tell", "hold"] = "tell"
+
+
+class TrendsSection(_Section):
+    """Change points over nights; `otava` is the program, or "off"; `magnitude` the least change worth telling."""
+
+    otava: str = "otava"
+    magnitude: float = Field(default=0.05, ge=0)
+
+
+class WorthSection(_Section):
+    """Whether fine-tuning would pay, as the options of `redecode worth`."""
+
+    train_cost: float = Field(ge=0)
+    tuned_price: Price | None = None
+    price: Mapping[str, Price] = Field(default_factory=dict)
+    agent: str | None = None
+    node: str | None = None
+    hosting: float = Field(default=0.0, ge=0)
+    retrain: Seconds | None = None
+    keep_tokens: int = Field(default=20, ge=0)
+    horizon: Seconds = 180 * 86400.0
+    look_back: Seconds = 28 * 86400.0
+
+
+class NightlyConfig(_Section):
+    """All of it.
+
+    Attributes:
+        spec: what is tuned, as `redecode tune` takes it; a file's path is seen from the configuration's folder.
+        name: of the job, and of its folder STORE/nightly/NAME; by default what the spec's module is called.
+        store: seen from the configuration's folder; by default what `--store` or $REDECODE_STORE say.
+        runs: "last-24h", "since-last" (since the runs of the last night that ended), "last-200" or "all".
+        engine: URL that $OPENAI_BASE_URL has for the agent; by default as it is, or the engine started in the store.
+        resume_within: an unfinished night that began longer ago is given up, and another one begun.
+        kill_switch: a file; nothing is begun while it is there, and what goes on ends. By default the job's `stop`.
+    """
+
+    spec: str
+    name: str = ""
+    store: Path | None = None
+    runs: str = "last-24h"
+    engine: str | None = None
+    kill_switch: Path | None = None
+    resume_within: Seconds = 20 * 3600.0
+    budget: BudgetSection = BudgetSection()
+    goals: GoalsSection = GoalsSection()
+    prices: Mapping[str, Price] = Field(default_factory=dict)
+    tune: TuneSection = TuneSection()
+    profile: ProfileSection = ProfileSection()
+    drift: DriftSection = DriftSection()
+    trends: TrendsSection = TrendsSection()
+    worth: WorthSection | None = None
+
+    @field_validator("runs")
+    @classmethod
+    def _understood(cls, value: str) -> str:
+        if value not in (SINCE_LAST, "all") and re.fullmatch(r"last-\d+[smhdw]?", value) is None:
+            raise ValueError(f'want "last-24h", "since-last", "last-200" or "all", not "{value}"')
+        return value
+
+    @model_validator(mode="after")
+    def _called(self) -> NightlyConfig:
+        where, colon, thing = self.spec.rpartition(":")
+        if not (colon and where and thing):
+            raise ValueError(f'spec: want "module:name" or "file.py:name", not "{self.spec}"')
+        name = self.name or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f'name: want letters, digits, "-", "_" and ".", not "{name}"')
+        object.__setattr__(self, "name", name)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change while a night is under way: all but budgets, the kill switch and where the store is."""
+        return self.model_dump(mode="json", exclude={"budget", "kill_switch", "resume_within", "store", "engine"})
+
+    @property
+    def digest(self) -> str:
+        """Of `identity`."""
+        return hashlib.blake2b(repr(self.identity()).encode(), digest_size=6).hexdigest()
+
+
+def load_config(path: Path) -> NightlyConfig:
+    """Read one; paths in it are made absolute, seen from its folder.
+
+    Raises:
+        BadNight: it cannot be read; names the key and what would do.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadNight(f"{path} cannot be read: {error.strerror}; docs/nightly.md shows one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadNight(f"{path} is no TOML: {error}") from error
+    try:
+        config = NightlyConfig.model_validate(data)
+    except ValidationError as error:
+        raise BadNight(f"{path}: {_said(error.errors(include_url=False)[0])}") from error
+    return _absolute(config, path.absolute().parent)
+
+
+def _said(first: Any) -> str:
+    """An error of pydantic's as a place in the file and what to do."""
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        known = _keys(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
+        return f"{_where(place[:-1])}there is no key {place[-1]}; {hint}"
+    if first["type"] == "missing":
+        return f"{_where(place[:-1])}{place[-1]} is missing"
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{_where(place[:-1])}{place[-1]}: {text}" if place else text
+
+
+def _where(place: Sequence[str]) -> str:
+    return f"[{'.'.join(place)}] " if place else ""
+
+
+def _keys(place: Sequence[str]) -> list[str]:
+    """Of the section at a place."""
+    model: type[BaseModel] = NightlyConfig
+    for part in place:
+        field = model.model_fields.get(part)
+        annotation = Price if field is None else field.annotation
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        model = inner[0] if inner else Price
+    return list(model.model_fields)
+
+
+def _absolute(config: NightlyConfig, folder: Path) -> NightlyConfig:
+    def seen(path: Path | None) -> Path | None:
+        return None if path is None else folder / path.expanduser()
+
+    where, _, thing = config.spec.rpartition(":")
+    spec = f"{folder / where}:{thing}" if where.endswith(".py") else config.spec
+    tune = config.tune.model_copy(
+        update={"incumbent": seen(config.tune.incumbent), "expected": seen(config.tune.expected)}
+    )
+    return config.model_copy(
+        update={"spec": spec, "store": seen(config.store), "kill_switch": seen(config.kill_switch), "tune": tune}
+    )

@@ -1,0 +1,114 @@
+"""Whether a decision is carried out: what has been rolled back from wants new evidence, and a changed mix may hold it.
+
+A configuration that somebody has rolled back from was promoted on evidence that turned out not to be enough. It is
+promoted again only if the held-out runs recorded since then would do so by themselves: the same rule, on those runs
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from redecode.optimizer.nightly.history import config_id
+from redecode.optimizer.nightly.tuning import outcomes_of
+from redecode.optimizer.promotion.decide import Decision, Margins, Verdict, decide
+from redecode.optimizer.tuning import INCUMBENT, goals_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gated:
+    """What is to be done.
+
+    Attributes:
+        config, context: to use from now on: a promoted one, else the incumbent.
+        finalist: that is promoted.
+        more: runs that would tell.
+        rejected: finalists that were rolled back from before → why that still counts.
+    """
+
+    verdict: Verdict
+    config: str
+    context: Mapping[str, Any]
+    why: str
+    finalist: str | None = None
+    more: int | None = None
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As data."""
+        return {**asdict(self), "verdict": self.verdict.value}
+
+
+def gate(tuned: Mapping[str, Any], rejected: Mapping[str, int], *, hold: str | None) -> Gated:
+    """The verdict of a night.
+
+    Args:
+        tuned: as `tuning.kept` gave it, or `{"skipped": why, "incumbent": context}`.
+        rejected: configuration → when it was rolled back from, ns UTC.
+        hold: why nothing is promoted tonight, if so.
+    """
+    incumbent = tuned["incumbent"]
+    stays = {"config": config_id(incumbent), "context": incumbent}
+    if "skipped" in tuned:
+        return Gated(verdict=Verdict.UNSURE, why=f"nothing was tried: {tuned['skipped']}", **stays)
+    verdict = Verdict(tuned["verdict"])
+    if verdict is Verdict.KEEP and tuned["searched"] <= 1:
+        why = f"no candidate was evaluated besides the incumbent: {tuned['stopped']}"
+        return Gated(verdict=Verdict.UNSURE, why=why, **stays)
+    if verdict is not Verdict.PROMOTE:
+        return Gated(verdict=verdict, why=tuned["why"], more=tuned["more_runs"], **stays)
+    back: dict[str, str] = {}
+    more: int | None = None
+    for candidate, why in _in_order(tuned):
+        config = config_id(tuned["finalists"][candidate])
+        if config in rejected:
+            again = _since(tuned, rejected[config])
+            own = next((c for c in again.compared if c.name == candidate), None)
+            if own is None or own.verdict is not Verdict.PROMOTE:
+                back[candidate] = _still(config, rejected[config], again)
+                more = again.more if again.more is not None else more
+                continue
+            why = f"{why} (on {again.pairs} held-out runs since it was rolled back from, too)"
+        if hold is not None:
+            return Gated(verdict=Verdict.UNSURE, why=f"{candidate} is held back: {hold}", rejected=back, **stays)
+        return Gated(
+            verdict=Verdict.PROMOTE,
+            config=config,
+            context=tuned["finalists"][candidate],
+            why=why,
+            finalist=candidate,
+            rejected=back,
+        )
+    return Gated(verdict=Verdict.UNSURE, why="; ".join(back.values()), more=more, rejected=back, **stays)
+
+
+def _in_order(tuned: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Finalists that may be promoted, the chosen one first, each with why."""
+    sure = [f for f in tuned["report"]["decision"]["finalists"] if f["verdict"] == Verdict.PROMOTE.value]
+    sure.sort(key=lambda f: f["name"] != tuned["chosen"])
+    return [(f["name"], "; ".join(f["why"])) for f in sure]
+
+
+def _since(tuned: Mapping[str, Any], at_ns: int) -> Decision:
+    """The decision on the held-out runs that were recorded after a time."""
+    new = [i for i, case in enumerate(tuned["cases"]) if case["started_ns"] > at_ns]
+    lanes = {name: [outcomes[i] for i in new] for name, outcomes in outcomes_of(tuned["lanes"]).items()}
+    return decide(
+        lanes,
+        [tuned["cases"][i]["cluster"] for i in new],
+        goals_of(tuned["goals"]),
+        incumbent=INCUMBENT,
+        margins=Margins(**tuned["margins"]),
+        seed=tuned["seed"],
+    )
+
+
+def _still(config: str, at_ns: int, again: Decision) -> str:
+    when = datetime.fromtimestamp(at_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"configuration {config} was rolled back from at {when}, and the {again.pairs} held-out runs since then alone "
+        f"would not promote it ({again})"
+    )

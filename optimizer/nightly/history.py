@@ -1,0 +1,262 @@
+"""Which configuration is in use, since when and why. Only ever added to.
+
+The history is the truth and `current.toml` a copy of what its last line says. A kill between the two is mended at the
+next start (`pending` says that there was one); a file that somebody has edited is seen, and kept as a configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from redecode.optimizer.nightly.errors import BadNight
+from redecode.optimizer.nightly.home import Home, write_whole
+from redecode.optimizer.report import toml
+
+
+class Change(StrEnum):
+    """How a configuration came into use."""
+
+    BEGUN = "begun"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled back"
+    EDITED = "edited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A line of the history.
+
+    Attributes:
+        config: the configuration in use from then on; `before` the one until then.
+        night: that did it.
+    """
+
+    at_ns: int
+    change: Change
+    config: str
+    before: str | None = None
+    night: str | None = None
+    why: str = ""
+
+    @property
+    def at(self) -> str:
+        """ISO 8601, UTC."""
+        return datetime.fromtimestamp(self.at_ns / 1e9, UTC).isoformat(timespec="seconds")
+
+    def to_json(self) -> dict[str, Any]:
+        """Its inverse is `from_json`."""
+        return {"at": self.at, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Event:
+        """Its inverse is `to_json`."""
+        rest = {k: v for k, v in data.items() if k != "at"}
+        return cls(**{**rest, "change": Change(rest["change"])})
+
+
+def config_id(context: Mapping[str, Any]) -> str:
+    """Of a configuration, by what its file says: equal for equal ones."""
+    text = json.dumps(tomllib.loads(toml(context))["context"], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+class History:
+    """Of one job. What changes it wants `home.moving()` held."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._path = home.root / "history.jsonl"
+        self._pending = home.root / "pending"
+
+    def events(self) -> list[Event]:
+        """Oldest first; a last line that a kill has torn is none.
+
+        Raises:
+            BadNight: another line is damaged.
+        """
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        out = []
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                out.append(Event.from_json(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise BadNight(f"{self._path}, line {number} is damaged: {error}") from error
+        return out
+
+    @property
+    def config(self) -> str | None:
+        """The configuration in use; `None` before there is one."""
+        events = self.events()
+        return events[-1].config if events else None
+
+    def context(self, config: str) -> dict[str, Any]:
+        """What a configuration says.
+
+        Raises:
+            BadNight: its file is gone or damaged.
+        """
+        return read_context(self._file(config))
+
+    def _file(self, config: str) -> Path:
+        return self.home.root / "configurations" / f"{config}.toml"
+
+    def put(self, event: Event, context: Mapping[str, Any]) -> None:
+        """Have a configuration be in use from now on."""
+        self.write_down(context, f"{event.change}{f' in night {event.night}' if event.night else ''}: {event.why}")
+        write_whole(self._pending, json.dumps(event.to_json()))
+        self._append(event)
+        self._copy(event.config)
+        self._pending.unlink()
+
+    def write_down(self, context: Mapping[str, Any], comment: str) -> str:
+        """Keep a configuration; returns its id. One that is there stays as it is."""
+        name = config_id(context)
+        path = self._file(name)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, toml(context, [f"configuration {name}", *comment.splitlines()[:3]]))
+        return name
+
+    def _append(self, event: Event) -> None:
+        with self._path.open("a+b") as file:
+            file.seek(0)
+            whole = file.read()
+            if whole and not whole.endswith(b"\n"):  # torn by a kill: never was
+                file.truncate(whole.rfind(b"\n") + 1)
+            file.write(json.dumps(event.to_json()).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _copy(self, config: str) -> None:
+        write_whole(self.home.current, self._file(config).read_bytes())
+
+    def settle(self, now_ns: int) -> str | None:
+        """Make `current.toml` and history say the same; returns what was done, in words, if anything was.
+
+        Raises:
+            BadNight: `current.toml` is no configuration.
+        """
+        events = self.events()
+        torn = self._pending.exists()
+        if not events:
+            self._pending.unlink(missing_ok=True)
+            return None
+        last = events[-1]
+        if torn:  # whatever `put` had not yet written to the history has not happened
+            self._copy(last.config)
+            self._pending.unlink()
+            return f"{self.home.current.name} is configuration {last.config}, as was decided before a kill"
+        if not self.home.current.exists():
+            self._copy(last.config)
+            return f"{self.home.current.name} was gone; it is configuration {last.config} again"
+        found = read_context(self.home.current)
+        name = config_id(found)
+        if name == last.config:
+            return None
+        why = f"{self.home.current.name} was changed by hand"
+        self.put(Event(at_ns=now_ns, change=Change.EDITED, config=name, before=last.config, why=why), found)
+        return f"{why}: it is configuration {name}, and the incumbent from now on"
+
+    # -- back --
+
+    def earlier(self) -> list[str]:
+        """Configurations one could step back to, the last first: a promotion goes on top, a rollback takes off."""
+        stack: list[str] = []
+        for event in self.events():
+            if event.change is Change.ROLLED_BACK and event.config in stack:
+                del stack[len(stack) - stack[::-1].index(event.config) :]
+            else:
+                stack.append(event.config)
+        return stack[-2::-1]
+
+    def roll_back(self, to: str | None, *, now_ns: int, why: str = "") -> Event:
+        """Have an earlier configuration be in use again.
+
+        Args:
+            to: a configuration's id (its beginning), or a night: the one in use when it ended. By default the one
+                before the present one.
+
+        Raises:
+            BadNight: there is none such.
+        """
+        present = self.config
+        if present is None:
+            raise BadNight("no configuration is in use yet: no night has ended")
+        target = self._target(to)
+        if target == present:
+            raise BadNight(f"configuration {present} is in use already; there are: {', '.join(self._known())}")
+        event = Event(at_ns=now_ns, change=Change.ROLLED_BACK, config=target, before=present, why=why or "by hand")
+        self.put(event, self.context(target))
+        return event
+
+    def _target(self, to: str | None) -> str:
+        if to is None:
+            earlier = self.earlier()
+            if not earlier:
+                raise BadNight("there is no configuration before the present one")
+            return earlier[0]
+        night = next((n for n in self.home.nights() if n.id == to), None)
+        if night is not None:
+            done = night.step("done")
+            if done is None:
+                raise BadNight(f"night {to} has not ended; it changed nothing")
+            return str(done["config"])
+        found = [c for c in self._known() if c.startswith(to.lower())]
+        if len(found) != 1:
+            which = (
+                "no night and no configuration is called" if not found else f"{len(found)} configurations begin with"
+            )
+            raise BadNight(f"{which} {to}; there are: {', '.join(self._known())}")
+        return found[0]
+
+    def _known(self) -> list[str]:
+        return list(dict.fromkeys(e.config for e in self.events()))
+
+    def rejected(self) -> dict[str, int]:
+        """Configurations that were rolled back from, and are not in use again → when, ns UTC."""
+        out: dict[str, int] = {}
+        for event in self.events():
+            if event.change is Change.ROLLED_BACK and event.before is not None:
+                out[event.before] = event.at_ns
+            out.pop(event.config, None)
+        return out
+
+
+def read_context(path: Path) -> dict[str, Any]:
+    """The table `context` of a configuration.
+
+    Raises:
+        BadNight: it cannot be read, or has none.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8")).get("context")
+    except OSError as error:
+        raise BadNight(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadNight(f"{path} is no TOML: {error}; mend it, or remove it: it is written anew") from error
+    if not isinstance(found, dict):
+        raise BadNight(f"{path} has no table [context]; mend it, or remove it: it is written anew")
+    return found
+
+
+def since_words(events: Sequence[Event]) -> list[str]:
+    """A history in lines, newest first."""
+    out = []
+    for event in reversed(events):
+        night = f" by night {event.night}" if event.night else ""
+        before = f" in place of {event.before}" if event.before else ""
+        why = f": {event.why}" if event.why else ""
+        out.append(f"{event.at}  {event.config}  {event.change.value}{night}{before}{why}")
+    return out

@@ -1,0 +1,169 @@
+"""Where everything of a job is: `STORE/nightly/NAME/`.
+
+current.toml         the configuration in use: what the agent loads
+history.jsonl        how it came to be that one
+configurations/      every one there was, by its id
+nights/2026-11-22/   a night: its report, `tuned.toml`, and its steps
+measures.csv, otava.yaml   of all nights
+LOCK                 held while a night runs
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from redecode.optimizer.nightly.errors import BadNight, Busy
+
+FOLDER = "nightly"
+DONE = "done"
+_NIGHT = re.compile(r"(\d{4}-\d{2}-\d{2})(?:-(\d+))?")
+_JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+
+
+def write_whole(path: Path, text: str | bytes) -> None:
+    """Write a file so that nobody ever sees a part of it, and that it is on the disk afterwards."""
+    data = text.encode() if isinstance(text, str) else text
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """As `write_whole`."""
+    write_whole(path, orjson.dumps(document, default=str, option=_JSON) + b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class NightFolder:
+    """One night's files."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """Its date (UTC), and a number from the second of a day on."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it was done."""
+        return (self.path / "steps" / f"{DONE}.json").exists()
+
+    def step(self, name: str) -> Any:
+        """What a step came to; `None` if it has not been done.
+
+        Raises:
+            BadNight: the file is damaged.
+        """
+        path = self.path / "steps" / f"{name}.json"
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise BadNight(f"{path} is damaged ({error}); remove it, and the step is done again") from error
+
+    def keep(self, name: str, result: Any) -> Any:
+        """Keep what a step came to; returns it as it is read back."""
+        (self.path / "steps").mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "steps" / f"{name}.json", result)
+        return self.step(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of a job.
+
+    Args:
+        root: STORE/nightly/NAME.
+    """
+
+    root: Path
+
+    @property
+    def current(self) -> Path:
+        """The configuration in use."""
+        return self.root / "current.toml"
+
+    @property
+    def stop_file(self) -> Path:
+        """The kill switch, if the configuration names no other."""
+        return self.root / "stop"
+
+    def nights(self) -> list[NightFolder]:
+        """Oldest first."""
+        folder = self.root / "nights"
+        found = [p for p in folder.iterdir() if _NIGHT.fullmatch(p.name)] if folder.is_dir() else []
+        return [NightFolder(p) for p in sorted(found, key=lambda p: _order(p.name))]
+
+    def unfinished(self) -> NightFolder | None:
+        """The newest night, if it was begun and is not done."""
+        nights = [n for n in self.nights() if n.step("begin") is not None]
+        return nights[-1] if nights and not nights[-1].finished else None
+
+    def new_night(self, now_ns: int) -> NightFolder:
+        """The folder of a night that begins now."""
+        day = datetime.fromtimestamp(now_ns / 1e9, UTC).date().isoformat()
+        taken = [n for n in self.nights() if n.id.startswith(day) and n.step("begin") is not None]
+        last = max((_order(n.id)[1] for n in taken), default=0)
+        return NightFolder(self.root / "nights" / (day if not taken else f"{day}-{last + 1}"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to run a night; it ends with the process, however that ends.
+
+        Raises:
+            Busy: another process has it; names it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.root / "LOCK").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                raise Busy(
+                    f"a night of this job runs already ({_holder(self.root)}); wait for it, or stop it with "
+                    f"`touch {self.stop_file}`"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """The right to change which configuration is in use: held for moments, also while a night runs."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.root / "MOVE").open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _holder(root: Path) -> str:
+    try:
+        return (root / "LOCK").read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return "another process"
+
+
+def _order(name: str) -> tuple[str, int]:
+    found = _NIGHT.fullmatch(name)
+    assert found is not None
+    return found[1], int(found[2] or 1)

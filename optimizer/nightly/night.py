@@ -1,0 +1,388 @@
+"""A night: its steps in order, each kept in a file when it is done, so that whoever is started next goes on from there.
+
+begin → select → drift → profile → tune → gate → move → trends → worth → (report) → done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
+from redecode.optimizer.nightly.config import NightlyConfig
+from redecode.optimizer.nightly.errors import BadNight, CapReached
+from redecode.optimizer.nightly.gate import Gated, gate
+from redecode.optimizer.nightly.history import Change, Event, History, config_id, read_context
+from redecode.optimizer.nightly.home import DONE, FOLDER, Home, NightFolder, write_whole
+from redecode.optimizer.nightly.mix import rows_of
+from redecode.optimizer.nightly.spending import Meter, made_for
+from redecode.optimizer.promotion.decide import Verdict
+from redecode.optimizer.report import toml
+from redecode.optimizer.spec import Spec, load
+from redecode.optimizer.tuning import goals_of
+from redecode.optimizer.worth.volume import VolumeError
+from redecode.replay.errors import ReplayError
+from redecode.replay.prices import prices_of
+from redecode.tracer import RedecodeError, Run, Store
+
+GIVEN_UP = "given up"
+_KEPT = ("begin", "select", "drift", "profile", "tune", "gate", "move", "trends", "worth", DONE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A night that is over.
+
+    Attributes:
+        document: as in `report.json`.
+        already: it was over before; nothing was done now.
+    """
+
+    folder: NightFolder
+    document: Mapping[str, Any]
+    already: bool = False
+
+    @property
+    def promoted(self) -> bool:
+        """Whether another configuration is in use since."""
+        return bool(self.document["promoted"])
+
+
+def home_of(config: NightlyConfig, store: Store) -> Home:
+    """The folder of a job."""
+    return Home(store.path / FOLDER / config.name)
+
+
+@dataclass(slots=True, kw_only=True)
+class Nightly:
+    """Runs the nights of one job.
+
+    Args:
+        now_ns: UTC; `clock` only goes forward, seconds.
+        tell: told in words what goes on.
+        again: begin a further night though there was one today.
+        anew: give up one that has not ended.
+    """
+
+    config: NightlyConfig
+    store: Store
+    now_ns: Callable[[], int]
+    clock: Callable[[], float]
+    tell: Callable[[str], None] = lambda _: None
+    again: bool = False
+    anew: bool = False
+
+    def run(self) -> Ended:
+        """Tonight's night, begun or gone on with; one that is over already is only told of.
+
+        Raises:
+            Busy: another process runs one.
+            Halted: the kill switch is set.
+            RedecodeError: something must be mended; the next start goes on from here.
+        """
+        home = home_of(self.config, self.store)
+        with home.locked():
+            folder = self._folder(home)
+            if folder.finished:
+                return Ended(folder=folder, document=report.read(folder), already=True)
+            meter = Meter(folder, self.config.budget, self.config.kill_switch or home.stop_file, self.clock)
+            meter.stopped()
+            try:
+                return _Steps(self, home, folder, meter).all()
+            except RedecodeError as error:
+                folder.keep("problem", {"at": trends.iso(self.now_ns()), "why": str(error)})
+                raise
+            finally:
+                meter.mark()
+
+    def _folder(self, home: Home) -> NightFolder:
+        """The one to go on with, today's if it is over, else a new one."""
+        now = self.now_ns()
+        open_ = home.unfinished()
+        if open_ is not None:
+            begun = open_.step("begin")
+            late = now - begun["began_ns"] > self.config.resume_within * 1e9
+            if not (late or self.anew):
+                self._same(open_, begun)
+                self.tell(f"going on with night {open_.id}")
+                return open_
+            why = "it was asked to begin anew" if self.anew else "it did not end in time"
+            self.tell(f"night {open_.id} is given up: {why}")
+            open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": History(home).config})
+        fresh = home.new_night(now)
+        today = [n for n in home.nights() if n.finished and n.id.startswith(fresh.id[:10]) and _counts(n)]
+        if today and not self.again:
+            return today[-1]
+        return fresh
+
+    def _same(self, folder: NightFolder, begun: Mapping[str, Any]) -> None:
+        if begun["digest"] == self.config.digest:
+            return
+        then, now = _flat(begun["config"]), _flat(self.config.identity())
+        changed = [f"{k}: {then.get(k)} → {now.get(k)}" for k in (*then, *(n for n in now if n not in then))
+                   if then.get(k) != now.get(k)]  # fmt: skip
+        raise BadNight(
+            f"the configuration has changed since night {folder.id} began ({'; '.join(changed)}): change it back to go "
+            "on, or give that night up with --anew"
+        )
+
+
+def _flat(data: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{before}{key}.")
+        else:
+            out[f"{before}{key}"] = value
+    return out
+
+
+def _counts(folder: NightFolder) -> bool:
+    return bool(folder.step(DONE)["verdict"] != GIVEN_UP)
+
+
+class _Steps:
+    """The steps of one night."""
+
+    def __init__(self, nightly: Nightly, home: Home, folder: NightFolder, meter: Meter) -> None:
+        self.nightly, self.home, self.folder, self.meter = nightly, home, folder, meter
+        self.config, self.store, self.tell = nightly.config, nightly.store, nightly.tell
+        self.history = History(home)
+        self._runs: list[Run] | None = None
+
+    def all(self) -> Ended:
+        """In order; what is kept is not done again."""
+        with self.home.moving():
+            if (note := self.history.settle(self.nightly.now_ns())) is not None:
+                self.tell(note)
+        begin = self._step("begin", self._begin)
+        tuning.point_agents_at(self.config.engine, self.store.path)
+        self.spec: Spec = load(self.config.spec)
+        select = self._step("select", lambda: self._select(begin))
+        self.window = window.Window.from_json(select)
+        self._step("drift", self._drift)
+        profile = self._step("profile", lambda: self._profile(begin))
+        self.meter.calls += int(profile.get("fm_calls", 0))
+        tuned = self._step("tune", lambda: self._tune(begin))
+        gated = self._step("gate", lambda: self._gate(tuned))
+        self._step("move", lambda: self._move(gated))
+        self._step("trends", lambda: self._trends(tuned, gated))
+        self._told()
+        self._step("worth", self._worth)
+        return self._end(begin)
+
+    def _step(self, name: str, do: Callable[[], Any]) -> Any:
+        kept = self.folder.step(name)
+        if kept is not None:
+            return kept
+        self.meter.stopped()
+        made = self.folder.keep(name, do())
+        self.meter.mark()
+        return made
+
+    def runs(self) -> list[Run]:
+        """Of the store, newest first, read once."""
+        if self._runs is None:
+            self._runs = self.store.runs()
+        return self._runs
+
+    def _of_tonight(self) -> list[Run]:
+        ids = set(self.window.run_ids)
+        return [r for r in self.runs() if r.run_id in ids]
+
+    def _agents(self) -> list[str]:
+        return sorted(set(self.spec.agents) or {self.spec.name})
+
+    # -- the steps --
+
+    def _begin(self) -> dict[str, Any]:
+        self.tell(f"night {self.folder.id} begins: {self.config.spec}")
+        return {
+            "night": self.folder.id,
+            "began_ns": self.nightly.now_ns(),
+            "digest": self.config.digest,
+            "config": self.config.identity(),
+            "versions": {name: version(name) for name in ("redecode", "optuna", "scipy")},
+        }
+
+    def _select(self, begin: Mapping[str, Any]) -> dict[str, Any]:
+        before = [n.step("select") for n in self.home.nights() if n.finished and _counts(n)]
+        last = max((s["until_ns"] for s in before if s is not None), default=None)
+        found = window.choose(self.runs(), self.config.runs, now_ns=begin["began_ns"], last_until_ns=last)
+        self.tell(f"{len(found.run_ids)} runs ({found.words})")
+        return found.to_json()
+
+    def _drift(self) -> dict[str, Any]:
+        asked = self.config.drift
+        since = self.window.since_ns - int(asked.reference * 1e9)
+        tonight = set(self.window.run_ids)
+        before = [
+            r for r in window.own_runs(self.runs())
+            if since <= r.started_ns <= self.window.since_ns and r.run_id not in tonight
+        ]  # fmt: skip
+        found = drift.compare(
+            rows_of(self.store, before),
+            rows_of(self.store, self._of_tonight()),
+            agents=self._agents(),
+            least=asked.least,
+            matters=asked.matters,
+            alpha=asked.alpha,
+        )
+        self.tell(f"mix of runs: {found.verdict}: {found.words}")
+        return found.to_json()
+
+    def _profile(self, begin: Mapping[str, Any]) -> dict[str, Any]:
+        asked = self.config.profile
+        if asked.source == "none":
+            return {"source": "none", "made": [], "refused": {}, "fm_calls": 0, "profiles": []}
+        before = self.folder.path / "profiles-before"
+        profiling.remember(self.store.path, before)
+        calls = 0
+
+        def on_call() -> None:
+            nonlocal calls
+            self.meter.check()
+            calls += 1
+            self.meter.calls += 1
+
+        try:
+            if asked.source == "store":
+                made = profiling.from_store(
+                    self.store, runs=asked.runs, now_ns=begin["began_ns"], check=self.meter.check
+                )
+            else:
+                made = profiling.from_engine(
+                    self.store, self.config.engine, seconds=asked.seconds, now_ns=self.nightly.now_ns,
+                    check=self.meter.check, on_call=on_call,
+                )  # fmt: skip
+        except (CapReached, ReplayError) as error:  # the night can do without, unless it simulates
+            made = {"source": asked.source, "made": [], "refused": {"none was made": str(error)}, "fm_calls": calls}
+        self.meter.calls -= calls  # counted from the step's result, whoever made it
+        told = profiling.against(self.store.path, before, made["made"])
+        self.tell(f"engine profile from the {asked.source}: {report.profile_line({**made, 'profiles': told})}")
+        return {**made, "profiles": told}
+
+    def _incumbent(self) -> dict[str, Any]:
+        """The context in use."""
+        present = self.history.config
+        if present is not None:
+            return self.history.context(present)
+        given = self.config.tune.incumbent
+        return {} if given is None else read_context(given)
+
+    def _tune(self, begin: Mapping[str, Any]) -> dict[str, Any]:
+        runs = self._of_tonight()
+        ready = tuning.ready(
+            self.config, self.spec, self.store, runs,
+            incumbent=self._incumbent(), now_ns=begin["began_ns"], words=self.window.words,
+        )  # fmt: skip
+        if self.history.config is None:
+            with self.home.moving():
+                name = config_id(ready.incumbent)
+                event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=name, night=self.folder.id)
+                self.history.put(event, ready.incumbent)
+        p = ready.prepared
+        if (why := self.meter.over()) is not None:
+            return {"skipped": why, "incumbent": ready.incumbent}
+        spent = made_for(self.store, self.folder.id, begin["began_ns"], p.goals)
+        budget = self.meter.budget(spent)
+        self.tell(f"study {p.about.name}: {len(p.cases.search)} runs to search on, {len(p.cases.decide)} to decide on")
+        found = tuning.tuned(ready, self.config, self.store, self.folder.id, budget, self.tell)
+        self.meter.stopped()  # a study that the kill switch ended is gone on with
+        kept = tuning.kept(found, self.folder.path, calls=budget.spent_calls, cost=budget.spent_cost)
+        return {**kept, "held_out_before": self._seen_before(kept["held_out"])}
+
+    def _seen_before(self, held_out: Sequence[str]) -> int:
+        """How many of the held-out runs another night has decided on."""
+        seen: set[str] = set()
+        for night in self.home.nights():
+            if night.id != self.folder.id and (other := night.step("tune")) is not None:
+                seen.update(other.get("held_out", ()))
+        return len(seen.intersection(held_out))
+
+    def _gate(self, tuned: Mapping[str, Any]) -> dict[str, Any]:
+        hold = None
+        found = self.folder.step("drift")
+        if self.config.drift.action == "hold" and found["verdict"] == "drifted":
+            hold = f"the mix of runs has changed ({found['words']}), and drift.action is hold"
+        before = config_id(tuned["incumbent"])
+        if (present := self.history.config) != before:
+            hold = f"configuration {present} has come into use during the night; it was measured against {before}"
+        gated: Gated = gate(tuned, self.history.rejected(), hold=hold)
+        self.tell(f"{gated.verdict.value}: {gated.why}")
+        return {**gated.to_json(), "before": before}
+
+    def _move(self, gated: Mapping[str, Any]) -> dict[str, Any]:
+        if gated["verdict"] != Verdict.PROMOTE.value:
+            return {"moved": False}
+        with self.home.moving():
+            self.history.settle(self.nightly.now_ns())
+            events = self.history.events()
+            if any(e.night == self.folder.id and e.change is Change.PROMOTED for e in events):
+                return {"moved": True}  # a kill came between the move and this file
+            if events[-1].config != gated["before"]:
+                why = f"configuration {events[-1].config} has come into use meanwhile, and stays"
+                self.tell(f"nothing is moved: {why}")
+                return {"moved": False, "why": why}
+            self.history.put(
+                Event(
+                    at_ns=self.nightly.now_ns(),
+                    change=Change.PROMOTED,
+                    config=gated["config"],
+                    before=gated["before"],
+                    night=self.folder.id,
+                    why=gated["why"],
+                ),
+                gated["context"],
+            )
+        self.tell(f"{self.home.current} is configuration {gated['config']} now")
+        return {"moved": True}
+
+    def _trends(self, tuned: Mapping[str, Any], gated: Mapping[str, Any]) -> dict[str, Any]:
+        agents = set(self._agents())
+        prices = goals_of(tuned["goals"]).prices if "goals" in tuned else prices_of(self.store.path)
+        measures = trends.measured(self.store, [r for r in self._of_tonight() if r.agent in agents], prices)
+        lane = tuned.get("report", {}).get("lanes", {}).get("incumbent")
+        if lane is not None and lane["scored"]:
+            measures["error"] = lane["error"]
+        return {"time": trends.iso(self.window.until_ns), "config": gated["before"], "measures": measures}
+
+    def _told(self) -> None:
+        """Otava's input, and its answer; anew at every start, since it is of all nights."""
+        asked = self.config.trends
+        rows = trends.written(self.home, self.config.name)
+        found = trends.changes(self.home, self.config.name, rows, otava=asked.otava, magnitude=asked.magnitude)
+        self.folder.keep("changes", found.to_json())
+
+    def _worth(self) -> dict[str, Any]:
+        asked = self.config.worth
+        if asked is None:
+            return {"words": "not asked for: say what training would cost in [worth]"}
+        from redecode.optimizer.nightly.worth import worth_of  # with its statistics
+
+        try:
+            return worth_of(self.store, asked, self._agents(), self.config.prices, now_ns=self.window.until_ns)
+        except VolumeError as error:
+            return {"words": f"cannot be told: {error}"}
+
+    def _end(self, begin: Mapping[str, Any]) -> Ended:
+        steps = {name: self.folder.step(name) for name in (*_KEPT, "changes")}
+        moved = bool(steps["move"]["moved"])
+        in_use = steps["gate"]["config"] if moved else self.history.config
+        done = {
+            "verdict": steps["gate"]["verdict"],
+            "promoted": moved,
+            "config": in_use,
+            "seconds": self.meter.seconds,
+            "ended_ns": self.nightly.now_ns(),
+        }
+        document = report.document(self.config, self.folder, {**steps, DONE: done}, self.history.events())
+        context = self.history.context(str(in_use))
+        comment = [f"configuration {in_use} ({document['verdict_words']}, night {self.folder.id})"]
+        write_whole(self.folder.path / "tuned.toml", toml(context, comment))
+        report.write(self.folder, document)
+        self.folder.keep(DONE, done)
+        (self.folder.path / "steps" / "problem.json").unlink(missing_ok=True)
+        return Ended(folder=self.folder, document=document)

@@ -1,0 +1,146 @@
+"""What a night may spend and has spent, over all its starts.
+
+FM calls and cost are counted from the record: every call of an evaluation that an engine answered is in the store, with
+the night it was made for, also those of a process that was killed. Time is that of the processes which ran the night,
+written down after every block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from redecode.optimizer.cases import MODE
+from redecode.optimizer.evaluation.memo import LIVE
+from redecode.optimizer.nightly.config import BudgetSection
+from redecode.optimizer.nightly.errors import CapReached, Halted
+from redecode.optimizer.nightly.home import NightFolder, write_json
+from redecode.optimizer.objectives import Goals, Outcome, Usage
+from redecode.optimizer.study.stopping import Budget
+from redecode.tracer import Store
+from redecode.tracer import conventions as c
+
+NIGHT = "night"
+"""The label, under `tune`, of an evaluated run."""
+_MADE = f"""
+    SELECT d.model, count(*)::BIGINT AS calls,
+           coalesce(sum(d.input_tokens), 0)::BIGINT AS input, coalesce(sum(d.output_tokens), 0)::BIGINT AS output,
+           coalesce(sum(d.cached_tokens), 0)::BIGINT AS cached,
+           coalesce(sum(coalesce(d.prefill_ns + d.decode_ns, d.done_ns - d.sent_ns)), 0)::BIGINT AS engine_ns
+    FROM decodes d JOIN spans s ON s.run_id = d.run_id AND s.span_id = d.span_id
+    LEFT JOIN runs r ON r.run_id = d.run_id
+    LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
+    WHERE (s.attributes->>'$."{c.ANSWERED_BY}"') = '{LIVE}' AND d.sent_ns >= {{since}}
+      AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{NIGHT}') = '{{night}}'
+    GROUP BY d.model
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What the record says of a night's evaluations.
+
+    Attributes:
+        calls: FM calls that an engine answered.
+        cost: theirs, in the goals' unit.
+    """
+
+    calls: int
+    cost: float
+
+
+def made_for(store: Store, night: str, since_ns: int, goals: Goals) -> Spent:
+    """FM calls of a night's evaluations, from the store."""
+    rows = store.ask(_MADE.format(since=since_ns, night=night), timeout_s=60.0).rows()
+    usage: Mapping[str, Usage] = {
+        row["model"]: Usage(
+            calls=row["calls"],
+            input_tokens=row["input"],
+            output_tokens=row["output"],
+            cached_tokens=row["cached"],
+            engine_s=row["engine_ns"] / 1e9,
+        )
+        for row in rows
+    }
+    whole = Outcome(case="", run_id=None, quality=None, latency_s=0.0, usage=usage)
+    return Spent(calls=sum(u.calls for u in usage.values()), cost=goals.cost(whole))
+
+
+class Meter:
+    """The caps of a night.
+
+    Args:
+        now: a clock that only goes forward, seconds.
+        profiled: FM calls that measuring the engine took.
+    """
+
+    def __init__(
+        self, folder: NightFolder, caps: BudgetSection, stop_file: Path, now: Callable[[], float], profiled: int = 0
+    ) -> None:
+        self._path, self._caps, self._now = folder.path / "steps" / "time.json", caps, now
+        self._stop_file = stop_file
+        before = folder.step("time") or {"seconds": 0.0}
+        self._before, self._began = float(before["seconds"]), now()
+        self.calls, self.cost = profiled, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Used by the night, earlier starts included."""
+        return self._before + self._now() - self._began
+
+    def mark(self) -> None:
+        """Write the time down."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, {"seconds": self.seconds})
+
+    def stopped(self) -> None:
+        """Raise if the kill switch is set.
+
+        Raises:
+            Halted: it is.
+        """
+        if self._stop_file.exists():
+            self.mark()
+            raise Halted(f"{self._stop_file} says stop; remove it and start again to go on with this night")
+
+    def over(self) -> str | None:
+        """Why to end, if a cap is reached."""
+        if self.seconds >= self._caps.time:
+            return f"the time is used up ({self.seconds:.0f} s of {self._caps.time:.0f} s)"
+        if self._caps.fm_calls is not None and self.calls >= self._caps.fm_calls:
+            return f"{self.calls} FM calls were made, of at most {self._caps.fm_calls}"
+        return None
+
+    def check(self) -> None:
+        """Raise if the kill switch is set, or a cap is reached.
+
+        Raises:
+            Halted, CapReached: as they say.
+        """
+        self.stopped()
+        if (why := self.over()) is not None:
+            raise CapReached(why)
+
+    def budget(self, spent: Spent) -> Budget:
+        """What is left for the study; it writes the time down as it is spent."""
+        budget = _Marking(
+            now=self._now,
+            seconds=max(0.0, self._caps.time - self.seconds),
+            calls=self._caps.fm_calls,
+            cost=self._caps.cost,
+            stop_file=self._stop_file,
+            spent_calls=self.calls + spent.calls,
+            spent_cost=self.cost + spent.cost,
+        )
+        budget.mark = self.mark
+        return budget
+
+
+class _Marking(Budget):
+    mark: Callable[[], None]
+
+    def spend(self, calls: int, cost: float) -> None:
+        """Count what was spent."""
+        Budget.spend(self, calls, cost)
+        self.mark()

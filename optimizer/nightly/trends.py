@@ -1,0 +1,193 @@
+"""Measures of all nights in one table, as Apache Otava reads it, and the change points that it finds.
+
+Otava (https://otava.apache.org, E-divisive with Student's t test) is another program: its versions of numpy and scipy
+are other ones than ours, so it lives in an environment of its own and is only called.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from redecode.optimizer.nightly.home import Home, write_whole
+from redecode.optimizer.objectives import nearest_rank
+from redecode.replay.prices import Price, cost_of
+from redecode.tracer import Run, Store
+
+MEASURES = {
+    "p50_s": "median latency (s)",
+    "p95_s": "p95 latency (s)",
+    "failed": "share of runs that failed",
+    "error": "error of the incumbent, run again",
+    "cost": "cost of a run",
+    "output_tokens": "output tokens of a run",
+    "prompt_tokens": "prompt tokens of a run",
+}
+"""Of the runs of a night as recorded; all are better the smaller they are. A night that lacks one has it empty."""
+CSV, CONFIG = "measures.csv", "otava.yaml"
+_TIMEOUT_S = 120.0
+_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePoint:
+    """A night since when a measure is another one.
+
+    Attributes:
+        before, after: its mean over the nights until then, and since.
+        moved: the configuration changed between the nights on both sides, which may be why.
+    """
+
+    measure: str
+    night: str
+    before: float
+    after: float
+    p: float
+    moved: bool
+
+    def __str__(self) -> str:
+        change = "" if self.before == 0 else f" ({self.after / self.before - 1:+.0%})"
+        why = "; the configuration was changed then" if self.moved else ""
+        return f"{MEASURES[self.measure]} since {self.night}: {self.before:.4g} → {self.after:.4g}{change}{why}"
+
+
+def measured(store: Store, runs: Sequence[Run], prices: Mapping[str, Price]) -> dict[str, float | None]:
+    """Of the recorded runs of a night's agent; `None` where it cannot be told."""
+    ended = [r for r in runs if r.duration_s is not None]
+    times = sorted(r.duration_s for r in ended if r.status == "ok" and r.duration_s is not None)
+    costs: list[float] = []
+    for place in range(0, len(ended), _AT_ONCE):
+        ids = [r.run_id for r in ended[place : place + _AT_ONCE]]
+        found = cost_of(store.timed_decodes(ids), prices)
+        costs.append(found.engine_s if not prices or found.usd is None else found.usd)
+    count = len(ended)
+    return {
+        "p50_s": nearest_rank(times, 50) if times else None,
+        "p95_s": nearest_rank(times, 95) if times else None,
+        "failed": sum(r.status == "error" for r in ended) / count if count else None,
+        "error": None,
+        "cost": math.fsum(costs) / count if count else None,
+        "output_tokens": math.fsum(r.tokens for r in ended) / count if count else None,
+        "prompt_tokens": math.fsum(r.prompt_tokens for r in ended) / count if count else None,
+    }
+
+
+def written(home: Home, name: str) -> list[dict[str, Any]]:
+    """Write Otava's input anew from all nights that have measures; returns their rows, oldest first."""
+    rows = []
+    for night in home.nights():
+        found = night.step("trends")
+        if found is not None:
+            rows.append({"time": found["time"], "night": night.id, "config": found["config"], **found["measures"]})
+    rows.sort(key=lambda r: r["time"])
+    out = io.StringIO()
+    columns = [m for m in MEASURES if any(r.get(m) is not None for r in rows)]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["time", "night", "config", *columns])
+    # Otava wants a number in every place: a night that lacks a measure has the one before (none: the next).
+    filled = {m: _filled([r.get(m) for r in rows]) for m in columns}
+    for i, row in enumerate(rows):
+        writer.writerow([row["time"], row["night"], row["config"], *(repr(filled[m][i]) for m in columns)])
+    write_whole(home.root / CSV, out.getvalue())
+    write_whole(home.root / CONFIG, _config(name, columns))
+    return rows
+
+
+def _filled(values: Sequence[float | None]) -> list[float]:
+    known = next((v for v in values if v is not None), 0.0)
+    out = []
+    for value in values:
+        known = known if value is None else value
+        out.append(known)
+    return out
+
+
+def _config(name: str, columns: Sequence[str]) -> str:
+    """Otava's configuration: YAML, of which JSON is a part."""
+    test = {
+        "type": "csv",
+        "file": CSV,
+        "time_column": "time",
+        "attributes": ["night", "config"],
+        "metrics": {m: {"column": m, "direction": -1} for m in columns},
+    }
+    return orjson.dumps({"tests": {name: test}}, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def iso(at_ns: int) -> str:
+    """With its offset, as Otava wants it."""
+    return datetime.fromtimestamp(at_ns / 1e9, UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trends:
+    """What Otava said.
+
+    Attributes:
+        words: in one line, also why nothing can be said.
+    """
+
+    nights: int
+    words: str
+    changes: tuple[ChangePoint, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As data."""
+        return asdict(self)
+
+
+def changes(home: Home, name: str, rows: Sequence[Mapping[str, Any]], *, otava: str, magnitude: float) -> Trends:
+    """Ask Otava for the change points of what was `written`; never raises on its account."""
+    count = len(rows)
+    program = None if otava == "off" else shutil.which(otava)
+    if program is None:
+        why = "switched off" if otava == "off" else f"no program {otava} here: pip install apache-otava, elsewhere"
+        return Trends(nights=count, words=f"change points were not looked for ({why}); its input is {CSV} and {CONFIG}")
+    command = [
+        program, "analyze", name, "--config-file", CONFIG, "--output", "json", "--since", rows[0]["time"],
+        "--magnitude", str(magnitude),
+    ]  # fmt: skip
+    quiet = {k: v for k, v in os.environ.items() if not k.startswith(("OTAVA_", "SLACK_", "GRAFANA_"))}
+    try:
+        done = subprocess.run(
+            command, cwd=home.root, env=quiet, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+        found = _read(done.stdout, name, rows)
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError, IndexError) as error:
+        return Trends(nights=count, words=f"change points were not found: {otava} failed: {str(error)[:200]}")
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return Trends(nights=count, words=f"change points were not found: {otava} failed: {last[:200]}")
+    words = "; ".join(map(str, found)) or f"no change point in {count} nights"
+    return Trends(nights=count, words=words, changes=tuple(found))
+
+
+def _read(text: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[ChangePoint]:
+    if not text.strip():
+        return []
+    out = []
+    for group in json.loads(text)[name]:
+        for change in group["changes"]:
+            place = int(change["index"])
+            out.append(
+                ChangePoint(
+                    measure=change["metric"],
+                    night=rows[place]["night"],
+                    before=float(change["mean_before"]),
+                    after=float(change["mean_after"]),
+                    p=float(change["pvalue"]),
+                    moved=place > 0 and rows[place]["config"] != rows[place - 1]["config"],
+                )
+            )
+    return out

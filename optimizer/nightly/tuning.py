@@ -1,0 +1,195 @@
+"""A night's study and its decision, as `redecode tune` makes them, kept as data that a gate can judge anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from redecode.optimizer.cases import read_expected
+from redecode.optimizer.evaluation.process import Workers
+from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
+from redecode.optimizer.evaluation.simulated import AtLoad
+from redecode.optimizer.nightly.config import NightlyConfig
+from redecode.optimizer.nightly.errors import BadNight
+from redecode.optimizer.nightly.spending import NIGHT
+from redecode.optimizer.objectives import Outcome
+from redecode.optimizer.report import to_json, whole_of, write
+from redecode.optimizer.schema import parse_knob
+from redecode.optimizer.spec import Spec
+from redecode.optimizer.study.stopping import Budget
+from redecode.optimizer.study.storage import opened, place_of
+from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, goals_json, prepare
+from redecode.replay.engine import status
+from redecode.replay.prices import prices_of
+from redecode.replay.simulator.load import rate_of
+from redecode.tracer import Run, Store
+
+FOLDER = "tuning"
+
+
+def point_agents_at(engine: str | None, store: Path) -> None:
+    """Tell agents that ask the environment which engine to call: the one asked for, else the one of the store."""
+    url = engine
+    if url is None and not os.environ.get("OPENAI_BASE_URL"):
+        state = status(store / "engine").state
+        url = None if state is None else state.base_url
+    if url is not None:
+        os.environ["OPENAI_BASE_URL"] = f"{url.rstrip('/').removesuffix('/v1')}/v1"
+        os.environ.setdefault("OPENAI_API_KEY", "none")  # the client wants one, the engine does not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A study that can begin.
+
+    Attributes:
+        incumbent: the configuration in use, with all that the agent is given.
+    """
+
+    prepared: Prepared
+    storage: Any
+    incumbent: Mapping[str, Any]
+
+
+def ready(
+    config: NightlyConfig,
+    spec: Spec,
+    store: Store,
+    runs: Sequence[Run],
+    *,
+    incumbent: Mapping[str, Any],
+    now_ns: int,
+    words: str,
+) -> Ready:
+    """Everything that can be refused is refused here.
+
+    Args:
+        runs: of the night, newest first.
+        incumbent: the context in use.
+        words: which runs these are.
+
+    Raises:
+        NoRuns, BadSpec, BadStudy: as `tuning.prepare`.
+    """
+    tune, goals = config.tune, config.goals
+    evaluation: dict[str, Any] = {"concurrency": tune.concurrency, "workers": tune.workers, "memo": tune.memo}
+    if tune.load is not None:
+        evaluation["at_load"] = {"load": tune.load, "replicas": tune.replicas, "profiles": list(tune.profiles)}
+    simulates = at_load(store.path, evaluation)
+    request = Request(
+        reference=config.spec,
+        which="all",
+        knobs=[parse_knob(k) for k in tune.knobs],
+        fixed=dict(tune.fix),
+        incumbent=incumbent,
+        slo_s=goals.slo,
+        percentile=goals.percentile,
+        most_error=goals.max_error,
+        prices=dict(config.prices) or ({} if spec.prices else prices_of(store.path)),
+        margins=goals.margins,
+        sampler=tune.sampler,
+        seed=tune.seed,
+        trials=tune.trials,
+        cases=tune.cases,
+        held_out=tune.held_out,
+        finalists=tune.finalists,
+        fidelity="engine" if simulates is None else simulates.fidelity,
+        settings=evaluation,
+    )
+    storage = opened(place_of(store))
+    expected = {} if tune.expected is None else read_expected(tune.expected, runs)
+    prepared = prepare(request, spec, runs, storage, now_ns=now_ns, expected=expected)
+    if not prepared.cases.decide:
+        raise BadNight(
+            f"{len(prepared.cases.search)} run of {words} can be tuned on: too few to keep some apart to decide on; "
+            "take more time in `runs`"
+        )
+    return Ready(prepared=prepared, storage=storage, incumbent=whole_of(prepared, prepared.incumbent))
+
+
+def at_load(path: Path, settings: Mapping[str, Any]) -> AtLoad | None:
+    """The simulation that a study's settings ask for."""
+    asked = settings.get("at_load")
+    if asked is None:
+        return None
+    return AtLoad(store=path, rate_per_s=rate_of(asked["load"]), replicas=asked["replicas"], profiles=asked["profiles"])
+
+
+def tuned(
+    ready: Ready, config: NightlyConfig, store: Store, night: str, budget: Budget, tell: Callable[[str], None]
+) -> Tuned:
+    """Search and decide; begun again, the search goes on where it was.
+
+    Raises:
+        Stopped: something outside must be mended.
+        OptimizerError: the incumbent cannot be evaluated.
+    """
+    evaluates = _evaluates(config, store)
+    try:
+        return Tuner(
+            prepared=ready.prepared,
+            storage=ready.storage,
+            evaluates=evaluates,
+            budget=budget,
+            trials=config.tune.trials,
+            finalists=config.tune.finalists,
+            memo=config.tune.memo,
+            margins=config.goals.margins,
+            simulates=at_load(store.path, ready.prepared.about.settings),
+            labels={NIGHT: night},
+            tell=tell,
+        ).run()
+    finally:
+        evaluates.close()
+
+
+def _evaluates(config: NightlyConfig, store: Store) -> Evaluates:
+    settings = Settings(
+        spec=config.spec,
+        store=store.path,
+        source=store.path,
+        concurrency=config.tune.concurrency,
+        timeout_s=config.tune.run_timeout,
+        live_tools=config.tune.live_tools,
+    )
+    return InProcess(settings) if config.tune.workers == 0 else Workers(settings, config.tune.workers)
+
+
+def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, Any]:
+    """Write the study's own report, and return what a gate needs to know.
+
+    Args:
+        calls, cost: spent in the night so far, earlier starts included.
+    """
+    write(tuned, folder / FOLDER)
+    p = tuned.prepared
+    names = list(tuned.lanes)
+    used = p.cases.decide[: len(tuned.lanes[names[0]])] if names else ()
+    return {
+        "report": to_json(tuned),
+        "verdict": tuned.decision.verdict.value,
+        "chosen": tuned.decision.chosen,
+        "why": tuned.decision.why or str(tuned.decision),
+        "more_runs": tuned.decision.more,
+        "searched": len(tuned.done),
+        "stopped": tuned.stopped,
+        "incumbent": whole_of(p, p.incumbent),
+        "finalists": {name: whole_of(p, config) for name, config in tuned.finalists.items()},
+        "cases": [{"id": c.id, "started_ns": c.started_ns, "cluster": c.conversation or c.id} for c in used],
+        "held_out": [c.id for c in p.cases.decide],
+        "lanes": {name: [o.to_json() for o in outcomes] for name, outcomes in tuned.lanes.items()},
+        "goals": goals_json(p.goals),
+        "margins": asdict(tuned.decision.margins),
+        "seed": p.about.seed,
+        "fm_calls": calls,
+        "cost": cost,
+        "cost_unit": p.goals.cost_unit,
+    }
+
+
+def outcomes_of(lanes: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Outcome]]:
+    """Lanes as they were kept."""
+    return {name: [Outcome.from_json(o) for o in outcomes] for name, outcomes in lanes.items()}

@@ -1,0 +1,242 @@
+"""What the recorded FM calls are, day by day and step by step, and how much of their prompts is always the same."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redecode.optimizer.caching.calls import Call, said
+from redecode.optimizer.caching.prefixes import prefix_use
+from redecode.optimizer.errors import OptimizerError
+from redecode.tracer import Run, Store
+from redecode.tracer import conventions as c
+
+LEAST_DAYS, LEAST_UNITS, LEAST_CALLS = 5, 10, 30
+DAY_NS = 86400 * 10**9
+CALLS, INPUT, OUTPUT, CACHED = range(4)
+_IN = 500
+_SAMPLED = 400
+_MOST = 2_000_000
+_PLACES = re.compile(r"@\d+|\[[^\]]*\]|#\d+")
+_COUNTS = """
+    SELECT run_id, step_key, model, count(*)::BIGINT AS calls, count(input_tokens)::BIGINT AS counted,
+           coalesce(sum(input_tokens), 0)::BIGINT AS input, coalesce(sum(output_tokens), 0)::BIGINT AS output,
+           coalesce(sum(cached_tokens), 0)::BIGINT AS cached, count(cached_tokens)::BIGINT AS told
+    FROM decodes WHERE error IS NULL AND run_id IN ({runs}) GROUP BY run_id, step_key, model
+"""
+_PROMPTS = """
+    SELECT d.run_id, d.span_id, d.step_key, d.model, d.sent_ns, d.messages, d.prompt_tail,
+           (SELECT flatten(list(b.tokens ORDER BY u.at))
+            FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
+            JOIN prompt_blocks b USING (hash)) AS prompt_body
+    FROM decodes d WHERE d.error IS NULL AND d.run_id IN ({runs})
+"""
+
+
+class VolumeError(OptimizerError):
+    """Too little was recorded to say anything; says what would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """FM calls of one place in an agent, with one model.
+
+    Attributes:
+        constant: tokens of a call that are the same in nearly every call of the step; 0 if it is not known.
+        source: "tokens", "words" (by the share of words: token ids are not recorded) or "unknown".
+    """
+
+    agent: str
+    node: str
+    model: str
+    constant: float
+    source: str
+
+    @property
+    def name(self) -> str:
+        """Of agent and place."""
+        return f"{self.agent} {self.node}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """What was recorded.
+
+    Attributes:
+        days: of these full days, the newest ones.
+        use: [unit, step, (calls, input, output, cached tokens)] of conversations, and `day` of each (0: the newest).
+        calls_per_day: said by somebody; then `days` are those of the look back, and nothing is known of their spread.
+        notes: what is not known.
+    """
+
+    days: int
+    steps: tuple[Step, ...]
+    use: NDArray[np.float64]
+    day: NDArray[np.int64]
+    calls_per_day: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def by_day(self) -> NDArray[np.float64]:
+        """[day, step, ...] sums."""
+        out = np.zeros((self.days, *self.use.shape[1:]))
+        np.add.at(out, self.day, self.use)
+        return out
+
+    def a_day(self) -> NDArray[np.float64]:
+        """[step, ...] of a mean day."""
+        return self.drawn(np.arange(self.days) if self.calls_per_day is None else np.arange(len(self.use)))
+
+    def drawn(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Likewise of days (of conversations, where somebody said how many calls there are) drawn anew."""
+        if self.calls_per_day is None:
+            found: NDArray[np.float64] = self.by_day()[places].mean(axis=0)
+            return found
+        total = self.use[places].sum(axis=0)
+        scaled: NDArray[np.float64] = total * self.calls_per_day / total[:, CALLS].sum()
+        return scaled
+
+    @property
+    def draws_of(self) -> int:
+        """How many days (or conversations) there are to draw from."""
+        return self.days if self.calls_per_day is None else len(self.use)
+
+
+def volume_of(
+    store: Store,
+    runs: Iterable[Run],
+    *,
+    now_ns: int,
+    nodes: Collection[str] = (),
+    calls_per_day: float | None = None,
+) -> Volume:
+    """Of runs of a store.
+
+    Args:
+        runs: those to look at (replays are none).
+        nodes: only steps whose place has one of these names in it.
+        calls_per_day: where the record does not have all calls.
+
+    Raises:
+        VolumeError: there is too little.
+    """
+    chosen = [r for r in runs if r.source_run_id is None and r.status != "open" and r.started_ns <= now_ns]
+    days = (now_ns - min((r.started_ns for r in chosen), default=now_ns)) // DAY_NS
+    if calls_per_day is None:
+        if days < LEAST_DAYS:
+            raise VolumeError(
+                f"{days} full days are recorded, {LEAST_DAYS} are needed to say how many calls there are in a day; "
+                "say it with --calls-per-day"
+            )
+        chosen = [r for r in chosen if (now_ns - r.started_ns) // DAY_NS < days]
+    by_id = {r.run_id: r for r in chosen}
+    counts = _asked(store, _COUNTS, list(by_id))
+    uncounted = sum(row["calls"] - row["counted"] for row in counts)
+    untold = sum(row["calls"] - row["told"] for row in counts)
+    keys: dict[tuple[str, str, str], int] = {}
+    units: dict[str, int] = {}
+    rows = []
+    for row in counts:
+        run, node = by_id[row["run_id"]], _PLACES.sub("", row["step_key"])
+        if nodes and not any(n in node.split("/") or n == node for n in nodes):
+            continue
+        step = keys.setdefault((run.agent, node, row["model"]), len(keys))
+        unit = units.setdefault(run.conversation_id or run.run_id, len(units))
+        rows.append((unit, step, run, (row["calls"], row["input"], row["output"], row["cached"])))
+    calls = sum(values[CALLS] for *_, values in rows)
+    if calls < LEAST_CALLS or len(units) < LEAST_UNITS:
+        where = f" in {', '.join(nodes)}" if nodes else ""
+        raise VolumeError(
+            f"{calls} FM calls of {len(units)} conversations are recorded{where}; {LEAST_CALLS} of {LEAST_UNITS} are "
+            "needed"
+        )
+    use = np.zeros((len(units), len(keys), 4))
+    day = np.zeros(len(units), dtype=np.int64)
+    for unit, step, run, values in rows:
+        use[unit, step] += values
+        day[unit] = (now_ns - run.started_ns) // DAY_NS
+    notes = []
+    if uncounted:
+        notes.append(f"{uncounted} FM calls do not say how many tokens they had: they count as none")
+    if untold:
+        notes.append(f"{untold} FM calls do not say how many tokens came from the engine's cache: taken as none")
+    constants = _constants(store, chosen, keys)
+    if unknown := [f"{k[0]} {k[1]}" for k in keys if constants[k][1] == "unknown"]:
+        notes.append(f"how much of the prompts of {', '.join(unknown)} is always the same is not known: taken as 0")
+    steps = tuple(Step(*key, *constants[key]) for key in keys)
+    return Volume(
+        days=max(1, days), steps=steps, use=use, day=day if calls_per_day is None else np.zeros_like(day),
+        calls_per_day=calls_per_day, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _asked(store: Store, sql: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    out = []
+    for place in range(0, len(ids), _IN):
+        listed = ", ".join(f"'{i}'" for i in ids[place : place + _IN])
+        out += store.ask(sql.format(runs=listed), limit=_MOST, timeout_s=60.0).rows()
+    return out
+
+
+def _constants(
+    store: Store, runs: Sequence[Run], keys: Collection[tuple[str, str, str]]
+) -> Mapping[tuple[str, str, str], tuple[float, str]]:
+    """Step → tokens of a call that are always the same, and how that is known; from the newest runs."""
+    newest = sorted(runs, key=lambda r: r.started_ns, reverse=True)[:_SAMPLED]
+    agents = {r.run_id: r.agent for r in newest}
+    tokens: list[Call] = []
+    words: list[Call] = []
+    lengths: dict[tuple[str, str, str], list[int]] = {}
+    for row in _asked(store, _PROMPTS, list(agents)):
+        node = _PLACES.sub("", row["step_key"])
+        key = (agents[row["run_id"]], node, row["model"])
+        if key not in keys:
+            continue
+        if row["prompt_tail"] is not None:
+            ids = (*(row["prompt_body"] or ()), *row["prompt_tail"])
+            tokens.append(_call(row, key, ids))
+        elif (messages := c.from_json(row["messages"])) is not None:
+            ids = tuple(zlib.crc32(word.encode()) & 0x7FFFFFFF for word in said(messages).split())
+            words.append(_call(row, key, ids))
+        else:
+            continue
+        lengths.setdefault(key, []).append(len(ids))
+    by_tokens, by_words = prefix_use(tokens), prefix_use(words)
+    means = _mean_inputs(store, list(agents), agents)
+    out: dict[tuple[str, str, str], tuple[float, str]] = {}
+    for key in keys:
+        name = _named(key)
+        if name in by_tokens:
+            out[key] = (by_tokens[name].stable / by_tokens[name].calls, "tokens")
+        elif name in by_words and by_words[name].tokens:
+            out[key] = (means.get(key, 0.0) * by_words[name].stable / by_words[name].tokens, "words")
+        else:
+            out[key] = (0.0, "unknown")
+    return out
+
+
+def _mean_inputs(store: Store, ids: Sequence[str], agents: Mapping[str, str]) -> dict[tuple[str, str, str], float]:
+    sums: dict[tuple[str, str, str], list[int]] = {}
+    for row in _asked(store, _COUNTS, ids):
+        total = sums.setdefault((agents[row["run_id"]], _PLACES.sub("", row["step_key"]), row["model"]), [0, 0])
+        total[0] += row["input"]
+        total[1] += row["calls"]
+    return {key: total / calls for key, (total, calls) in sums.items()}
+
+
+def _named(key: tuple[str, str, str]) -> str:
+    """As `prefix_use` names the step of a `_call`."""
+    return f"{key[0]} {key[1]} {key[2]}"
+
+
+def _call(row: Mapping[str, Any], key: tuple[str, str, str], ids: tuple[int, ...]) -> Call:
+    return Call(
+        kind="fm", agent=key[0], node=f"{key[1]} {key[2]}", run_id=row["run_id"], span_id=row["span_id"], tenant="",
+        scope="", exact="", text="", answer="", sent_ns=row["sent_ns"], done_ns=row["sent_ns"], model=key[2],
+        prompt_ids=ids,
+    )  # fmt: skip
