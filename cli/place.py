@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -32,9 +32,10 @@ from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.load import RunSlo, rate_of
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.workload import Contents
-from redecode.tracer import Dataset
+from redecode.tracer import Clock, Dataset, Store
 
 if TYPE_CHECKING:
+    from redecode.optimizer.placement.kept import First
     from redecode.optimizer.placement.kinds import Kind
     from redecode.optimizer.placement.plan import Plan
 
@@ -95,6 +96,10 @@ def place(
     profiles_in: Annotated[
         Path | None, typer.Option(help="Store with the profiles, if not the one with the runs.", metavar="PATH")
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What to keep it under, STORE/plans/NAME.json; by default the time. The dashboard shows it."),
+    ] = None,
     deploy: Annotated[
         bool,
         typer.Option(
@@ -115,8 +120,10 @@ def place(
 ) -> None:
     """Plan: replicas per FM and hardware, how surely they attain the SLO, what they cost, what would break it.
 
+    The plan is kept in the store, with what the router decided in one of its simulations.
     Exit 1 when no number of replicas is enough: says which way takes too long, or the most that can be served.
     """
+    from redecode.optimizer.placement import kept
     from redecode.optimizer.placement.plan import BeyondCapacity, Impossible, Wanted, make_plan
 
     with errors_in_one_line():
@@ -124,6 +131,8 @@ def place(
             fail("--deploy-engine and --deploy-paced go with --deploy")
         if deploy_engine and deploy_paced:
             fail("--deploy-engine or --deploy-paced: replicas are either servers or paced")
+        now_ns = Clock.start().now_ns()
+        name = kept.name_at(now_ns) if name is None else kept.check_name(name)
         rate = rate_of(load)
         slos = _slos(slo)
         source = store_to_read(store)
@@ -145,16 +154,22 @@ def place(
         if "" not in slos and (without := sorted(agents - set(slos))):
             fail(f"no --slo for {', '.join(without)}; give one without an agent, or leave them out with --agent")
         wanted = Wanted(shapes=shapes, slos=slos, per_s=rate, kinds=tuple(kinds), seeds=seeds, runs=runs)
+        told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
+        wished = {"slos": {a: str(s) for a, s in slos.items()}, "per_s": rate, "seeds": seeds, "runs": runs}
+        place_ = source.path if isinstance(source, Store) else profiles_in
+        log = kept.First()
         try:
             with progress("planning") as tell:
-                plan = make_plan(wanted, tell)
+                plan = make_plan(wanted, tell, log)
         except (Impossible, BeyondCapacity) as error:
+            most_per_s = error.most_per_s if isinstance(error, BeyondCapacity) else None
+            refused = {"met": False, "reason": str(error), "most_per_s": most_per_s}
+            _keep(place_, name, {"made_ns": now_ns, "asked": wished, **told, **refused})
             if as_json:
-                most_per_s = error.most_per_s if isinstance(error, BeyondCapacity) else None
-                print_json({"met": False, "reason": str(error), "most_per_s": most_per_s})
+                print_json(refused)
             say(f"redecode: {error}")
             raise typer.Exit(1) from None
-    told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
+        _keep(place_, name, {"made_ns": now_ns, "asked": wished, **told, **plan.to_json()}, log)
     starts = deploy and plan.met
     if as_json and not starts:
         print_json({**told, **plan.to_json()})
@@ -169,6 +184,17 @@ def place(
         with errors_in_one_line():
             start(plan, kinds, shapes, slos, how, {**told, "plan": plan.to_json()}, as_json=as_json)
     raise typer.Exit(0 if plan.met else 1)
+
+
+def _keep(store: Path | None, name: str, document: dict[str, Any], log: First | None = None) -> None:
+    from redecode.optimizer.placement import kept
+
+    if store is None:
+        return
+    try:
+        kept.keep(store, name, document, log)
+    except OSError as error:
+        say(f"redecode: the plan is not kept: {error}")
 
 
 def _slos(given: Sequence[str]) -> dict[str, RunSlo]:

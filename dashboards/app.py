@@ -3,7 +3,7 @@
 import streamlit as st
 
 from redecode.dashboards import shell
-from redecode.dashboards.menu import RUNS, SCREENS
+from redecode.dashboards.menu import RUNS, SCREENS, shown
 
 # Named here, or each page's icon is fetched from the net for the browser's tab.
 _ICON = (
@@ -14,9 +14,20 @@ _ICON = (
 st.set_page_config(page_title="redecode", page_icon=_ICON, layout="wide")
 
 # The default page lives at / alone: Streamlit answers /runs with an inert dialog, so a hidden page stands there.
+in_menu = shown(shell.current().location)
 chosen = st.navigation(
     [
-        *(st.Page(s.script, title=s.title, icon=s.icon, url_path=s.url, default=s is RUNS) for s in SCREENS),
+        *(
+            st.Page(
+                s.script,
+                title=s.title,
+                icon=s.icon,
+                url_path=s.url,
+                default=s is RUNS,
+                visibility="visible" if s in in_menu else "hidden",
+            )
+            for s in SCREENS
+        ),
         st.Page("screens/to_runs.py", title="Runs", url_path="runs", visibility="hidden"),
     ],
     position="top",

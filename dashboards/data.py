@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from redecode.dashboards.planned import Kept, plans_in
 from redecode.dashboards.sameness import Sameness, sameness
+from redecode.dashboards.tuned import JOURNAL, NIGHTS, REPORT, REPORTS, Study, studies_in
 from redecode.replay import RunAnalysis, RunComparison, compare_runs
 from redecode.replay.analysis import RunActivities, activities_of, analyze_recorded
 from redecode.replay.analysis.aggregate import Aggregate, aggregate_stored
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
 from redecode.replay.batch import LABEL
-from redecode.replay.prices import Cost, Price, cost_of, prices_of, read_prices
+from redecode.replay.prices import FILE, Cost, Price, cost_of, prices_of, read_prices
 from redecode.replay.simulator.catalogue import profiles_in
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
@@ -30,6 +32,8 @@ from redecode.tracer.store import Answer, CallTimes, RunColumns
 T = TypeVar("T")
 Version = tuple[Any, ...]
 _KEPT = 48
+_BESIDE = (FILE, "plans/*.json", f"{REPORTS}/*/{REPORT}", str(JOURNAL), f"{NIGHTS}/{REPORT}")
+"""Of what is kept in a store beside its runs: what pages are drawn from."""
 _ELSEWHERE_S = 60
 _MOST_BASELINES = 20
 SUMMED = 500
@@ -94,6 +98,7 @@ class Source:
         files = [root / "runs.duckdb", *sorted((root / "spool").glob("*"))]
         if not (root / "spool").is_dir():
             files = sorted((root / "runs").rglob("*.parquet"))  # of a published dataset
+        files += [file for pattern in _BESIDE for file in sorted(root.glob(pattern))]
         found = []
         for file in files:
             try:
@@ -129,6 +134,14 @@ class Source:
     def runs(self) -> RunColumns:
         """Every run."""
         return self._get("runs", lambda opened: opened.run_columns())
+
+    def labelled(self, name: str, value: str) -> frozenset[str]:
+        """Ids of the runs with a label (of a dotted name: in one that is a table); a published dataset has none."""
+
+        def read(opened: Store | Dataset) -> frozenset[str]:
+            return frozenset(opened.labelled(name, value) if isinstance(opened, Store) else ())
+
+        return self._get(("labelled", name, value), read)
 
     def load(self, run_id: str, slo_s: float | None = None, quantile: str | None = None) -> LoadedRun:
         """A run and where its time went.
@@ -205,6 +218,16 @@ class Source:
         """
         root = Path(self.location)
         return profiles_in(root) if root.is_dir() else []
+
+    def studies(self) -> list[Study]:
+        """What was tuned, newest first; a published dataset has none."""
+        root = Path(self.location)
+        return studies_in(root) if root.is_dir() else []
+
+    def plans(self) -> list[Kept]:
+        """What was planned, newest first; a published dataset has none."""
+        root = Path(self.location)
+        return plans_in(root) if root.is_dir() else []
 
     def summed(self, run_ids: tuple[str, ...], slo_s: float | None) -> Aggregate:
         """Where the time of these runs together went."""

@@ -6,6 +6,7 @@ Quantiles are nearest rank, as everywhere here.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from redecode.tracer.store import RunColumns
 
 Mask = NDArray[np.bool_]
+_LABEL = re.compile(r"([A-Za-z_][\w.\-]*)=(\S+)")
 NONE = "—"
 """How a value that is not there is called in a facet."""
 FACETS = ("agent", "version", "status", "slo", "fidelity", "mode")
@@ -28,6 +30,7 @@ class Filter:
 
     Attributes:
         search: words that must all stand in a run's id, agent, version, conversation, source, input or error.
+        within: ids of runs, of which it must be one; `None`: any.
     """
 
     search: str = ""
@@ -37,6 +40,19 @@ class Filter:
     slo: tuple[str, ...] = ()
     fidelity: tuple[str, ...] = ()
     mode: tuple[str, ...] = ()
+    within: frozenset[str] | None = None
+
+
+def labels_in(search: str) -> tuple[str, list[tuple[str, str]]]:
+    """The words to search for, and those that are NAME=VALUE: labels to have."""
+    words, labels = [], []
+    for word in search.split():
+        found = _LABEL.fullmatch(word)
+        if found is None:
+            words.append(word)
+        else:
+            labels.append((found[1], found[2]))
+    return " ".join(words), labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,8 @@ class Listing:
     def pick(self, wanted: Filter, *, without: str = "") -> Mask:
         """The runs a filter lets through, one of its facets set aside."""
         masks = [self._matches(wanted.search)]
+        if wanted.within is not None:
+            masks.append(np.array([run_id in wanted.within for run_id in self.columns.run_id], dtype=np.bool_))
         for name in FACETS:
             chosen = getattr(wanted, name)
             if chosen and name != without:

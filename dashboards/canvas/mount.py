@@ -55,6 +55,20 @@ canvas {{ display: block; }}
 {_TIP}
 """
 
+_PARALLEL = """
+<div class="parallel"><div class="legend"></div>
+<div class="frame"><canvas tabindex="0" role="img" aria-label="Parallel coordinates: a line for each trial"></canvas>
+<div class="tip" hidden></div></div><div class="told"></div></div>
+"""
+_PARALLEL_CSS = f"""
+.parallel {{ font-family: var(--st-font); color: var(--st-text-color); font-size: 12.5px; }}
+.legend {{ display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0 0 6px; }}
+.frame {{ position: relative; overflow-x: auto; overflow-y: hidden; }}
+.told {{ opacity: .7; padding-top: 2px; }}
+canvas {{ display: block; outline: none; touch-action: pan-x; }}
+{_TIP}
+"""
+
 
 def _script(*names: str) -> str:
     """Modules as one: a component cannot import another file."""
@@ -87,3 +101,14 @@ def waterfall(
     """
     made = _component("waterfall", _WATERFALL, _WATERFALL_CSS, "drawing", "waterfall")
     made(key=key, data={**data, "selected": selected, "height": height}, on_step_change=on_step, height="content")
+
+
+def parallel(data: dict[str, Any], *, key: str, on_trial: Callable[[], None]) -> None:
+    """Parallel coordinates of a study's trials.
+
+    Args:
+        data: `study`, `axes` (`parallel.Axis.to_json`), `trials` (their numbers), `standing` of each, `selected`.
+        key: `st.session_state[key].trial` is the number of the trial that was chosen when `on_trial` is called.
+    """
+    made = _component("parallel", _PARALLEL, _PARALLEL_CSS, "drawing", "parallel")
+    made(key=key, data=data, on_trial_change=on_trial, height="content")

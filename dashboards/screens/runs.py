@@ -7,7 +7,7 @@ import streamlit as st
 from redecode.dashboards import shell
 from redecode.dashboards.costs import listed
 from redecode.dashboards.data import Version
-from redecode.dashboards.listing import FACETS, SORTS, Filter, Listing, Mask, Stretch
+from redecode.dashboards.listing import FACETS, SORTS, Filter, Listing, Mask, Stretch, labels_in
 from redecode.dashboards.words import DASH, moment, plain, seconds, share, time_format
 from redecode.replay.prices import BadPrices
 from redecode.tracer.store import RunColumns
@@ -57,7 +57,7 @@ def _search() -> tuple[str, float | None]:
     top = st.columns([3, 1.2, 1])
     search = top[0].text_input(
         "Search", key="q", bind="query-params", type="search", live="250ms", icon=":material/search:",
-        placeholder="words in id, agent, version, conversation, input or error      press / to search",
+        placeholder="words in id, agent, version, conversation, input or error; LABEL=VALUE      press / to search",
         label_visibility="collapsed",
     )  # fmt: skip
     target_s = top[1].number_input(
@@ -71,6 +71,9 @@ def _search() -> tuple[str, float | None]:
 
 def _filter(runs: Listing, search: str) -> Filter:
     """A widget for each facet, with every value there is: what the address names must be among them."""
+    words, labels = labels_in(search)
+    with_labels = [shell.current().labelled(name, value) for name, value in labels]
+    within = frozenset[str].intersection(*with_labels) if with_labels else None
     chosen: dict[str, tuple[str, ...]] = {}
     for place, name in zip(st.columns(len(FACETS)), FACETS, strict=True):
         picked = place.multiselect(
@@ -78,9 +81,9 @@ def _filter(runs: Listing, search: str) -> Filter:
             label_visibility="collapsed",
         )  # fmt: skip
         chosen[name] = tuple(picked)
-    counts = runs.facets(Filter(search, **chosen))
+    counts = runs.facets(Filter(words, **chosen, within=within))
     st.caption("  ·  ".join(_counted(name, counts[name]) for name in FACETS if len(counts[name]) > 1))
-    return Filter(search, **chosen)
+    return Filter(words, **chosen, within=within)
 
 
 def _counted(name: str, counts: dict[str, int]) -> str:

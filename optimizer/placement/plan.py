@@ -18,6 +18,7 @@ from typing import Any
 from redecode.optimizer.placement.alone import Alone, runs_alone, way_of
 from redecode.optimizer.placement.beliefs import Beliefs
 from redecode.optimizer.placement.deadline import DeadlineRouter
+from redecode.optimizer.placement.decisions import DecisionLog
 from redecode.optimizer.placement.errors import PlacementError
 from redecode.optimizer.placement.estimates import Estimator
 from redecode.optimizer.placement.kinds import Kind, check_models, first_mix
@@ -105,9 +106,24 @@ class Breaks:
     more_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class AtLoad:
+    """What the plan attains at a load: the share of runs in time, its interval (95 %), and whether all SLOs are met."""
+
+    per_s: float
+    attained: float
+    low: float
+    high: float
+    met: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The answer."""
+    """The answer.
+
+    Attributes:
+        curve: at the load asked for and at the greater ones that were tried, the least load first.
+    """
 
     per_s: float
     replicas: tuple[tuple[str, str, int, float], ...]
@@ -118,6 +134,7 @@ class Plan:
     refused: float
     usd_per_good_run: float | None
     breaks: Breaks
+    curve: tuple[AtLoad, ...]
     alone: tuple[Alone, ...]
     guesses: tuple[str, ...]
     seeds: int
@@ -131,8 +148,11 @@ class Plan:
         return found
 
 
-def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None) -> Plan:
+def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None, log: DecisionLog | None = None) -> Plan:
     """Find it.
+
+    Args:
+        log: takes the router's decisions in the first simulation of the plan.
 
     Raises:
         Impossible: runs alone on the best replicas take longer; names the way.
@@ -149,8 +169,10 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None) 
     if not _met(wanted, found) and (grown := _grow(wanted, counts, tell, seeds=wanted.seeds)) != counts:
         counts = grown
         found = [_simulate(wanted, counts, wanted.per_s, seed) for seed in range(wanted.seeds)]
+    if log is not None:
+        _simulate(wanted, counts, wanted.per_s, 0, log)
     tell("more and more load")
-    breaks = _breaks(wanted, counts, found)
+    breaks, curve = _breaks(wanted, counts, found)
     classes = _classes(wanted, found)
     good = sum(found_.attained() or 0.0 for found_ in found) / len(found)
     usd = sum(n * k.usd_per_hour for n, k in zip(counts, wanted.kinds, strict=True))
@@ -166,6 +188,7 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None) 
         refused=fmean(f.refused / len(f.workload.begins) for f in found),
         usd_per_good_run=usd / 3600 / (wanted.per_s * good) if good else None,
         breaks=breaks,
+        curve=curve,
         alone=tuple(alone),
         guesses=tuple(_guesses(wanted, counts, found)),
         seeds=wanted.seeds,
@@ -292,10 +315,12 @@ def _busy(wanted: Wanted, counts: Sequence[int], found: Sequence[Simulated]) -> 
 # --- what it comes to ----------------------------------------------------------------------------
 
 
-def _simulate(wanted: Wanted, counts: Sequence[int], per_s: float, seed: int) -> Simulated:
+def _simulate(
+    wanted: Wanted, counts: Sequence[int], per_s: float, seed: int, log: DecisionLog | None = None
+) -> Simulated:
     engines = [k.engine for n, k in zip(counts, wanted.kinds, strict=True) for _ in range(n)]
     workload = workload_at(wanted, per_s, seed)
-    router = DeadlineRouter(Estimator(Beliefs(wanted.shapes, engines)))
+    router = DeadlineRouter(Estimator(Beliefs(wanted.shapes, engines)), log=log)
     return Simulation(workload, engines, router=router, seed=seed, noise=True).run()
 
 
@@ -344,35 +369,49 @@ def _classes(wanted: Wanted, found: Sequence[Simulated]) -> tuple[Class, ...]:
             ]
         if not shares:
             continue
-        mean, n, slo = fmean(shares), len(shares), wanted.slo(agent)
-        half = _T95[min(n - 2, len(_T95) - 1)] * stdev(shares) / sqrt(n) if n > 1 else 1.0
-        low, high = max(0.0, mean - half), min(1.0, mean + half)
+        slo = wanted.slo(agent)
+        mean, low, high = _interval(shares)
         out.append(Class(agent, str(slo), mean, low, high, mean >= slo.percentile / 100, Quantiles.of(times)))
     return tuple(out)
 
 
-def _breaks(wanted: Wanted, counts: Sequence[int], found: Sequence[Simulated]) -> Breaks:
+def _interval(shares: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of what each seed gave, and its interval."""
+    mean, n = fmean(shares), len(shares)
+    half = _T95[min(n - 2, len(_T95) - 1)] * stdev(shares) / sqrt(n) if n > 1 else 1.0
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _at_load(wanted: Wanted, per_s: float, found: Sequence[Simulated]) -> AtLoad:
+    return AtLoad(per_s, *_interval([f.attained() or 0.0 for f in found]), _met(wanted, found))
+
+
+def _breaks(wanted: Wanted, counts: Sequence[int], found: Sequence[Simulated]) -> tuple[Breaks, tuple[AtLoad, ...]]:
     holds, fails, worst = wanted.per_s, None, list[Simulated]()
     load = wanted.per_s
+    curve = [_at_load(wanted, load, found)]
     for _ in range(6):
         load *= sqrt(2.0)
         tried = [_simulate(wanted, counts, load, seed) for seed in range(_SEARCH_SEEDS)]
+        curve.append(_at_load(wanted, load, tried))
         if not _met(wanted, tried):
             fails, worst = load, tried
             break
         holds = load
     if fails is None:
-        return Breaks(None, holds, "", "", 0.0)
+        return Breaks(None, holds, "", "", 0.0), tuple(curve)
     for _ in range(3):
         load = sqrt(holds * fails)
         tried = [_simulate(wanted, counts, load, seed) for seed in range(_SEARCH_SEEDS)]
+        curve.append(_at_load(wanted, load, tried))
         if _met(wanted, tried):
             holds = load
         else:
             fails, worst = load, tried
     before, after = _time_by_step(found), _time_by_step(worst)
     key = max(after, key=lambda k: after[k] - before.get(k, 0.0), default=("", ""))
-    return Breaks(fails, holds, key[0], key[1], after.get(key, 0.0) - before.get(key, 0.0))
+    broken = Breaks(fails, holds, key[0], key[1], after.get(key, 0.0) - before.get(key, 0.0))
+    return broken, tuple(sorted(curve, key=lambda at: at.per_s))
 
 
 def _time_by_step(found: Sequence[Simulated]) -> dict[tuple[str, str], float]:

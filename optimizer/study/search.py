@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redecode.optimizer.errors import BadStudy
@@ -218,34 +219,11 @@ class Search:
 
     def done(self) -> list[Done]:
         """Trials that were evaluated, each candidate once, in order."""
-        out = []
-        for trial in self._study.get_trials(deepcopy=False):
-            if MEASURED not in trial.user_attrs or not trial.state.is_finished():
-                continue
-            measured = Measured(**trial.user_attrs[MEASURED])
-            outcomes = {r[0]: (r[1], r[2], r[3], r[4]) for r in trial.user_attrs[OUTCOMES]}
-            violation = sum(max(0.0, v) for v in self.goals.constraints(measured).values())
-            out.append(
-                Done(
-                    number=trial.number,
-                    config=json.loads(trial.user_attrs[CONFIG]),
-                    measured=measured,
-                    outcomes=outcomes,
-                    violation=violation,
-                    pruned=trial.state == TrialState.PRUNED,
-                    why=trial.user_attrs.get(WHY),
-                )
-            )
-        return out
+        return done_of(self._study, self.goals)
 
     def failures(self) -> list[tuple[Config, str]]:
         """Candidates that could not be evaluated, and why."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [
-            (json.loads(t.user_attrs[CONFIG]), t.user_attrs[WHY])
-            for t in trials
-            if t.state == TrialState.FAIL and WHY in t.user_attrs
-        ]
+        return failures_of(self._study)
 
     @property
     def trials(self) -> int:
@@ -255,19 +233,56 @@ class Search:
 
     def importances(self) -> dict[str, dict[str, float]]:
         """Objective → knob → share of its variance (PED-ANOVA); empty while there are too few trials."""
-        out: dict[str, dict[str, float]] = {}
-        for place, name in enumerate(NAMES):
-            # It warns that low values are what is explained (they are what is wanted), and divides 0 by 0 where there
-            # is nothing to explain.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    found = optuna.importance.get_param_importances(self._study, target=_value_at(place))
-                except (ValueError, RuntimeError):
-                    continue
-            if all(math.isfinite(v) for v in found.values()):
-                out[name] = dict(found)
-        return out
+        return importances_of(self._study)
+
+
+def done_of(study: Study, goals: Goals) -> list[Done]:
+    """Trials of a study that were evaluated, each candidate once, in order."""
+    out = []
+    for trial in study.get_trials(deepcopy=False):
+        if MEASURED not in trial.user_attrs or not trial.state.is_finished():
+            continue
+        measured = Measured(**trial.user_attrs[MEASURED])
+        outcomes = {r[0]: (r[1], r[2], r[3], r[4]) for r in trial.user_attrs[OUTCOMES]}
+        violation = sum(max(0.0, v) for v in goals.constraints(measured).values())
+        out.append(
+            Done(
+                number=trial.number,
+                config=json.loads(trial.user_attrs[CONFIG]),
+                measured=measured,
+                outcomes=outcomes,
+                violation=violation,
+                pruned=trial.state == TrialState.PRUNED,
+                why=trial.user_attrs.get(WHY),
+            )
+        )
+    return out
+
+
+def failures_of(study: Study) -> list[tuple[Config, str]]:
+    """Candidates of a study that could not be evaluated, and why."""
+    return [
+        (json.loads(t.user_attrs[CONFIG]), t.user_attrs[WHY])
+        for t in study.get_trials(deepcopy=False)
+        if t.state == TrialState.FAIL and WHY in t.user_attrs
+    ]
+
+
+def importances_of(study: Study) -> dict[str, dict[str, float]]:
+    """Objective → knob → share of its variance (PED-ANOVA); empty while there are too few trials."""
+    out: dict[str, dict[str, float]] = {}
+    for place, name in enumerate(NAMES):
+        # It warns that low values are what is explained (they are what is wanted), and divides 0 by 0 where there
+        # is nothing to explain.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = optuna.importance.get_param_importances(study, target=_value_at(place))
+            except (ValueError, RuntimeError):
+                continue
+        if all(math.isfinite(v) for v in found.values()):
+            out[name] = dict(found)
+    return out
 
 
 def _value_at(place: int) -> Callable[[FrozenTrial], float]:
