@@ -22,6 +22,7 @@ AGENTS: dict[str, str] = {
     "sequential": "name, then email, then address, each seeing the answers before",
     "debate": "two agents solve it independently, a judge decides, in a bounded loop",
     "contacts_desk": "one agent with tools: looks the person up, checks the address, answers",
+    "clerk": "one streamed call whose fields are looked up while it is being written, or after",
 }
 BUNDLED_MODELS: tuple[str, ...] = ("redecode-fm-xs", "redecode-fm-s")
 DEFAULT_MODEL = "redecode-fm-s"

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from redecode.agents import AGENTS
 from redecode.agents.catalogue import Agent, make_agent
+from redecode.agents.clerk.graph import Execution
 from redecode.agents.contacts_desk.prompts import WORDINGS as DESK_WORDINGS
 from redecode.agents.context import DEFAULT_MODEL, AgentContext, default_base_url
 from redecode.agents.extraction.formats import FORMATS
@@ -73,6 +74,7 @@ def _context(agent: Agent, args: argparse.Namespace) -> AgentContext:
         "layout": args.layout,
         "max_rounds": args.max_rounds,
         "max_turns": args.max_turns,
+        "execution": args.execution,
         "tool_wait_s": None if args.tool_wait_ms is None else args.tool_wait_ms / 1000,
     }
     if agent.name == "contacts_desk" and args.wording not in DESK_WORDINGS:
@@ -103,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--layout", choices=LAYOUTS, help="article before or after the question (default article_first)")
     add("--max-rounds", type=_positive, help="bound on a debate's rounds")
     add("--max-turns", type=_positive, help="bound on the contacts desk's FM calls")
-    add("--tool-wait-ms", type=float, help="how long the address service takes (default 30)")
+    add("--execution", choices=get_args(Execution), help="when the clerk's look-ups begin (default plan_then_run)")
+    add("--tool-wait-ms", type=float, help="how long the address service takes (default 30; the clerk's: 200)")
     add("--stream", action="store_true", help="ask the engine to stream its answers")
     add("--sync", action="store_true", help="threads and blocking calls instead of an event loop")
     add("--json", action="store_true", help="print one JSON document")

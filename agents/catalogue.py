@@ -1,4 +1,4 @@
-"""The five agents under one roof: how to build each, which cases to give it, how to grade it."""
+"""The agents under one roof: how to build each, which cases to give it, how to grade it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
+from redecode.agents.clerk import graph as clerk_graph
+from redecode.agents.clerk.graph import ClerkContext
 from redecode.agents.contact import Contact
 from redecode.agents.contacts_desk import graph as desk_graph
 from redecode.agents.contacts_desk import scorer as desk_scorer
@@ -56,6 +58,13 @@ def make_agent(name: str, *, split: Split = "heldout", seed: int = 0, count: int
         jobs = list(islice(desk_cases(split, seed, level=level), count))
         graph: Graph = desk_graph.build(Directory.of_cases(jobs), AddressService(seed))
         return Agent(name, graph, DeskContext, [_desk_case(job) for job in jobs])
+    if name == "clerk":
+        told = (
+            job for job in desk_cases(split, seed, level=level) if job.request == "file" and job.article.has_address
+        )
+        jobs = list(islice(told, count))
+        graph = clerk_graph.build(Directory.of_cases(jobs), AddressService(seed))
+        return Agent(name, graph, ClerkContext, [_clerk_case(job) for job in jobs])
     for architecture, builder in graphs.BUILDERS.items():
         if architecture == name:
             articles = islice(article_cases(split, seed, level=level), count)
@@ -68,12 +77,17 @@ class UnknownAgent(ValueError):
     """There is no agent of that name."""
 
     def __init__(self, name: str) -> None:
-        known = ", ".join((*graphs.BUILDERS, "contacts_desk"))
+        known = ", ".join((*graphs.BUILDERS, "contacts_desk", "clerk"))
         super().__init__(f"no agent called {name!r}; there are: {known}")
 
 
 def _extraction_case(article: str, truth: Contact) -> Case:
     return Case({"article": article}, asdict(truth), partial(scorer.score, truth=truth))
+
+
+def _clerk_case(job: DeskCase) -> Case:
+    scorer_of_case = partial(desk_scorer.score, case=job)
+    return Case({"article": job.article.text}, asdict(expected_answer(job)), scorer_of_case)
 
 
 def _desk_case(job: DeskCase) -> Case:

@@ -47,12 +47,14 @@ def desk_tools(directory: Directory, service: AddressService) -> list[BaseTool]:
             coroutine=find_person_async,
             name=prompts.FIND_PERSON,
             description="look up a person",
+            metadata={"side_effect": False},
         ),
         StructuredTool.from_function(
             func=verify_address,
             coroutine=verify_address_async,
             name=prompts.VERIFY_ADDRESS,
             description="check a postal address",
+            metadata={"side_effect": False},
         ),
     ]
 

@@ -44,7 +44,7 @@ def test_runs_are_made_and_scored(chat_engine: ChatEngine, capsys: pytest.Captur
 
 def test_all_agents_take_turns(chat_engine: ChatEngine, capsys: pytest.CaptureFixture[str]) -> None:
     chat_engine.model = lambda request: Reply("x")
-    assert main(["--agent", "all", "--runs", "6", "--base-url", chat_engine.url, "--json"]) == 0
+    assert main(["--agent", "all", "--runs", str(len(AGENTS) + 1), "--base-url", chat_engine.url, "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [r["agent"] for r in runs] == [*AGENTS, "single"]
 
