@@ -114,7 +114,8 @@ class History:
 
     def put(self, event: Event, context: Mapping[str, Any]) -> None:
         """Have a configuration be in use from now on."""
-        self.write_down(context, f"{event.change}{f' in night {event.night}' if event.night else ''}: {event.why}")
+        night = f" in night {event.night}" if event.night else ""
+        self.write_down(context, f"{event.change}{night}{': ' if event.why else ''}{event.why}")
         write_whole(self._pending, json.dumps(event.to_json()))
         self._append(event)
         self._copy(event.config)

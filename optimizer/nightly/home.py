@@ -4,7 +4,7 @@ current.toml         the configuration in use: what the agent loads
 history.jsonl        how it came to be that one
 configurations/      every one there was, by its id
 nights/2026-11-22/   a night: its report, `tuned.toml`, and its steps
-measures.csv, otava.yaml   of all nights
+measures.csv         of all nights; otava.yaml and otava/ are the same for Apache Otava
 LOCK                 held while a night runs
 """
 

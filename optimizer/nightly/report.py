@@ -81,7 +81,7 @@ def write(folder: NightFolder, found: Mapping[str, Any]) -> None:
     """`report.md`, `report.html`, and last `report.json`."""
     path = folder.path / TUNING / "report.md"
     study = path.read_text(encoding="utf-8").splitlines() if path.exists() and found["tuning"] is not None else []
-    lines = list(_lines(found, study))
+    lines = [line for line, after in _pairs(_lines(found, study)) if line or after]
     write_whole(folder.path / "report.md", "\n".join(lines) + "\n")
     write_whole(folder.path / "report.html", html_page(f"Night {found['night']} of {found['job']}", lines))
     write_json(folder.path / "report.json", found)
@@ -99,6 +99,17 @@ def read(folder: NightFolder) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadNight(f"{path} cannot be read ({error}); --again begins another night") from error
     return found
+
+
+def _pairs(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Each line with the next one: of several empty lines one is enough."""
+    before: str | None = None
+    for line in lines:
+        if before is not None:
+            yield before, line
+        before = line
+    if before is not None:
+        yield before, ""
 
 
 def _lines(found: Mapping[str, Any], study: Sequence[str]) -> Iterator[str]:
@@ -201,7 +212,8 @@ def profile_line(profile: Mapping[str, Any]) -> str:
 def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
     yield "## Engine"
     yield ""
-    yield f"Profile from the {profile['source']}: {profile_line(profile)}."
+    where = "" if profile["source"] == "none" else f" from the {profile['source']}"
+    yield f"Profile{where}: {profile_line(profile)}."
     yield ""
     rows = [
         [p["model"], c["what"], f"{c['before_ms']:.2f}", f"{c['now_ms']:.2f}", f"{c['ratio'] - 1:+.0%}",

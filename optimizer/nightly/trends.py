@@ -35,7 +35,7 @@ MEASURES = {
     "prompt_tokens": "prompt tokens of a run",
 }
 """Of the runs of a night as recorded; all are better the smaller they are. A night that lacks one has it empty."""
-CSV, CONFIG = "measures.csv", "otava.yaml"
+CSV, FOLDER, CONFIG = "measures.csv", "otava", "otava.yaml"
 _TIMEOUT_S = 120.0
 _AT_ONCE = 200
 
@@ -84,45 +84,47 @@ def measured(store: Store, runs: Sequence[Run], prices: Mapping[str, Price]) -> 
 
 
 def written(home: Home, name: str) -> list[dict[str, Any]]:
-    """Write Otava's input anew from all nights that have measures; returns their rows, oldest first."""
+    """Write the table and Otava's input anew, from all nights that have measures; returns the rows, oldest first.
+
+    Otava wants a number in every place, so each measure has a file of the nights that have it.
+    """
     rows = []
     for night in home.nights():
         found = night.step("trends")
         if found is not None:
             rows.append({"time": found["time"], "night": night.id, "config": found["config"], **found["measures"]})
     rows.sort(key=lambda r: r["time"])
-    out = io.StringIO()
-    columns = [m for m in MEASURES if any(r.get(m) is not None for r in rows)]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["time", "night", "config", *columns])
-    # Otava wants a number in every place: a night that lacks a measure has the one before (none: the next).
-    filled = {m: _filled([r.get(m) for r in rows]) for m in columns}
-    for i, row in enumerate(rows):
-        writer.writerow([row["time"], row["night"], row["config"], *(repr(filled[m][i]) for m in columns)])
-    write_whole(home.root / CSV, out.getvalue())
-    write_whole(home.root / CONFIG, _config(name, columns))
+    write_whole(home.root / CSV, _table(rows, list(MEASURES)))
+    (home.root / FOLDER).mkdir(exist_ok=True)
+    tests = {}
+    for measure in MEASURES:
+        known = _known(rows, measure)
+        if known:
+            write_whole(home.root / FOLDER / f"{measure}.csv", _table(known, [measure]))
+            tests[f"{name}.{measure}"] = {
+                "type": "csv",
+                "file": f"{FOLDER}/{measure}.csv",
+                "time_column": "time",
+                "attributes": ["night", "config"],
+                "metrics": {measure: {"column": measure, "direction": -1}},
+            }
+    # YAML, of which JSON is a part.
+    write_whole(home.root / CONFIG, orjson.dumps({"tests": tests}, option=orjson.OPT_INDENT_2) + b"\n")
     return rows
 
 
-def _filled(values: Sequence[float | None]) -> list[float]:
-    known = next((v for v in values if v is not None), 0.0)
-    out = []
-    for value in values:
-        known = known if value is None else value
-        out.append(known)
-    return out
+def _known(rows: Sequence[Mapping[str, Any]], measure: str) -> list[Mapping[str, Any]]:
+    return [r for r in rows if r.get(measure) is not None]
 
 
-def _config(name: str, columns: Sequence[str]) -> str:
-    """Otava's configuration: YAML, of which JSON is a part."""
-    test = {
-        "type": "csv",
-        "file": CSV,
-        "time_column": "time",
-        "attributes": ["night", "config"],
-        "metrics": {m: {"column": m, "direction": -1} for m in columns},
-    }
-    return orjson.dumps({"tests": {name: test}}, option=orjson.OPT_INDENT_2).decode() + "\n"
+def _table(rows: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["time", "night", "config", *measures])
+    for row in rows:
+        values = ["" if row.get(m) is None else repr(float(row[m])) for m in measures]
+        writer.writerow([row["time"], row["night"], row["config"], *values])
+    return out.getvalue()
 
 
 def iso(at_ns: int) -> str:
@@ -153,9 +155,12 @@ def changes(home: Home, name: str, rows: Sequence[Mapping[str, Any]], *, otava: 
     program = None if otava == "off" else shutil.which(otava)
     if program is None:
         why = "switched off" if otava == "off" else f"no program {otava} here: pip install apache-otava, elsewhere"
-        return Trends(nights=count, words=f"change points were not looked for ({why}); its input is {CSV} and {CONFIG}")
+        return Trends(
+            nights=count, words=f"change points were not looked for ({why}); its input is {CONFIG} and {FOLDER}/"
+        )
+    tests = [f"{name}.{measure}" for measure in MEASURES if _known(rows, measure)]
     command = [
-        program, "analyze", name, "--config-file", CONFIG, "--output", "json", "--since", rows[0]["time"],
+        program, "analyze", *tests, "--config-file", CONFIG, "--output", "json", "--since", rows[0]["time"],
         "--magnitude", str(magnitude),
     ]  # fmt: skip
     quiet = {k: v for k, v in os.environ.items() if not k.startswith(("OTAVA_", "SLACK_", "GRAFANA_"))}
@@ -163,7 +168,7 @@ def changes(home: Home, name: str, rows: Sequence[Mapping[str, Any]], *, otava: 
         done = subprocess.run(
             command, cwd=home.root, env=quiet, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
-        found = _read(done.stdout, name, rows)
+        found = _read(done.stdout, rows)
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError, IndexError) as error:
         return Trends(nights=count, words=f"change points were not found: {otava} failed: {str(error)[:200]}")
     if done.returncode != 0:
@@ -173,21 +178,22 @@ def changes(home: Home, name: str, rows: Sequence[Mapping[str, Any]], *, otava: 
     return Trends(nights=count, words=words, changes=tuple(found))
 
 
-def _read(text: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[ChangePoint]:
-    if not text.strip():
-        return []
+def _read(text: str, rows: Sequence[Mapping[str, Any]]) -> list[ChangePoint]:
+    """A line of JSON for each measure."""
     out = []
-    for group in json.loads(text)[name]:
-        for change in group["changes"]:
-            place = int(change["index"])
-            out.append(
-                ChangePoint(
-                    measure=change["metric"],
-                    night=rows[place]["night"],
-                    before=float(change["mean_before"]),
-                    after=float(change["mean_after"]),
-                    p=float(change["pvalue"]),
-                    moved=place > 0 and rows[place]["config"] != rows[place - 1]["config"],
+    for line in text.splitlines():
+        for test, groups in json.loads(line).items():
+            known = _known(rows, test.rpartition(".")[2])
+            for change in (change for group in groups for change in group["changes"]):
+                place = int(change["index"])
+                out.append(
+                    ChangePoint(
+                        measure=change["metric"],
+                        night=known[place]["night"],
+                        before=float(change["mean_before"]),
+                        after=float(change["mean_after"]),
+                        p=float(change["pvalue"]),
+                        moved=place > 0 and known[place]["config"] != known[place - 1]["config"],
+                    )
                 )
-            )
     return out

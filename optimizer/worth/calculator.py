@@ -103,6 +103,7 @@ class Worth:
 
     Attributes:
         choice: "fine-tune", "prompt", or "cannot tell".
+        volume_said: calls a day were said, and not counted; intervals are then over conversations, else over days.
         net: what fine-tuning saves over the horizon, training and hosting paid, USD.
         break_even_days: until the first training is paid back; infinite: never.
         break_even_calls: a day, from which on it pays within the horizon.
@@ -113,6 +114,7 @@ class Worth:
     assumptions: Assumptions
     steps: tuple[StepWorth, ...]
     calls_per_day: Interval
+    volume_said: bool
     prompt_per_day: Interval
     tuned_per_day: Interval
     net: Interval
@@ -215,6 +217,7 @@ def worth(volume: Volume, a: Assumptions, *, seed: int = 0, resamples: int = RES
         assumptions=a,
         steps=tuple(sorted(steps, key=lambda s: -s.prompt_usd)),
         calls_per_day=interval(calls, volumes),
+        volume_said=volume.calls_per_day is not None,
         prompt_per_day=interval(float(costs.prompt.sum()), [float(c.prompt.sum()) for c in each]),
         tuned_per_day=interval(float(costs.tuned.sum()) + a.hosting, [float(c.tuned.sum()) + a.hosting for c in each]),
         net=net,
@@ -263,6 +266,7 @@ def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, cal
          lambda f: replace(a, tuned=average.model_copy(update={"output": average.output * f}))),
     ]  # fmt: skip
     saving = _costs(volume, day, a).saving
+    here = _net(saving, a)
     out = []
     for name, value, shape, change in known:
 

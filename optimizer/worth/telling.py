@@ -25,8 +25,11 @@ def lines(found: Worth) -> Iterator[str]:
     """In Markdown, what was assumed and what depends on it with it."""
     a = found.assumptions
     calls = found.calls_per_day
+    recorded = f"{calls.low:.0f} to {calls.high:.0f}; {found.days} days recorded"
+    if found.volume_said:
+        recorded = "as you say"
     yield (
-        f"At {calls.estimate:.0f} FM calls a day ({calls.low:.0f} to {calls.high:.0f}; {found.days} days recorded) "
+        f"At {calls.estimate:.0f} FM calls a day ({recorded}) "
         f"prompting costs {_usd(found.prompt_per_day)} a day, a fine-tuned model {_usd(found.tuned_per_day)}, hosting "
         f"included. It breaks even {_even(found)}."
     )
@@ -63,7 +66,10 @@ def lines(found: Worth) -> Iterator[str]:
         f"{a.removed:.0%} become unnecessary; of these as many as were cached cost the cached price"
     )
     yield "- it answers as well as now: try it (`redecode tune` with the fine-tuned model as a value of a knob)"
-    yield "- all calls are recorded, and days to come are as those recorded (intervals: days drawn anew, 95 %)"
+    if found.volume_said:
+        yield "- calls to come are as those recorded (intervals: conversations drawn anew, 95 %)"
+    else:
+        yield "- all calls are recorded, and days to come are as those recorded (intervals: days drawn anew, 95 %)"
     for note in found.notes:
         yield f"- {note}"
 
