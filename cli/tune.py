@@ -100,6 +100,14 @@ def tune(
         ),
     ] = None,
     replicas: Annotated[int, typer.Option(help="With --load: of each profile.", min=1, **_STUDY)] = 1,
+    replica_price: Annotated[
+        float | None,
+        typer.Option(
+            help="With --knob placement.replicas: USD of a replica's hour; without, cost is seconds of replicas.",
+            min=0,
+            **_STUDY,
+        ),
+    ] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(help="With --load: this profile, a key or a file; repeatable.", metavar="PROFILE", **_STUDY),
@@ -178,6 +186,7 @@ def tune(
                 engine=engine,
                 load=load,
                 replicas=replicas,
+                replica_usd_h=replica_price,
                 profiles=profile or (),
                 resume=resume,
                 studies=studies,

@@ -64,6 +64,7 @@ class Asked:
     engine: str | None
     load: str | None
     replicas: int
+    replica_usd_h: float | None
     profiles: Sequence[str]
     resume: str | None
     studies: str | None
@@ -80,7 +81,8 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     storage = opened(asked.studies or place_of(store))
     evaluation: dict[str, Any] = {"concurrency": asked.concurrency, "workers": asked.workers, "memo": asked.memo}
     if asked.load is not None:
-        evaluation["at_load"] = {"load": asked.load, "replicas": asked.replicas, "profiles": list(asked.profiles)}
+        placed = {"replicas": asked.replicas, "profiles": list(asked.profiles), "replica_usd_h": asked.replica_usd_h}
+        evaluation["at_load"] = {"load": asked.load, **placed}
     simulates = _at_load(asked.path, evaluation)
     request = Request(
         reference=asked.reference,

@@ -56,6 +56,7 @@ class Outcome:
         usage: by model.
         live, memo: FM calls that an engine answered, and that the memo did; with those made first, to fill its caches.
         cached: steps that a cache of the agent's own answered.
+        provisioned_s: its share of the time of all replicas, at the load that was simulated.
     """
 
     case: str
@@ -68,6 +69,7 @@ class Outcome:
     live: int = 0
     memo: int = 0
     cached: int = 0
+    provisioned_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its inverse is `from_json`."""
@@ -98,16 +100,21 @@ class Goals:
         slo_s, percentile: latency that at most 100 - percentile of a hundred runs may exceed.
         most_error: mean error that may not be exceeded.
         prices: by model, USD per million tokens; empty: cost is seconds of the engine.
+        provisioned: cost is that of the replicas, used or not, `replica_usd_h` USD each for an hour (`None`: seconds).
     """
 
     slo_s: float | None = None
     percentile: float = 95.0
     most_error: float | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
+    provisioned: bool = False
+    replica_usd_h: float | None = None
 
     @property
     def cost_unit(self) -> str:
         """What a cost is counted in."""
+        if self.provisioned:
+            return "replica s" if self.replica_usd_h is None else "USD"
         return "USD" if self.prices else "engine s"
 
     @property
@@ -125,6 +132,9 @@ class Goals:
         Raises:
             BadSpec: a model has no price.
         """
+        if self.provisioned:
+            seconds = outcome.provisioned_s or 0.0
+            return seconds if self.replica_usd_h is None else seconds * self.replica_usd_h / 3600
         if not self.prices:
             return sum(used.engine_s for used in outcome.usage.values())
         total = 0.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from redecode.optimizer.evaluation.placing import PLACEMENT, is_placement, without_placement
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Measured, measured
 from redecode.optimizer.promotion.decide import Compared, Verdict, said
@@ -97,11 +98,14 @@ def _front(tuned: Tuned) -> list[int]:
 def toml(config: Mapping[str, Any], comment: Sequence[str] = ()) -> str:
     """A configuration as TOML, in a table `context`; what TOML cannot say (None) is left out.
 
-    A graph loads it: `Context(**tomllib.load(file)["context"])`.
+    A graph loads it: `Context(**tomllib.load(file)["context"])`. What is none of the graph's is in a table `placement`.
     """
     lines = [f"# {line}" for line in comment]
     lines.append("[context]")
-    lines += [f"{name} = {_toml(value)}" for name, value in config.items() if value is not None]
+    said = {name: _toml(value) for name, value in config.items() if value is not None}
+    lines += [f"{name} = {text}" for name, text in without_placement(said).items()]
+    if placed := [f"{n.removeprefix(PLACEMENT)} = {text}" for n, text in said.items() if is_placement(n)]:
+        lines += ["", "[placement]", *placed]
     return "\n".join(lines) + "\n"
 
 

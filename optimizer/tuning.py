@@ -11,6 +11,7 @@ from redecode.optimizer import cases as selecting
 from redecode.optimizer.cases import Cases
 from redecode.optimizer.errors import BadSpec, BadStudy, OptimizerError
 from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates, lanes
+from redecode.optimizer.evaluation.placing import is_placement, with_placement
 from redecode.optimizer.evaluation.session import Evaluates
 from redecode.optimizer.knobs import Config, Knob, Space, label
 from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
@@ -136,7 +137,9 @@ def prepare(
     """
     if request.resume is not None:
         return _again(request, spec, runs, storage, expected)
-    space, incumbent = space_of(spec, knobs=request.knobs, fixed=request.fixed, incumbent=request.incumbent)
+    at_load = request.settings.get("at_load")
+    spec, knobs = with_placement(spec, request.knobs, at_load)
+    space, incumbent = space_of(spec, knobs=knobs, fixed=request.fixed, incumbent=request.incumbent)
     chosen = selecting.select(
         runs,
         spec,
@@ -152,6 +155,8 @@ def prepare(
         percentile=request.percentile or spec.slo_percentile,
         most_error=request.most_error,
         prices={**spec.prices, **request.prices},
+        provisioned=any(is_placement(name) for name in space.knobs),
+        replica_usd_h=None if at_load is None else at_load.get("replica_usd_h"),
     )
     about = About(
         spec=request.reference,
@@ -190,7 +195,8 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         raise BadStudy(f"study {name} is of {about.agent} ({about.spec}), not of {spec.name}")
     asked = {n: about.base[n] for n in about.base if n not in about.space}
     described = [(n, _described(n, d)) for n, d in about.space.items()]
-    space, _ = space_of(spec, knobs=described, fixed=asked, incumbent=about.incumbent)
+    spec, knobs = with_placement(spec, described, about.settings.get("at_load"))
+    space, _ = space_of(spec, knobs=knobs, fixed=asked, incumbent=about.incumbent)
     if space.digest != about.space_digest:
         changes = "; ".join(space.changes_from(about.space))
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")

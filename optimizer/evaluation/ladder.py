@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from redecode.optimizer.errors import BadSpec, Stopped
+from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.evaluation.racing import breaks_slo, dominated
 from redecode.optimizer.evaluation.session import Block, Evaluates
 from redecode.optimizer.knobs import Config, Space
@@ -15,8 +17,8 @@ from redecode.optimizer.spec import Case
 from redecode.optimizer.study.search import Asked, Evaluated
 
 BLOCK = 8
-Simulates = Callable[[Sequence[Outcome]], Sequence[Outcome]]
-"""What the runs would take at load: outcomes with `simulated_s`."""
+Simulates = Callable[[Sequence[Outcome], Config], Sequence[Outcome]]
+"""What the runs of a candidate would take at load: outcomes with `simulated_s`."""
 
 
 class BudgetSpent(Exception):
@@ -29,6 +31,7 @@ class Ladder:
 
     Args:
         withheld: held-out runs, of which the caches of these cases are to know nothing.
+        ran: what has run here, for candidates that differ in their placement alone.
         spent: told of the outcomes of every block; says why to stop, if so.
         race: whether candidates may be out early.
     """
@@ -43,6 +46,7 @@ class Ladder:
     race: bool = True
     simulates: Simulates | None = None
     withheld: Sequence[str] = ()
+    ran: dict[str, list[Outcome]] = field(default_factory=dict)
     spent: Callable[[Sequence[Outcome]], str | None] = lambda _: None
 
     def batch(self, asked: Sequence[Asked], kept: Sequence[tuple[int, Measured]]) -> list[Evaluated]:
@@ -83,8 +87,9 @@ class Ladder:
                 first=start == 0,
                 withheld=self.withheld,
             )
-            made = self.evaluates.evaluate(block)
-            outcomes += made if self.simulates is None else self.simulates(made)
+            made = self._ran_before(config, cases) or self.evaluates.evaluate(block)
+            self.ran[_key(config, cases)] = made
+            outcomes += made if self.simulates is None else self.simulates(made, config)
             why = self.spent(made)
             through = start + self.block >= len(self.cases)
             if why is not None and not through:
@@ -96,9 +101,20 @@ class Ladder:
                     return self._evaluated(outcomes, reason)
         return self._evaluated(outcomes)
 
+    def _ran_before(self, config: Config, cases: Sequence[Case]) -> list[Outcome] | None:
+        """The runs of a candidate that differs in nothing that runs."""
+        if not self.memo or self.simulates is None:
+            return None
+        known = self.ran.get(_key(config, cases))
+        return None if known is None else [replace(o, live=0, memo=o.live + o.memo) for o in known]
+
     def _evaluated(self, outcomes: Sequence[Outcome], out: str | None = None, *, infeasible: bool = False) -> Evaluated:
         found = measured(outcomes, self.goals)
         return Evaluated(outcomes=tuple(outcomes), measured=found, out=out, infeasible=infeasible)
+
+
+def _key(config: Config, cases: Sequence[Case]) -> str:
+    return json.dumps([without_placement(config), [c.id for c in cases]], sort_keys=True)
 
 
 def lanes(
@@ -124,5 +140,5 @@ def lanes(
             made[name] = live.evaluates.evaluate(Block(values=values, cases=cases, labels=labels, memo=False))
             live.spent(made[name])
         for name, outcomes in made.items():
-            out[name] += outcomes if live.simulates is None else live.simulates(outcomes)
+            out[name] += outcomes if live.simulates is None else live.simulates(outcomes, lanes[name])
     return out, None

@@ -15,6 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from redecode.optimizer.errors import OptimizerError
+from redecode.optimizer.evaluation.placing import PROFILE, REPLICAS, ROUTING
+from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import Outcome
 from redecode.replay import ReplayMode, ReplayOptions
 from redecode.replay.engine_replay import choose
@@ -23,12 +25,20 @@ from redecode.replay.simulated import lay_out, models_of
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.fleet import Fleet, Routing
 from redecode.replay.simulator.load import poisson_workload
-from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.results import quantile
 from redecode.tracer import Store
 
 _EACH = 20
 """Simulated runs for each case, on average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A placement: so many replicas of each profile (none named: of each FM's own), and who gets a call."""
+
+    replicas: int
+    routing: Routing
+    profiles: Sequence[str]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,24 +61,30 @@ class AtLoad:
     profiles: Sequence[str] = ()
     routing: Routing = Routing.LEAST
     seed: int = 0
-    _named: tuple[EngineProfile, ...] = field(init=False)
-    _fleets: dict[frozenset[str], Fleet] = field(default_factory=dict)
+    _fleets: dict[tuple[frozenset[str], Placed], Fleet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._named = tuple(catalogue.named(self.store, name) for name in self.profiles)
+        for name in self.profiles:
+            catalogue.named(self.store, name)
 
     @property
     def fidelity(self) -> str:
         """How a study on such times is called."""
         return f"simulated-{self.rate_per_s:g}rps-x{self.replicas}"
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    def __call__(self, outcomes: Sequence[Outcome], config: Config | None = None) -> list[Outcome]:
         """The outcomes with `simulated_s`; runs that failed have none.
+
+        Args:
+            config: the candidate, whose placement knobs come before what the study says.
 
         Raises:
             OptimizerError: a run was not recorded well enough to be simulated.
             SimulationError: an FM has no profile.
         """
+        placed = self._placed(config or {})
+        share_s = placed.replicas / self.rate_per_s
+        outcomes = [replace(o, provisioned_s=share_s) for o in outcomes]
         # A run that called no FM, say since a cache answered, takes at any load what it took.
         outcomes = [o if o.usage or o.error is not None or not o.cached else _as_it_was(o) for o in outcomes]
         ids = [o.run_id for o in outcomes if o.error is None and o.run_id is not None and o.simulated_s is None]
@@ -79,15 +95,23 @@ class AtLoad:
         if chosen.left_out:
             run_id, why = next(iter(chosen.left_out.items()))
             raise OptimizerError(f"run {run_id[:12]} of a candidate cannot be simulated: {why}")
-        times = self.latencies(chosen.plans)
+        times = self.latencies(chosen.plans, placed)
         return [
             o if o.run_id not in times else replace(o, simulated_s=quantile(times[o.run_id], share_of(o.case)))
             for o in outcomes
         ]
 
-    def latencies(self, plans: Mapping[str, Plan]) -> dict[str, list[float]]:
+    def _placed(self, config: Config) -> Placed:
+        profile = config.get(PROFILE)
+        return Placed(
+            replicas=int(config.get(REPLICAS) or self.replicas),
+            routing=Routing(config.get(ROUTING) or self.routing),
+            profiles=tuple(self.profiles) if profile is None else (str(profile),),
+        )
+
+    def latencies(self, plans: Mapping[str, Plan], placed: Placed | None = None) -> dict[str, list[float]]:
         """Run id → its simulated latencies, s, ascending; every run at least once."""
-        fleet = self._fleet(plans)
+        fleet = self._fleet(plans, placed or self._placed({}))
         contents = fleet.contents()
         ids = list(plans)
         shapes = [lay_out(plans[i], ReplayOptions(), contents).shape for i in ids]
@@ -103,14 +127,15 @@ class AtLoad:
                 return {i: sorted(v) for i, v in found.items()}
         raise OptimizerError("some simulated runs never end: their calls do not fit the engine of the profile")
 
-    def _fleet(self, plans: Mapping[str, Plan]) -> Fleet:
+    def _fleet(self, plans: Mapping[str, Plan], placed: Placed) -> Fleet:
         models = frozenset(models_of(plans.values()))
-        if models not in self._fleets:
-            profiles = self._named or tuple(catalogue.profile_for(self.store, m, set()) for m in sorted(models))
-            fleet = Fleet(profiles, self.replicas, routing=self.routing)
+        if (models, placed) not in self._fleets:
+            named = tuple(catalogue.named(self.store, name) for name in placed.profiles)
+            profiles = named or tuple(catalogue.profile_for(self.store, m, set()) for m in sorted(models))
+            fleet = Fleet(profiles, placed.replicas, routing=placed.routing)
             fleet.check(models)
-            self._fleets[models] = fleet
-        return self._fleets[models]
+            self._fleets[models, placed] = fleet
+        return self._fleets[models, placed]
 
 
 def _as_it_was(outcome: Outcome) -> Outcome:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from redecode.agents import model_dir
 from redecode.cli.demo import RECORDINGS
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.evaluation.ladder import Ladder
+from redecode.optimizer.evaluation.placing import with_placement
+from redecode.optimizer.evaluation.session import Block
 from redecode.optimizer.evaluation.simulated import AtLoad, share_of
-from redecode.optimizer.objectives import Outcome
+from redecode.optimizer.objectives import Goals, Outcome
+from redecode.optimizer.report import toml
+from redecode.optimizer.schema import parse_knob
+from redecode.optimizer.spec import Case, Spec, space_of
+from redecode.optimizer.study.search import Asked
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.profile import EngineLimits, EngineProfile, Overheads, Range, Seconds
@@ -82,7 +92,7 @@ def test_a_higher_load_takes_longer_and_more_replicas_help(store: Path, recorded
 
 def test_a_failed_run_is_not_simulated_and_an_fm_without_a_profile_is_refused(store: Path, recorded: list[Run]) -> None:
     failed = Outcome(case="c", run_id=recorded[0].run_id, quality=None, latency_s=1.0, error="boom")
-    assert AtLoad(store=store, rate_per_s=1.0)([failed]) == [failed]
+    assert [o.simulated_s for o in AtLoad(store=store, rate_per_s=1.0)([failed])] == [None]
     with pytest.raises(SimulationError, match=FM):
         AtLoad(store=store, rate_per_s=1.0)(outcomes(recorded[:1]))
 
@@ -91,3 +101,84 @@ def test_each_case_has_its_own_quantile_whatever_the_candidate() -> None:
     shares = sorted(share_of(str(i)) for i in range(400))
     assert all(0 < s < 1 for s in shares)
     assert max(abs(s - (i + 0.5) / 400) for i, s in enumerate(shares)) < 0.1
+
+
+def placed_study(store: Path, recorded: list[Run], *knobs: str, **at_load: Any) -> tuple[Any, Ladder]:
+    """A study of placement whose graph has no say: its runs are the recorded ones."""
+    catalogue.keep(store, profile())
+    spec = Spec(name="agent", build=lambda values: None, knobs={"wording": ["a", "b"]}, incumbent={"wording": "a"})
+    given = {"replicas": 1, "profiles": [], **at_load}
+    spec, rest = with_placement(spec, [parse_knob(k) for k in knobs], given)
+    space, incumbent = space_of(spec, knobs=rest)
+    goals = Goals(provisioned=True, replica_usd_h=at_load.get("replica_usd_h"))
+    cases = [Case(id=r.run_id, input=None) for r in recorded]
+    ladder = Ladder(
+        evaluates=AsRecorded(recorded), space=space, goals=goals, cases=cases, race=False,
+        simulates=AtLoad(store=store, rate_per_s=60.0),
+    )  # fmt: skip
+    return (space, incumbent), ladder
+
+
+class AsRecorded:
+    """Evaluates a block by what was recorded of its cases."""
+
+    workers = 1
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.made = {o.case: o for o in outcomes(runs)}
+        self.blocks = 0
+
+    def evaluate(self, block: Block) -> list[Outcome]:
+        self.blocks += 1
+        return [self.made[c.id] for c in block.cases]
+
+    def close(self) -> None:
+        pass
+
+
+def test_placement_is_searched_beside_the_graphs_own_knobs(store: Path, recorded: list[Run]) -> None:
+    (space, incumbent), ladder = placed_study(store, recorded, "placement.replicas=1..4", "placement.routing")
+    assert incumbent == {"wording": "a", "placement.replicas": 1, "placement.routing": "least"}
+    assert space.size() == 2 * 4 * 3
+    found = {
+        n: ladder.one(Asked(0, {**incumbent, "placement.replicas": n}, cast(Any, None)), []).measured for n in (1, 2, 4)
+    }
+    one, two, four = (found[n] for n in (1, 2, 4))
+    assert one is not None and two is not None and four is not None
+    assert one.latency_s > two.latency_s > four.latency_s
+    # At 60 runs a second a run's share of four replicas is 4/60 s of them, used or not.
+    assert [m.cost for m in (one, two, four)] == pytest.approx([1 / 60, 2 / 60, 4 / 60])
+    assert cast(AsRecorded, ladder.evaluates).blocks == 1  # what runs is the same: it ran once
+    ladder.one(Asked(1, {**incumbent, "wording": "b"}, cast(Any, None)), [])
+    assert cast(AsRecorded, ladder.evaluates).blocks == 2
+
+
+def test_replicas_cost_what_an_hour_of_them_does(store: Path, recorded: list[Run]) -> None:
+    (_, incumbent), ladder = placed_study(store, recorded, "placement.replicas=2,3", replica_usd_h=3.6)
+    assert incumbent["placement.replicas"] == 2  # one, in use, is not among them
+    found = ladder.one(Asked(0, incumbent, cast(Any, None)), []).measured
+    assert found is not None and found.cost == pytest.approx(2 / 60 * 3.6 / 3600)
+    assert ladder.goals.cost_unit == "USD"
+
+
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [
+        ("placement.replicas=0..2", "whole numbers from 1"),
+        ("placement.replicas=1.5,2", "whole numbers from 1"),
+        ("placement.routing=best", "takes least, turns, prefix"),
+        ("placement.profile", "wants the profiles"),
+        ("placement.gpus=1,2", "there are placement.replicas"),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused(knob: str, said: str) -> None:
+    spec = Spec(name="agent", build=lambda values: None)
+    with pytest.raises(BadSpec, match=said):
+        with_placement(spec, [parse_knob(knob)], {"replicas": 1})
+    with pytest.raises(BadSpec, match="--load"):
+        with_placement(spec, [parse_knob(knob)], None)
+
+
+def test_a_placement_is_written_beside_the_context() -> None:
+    text = toml({"wording": "a", "placement.replicas": 2, "placement.routing": "least"})
+    assert tomllib.loads(text) == {"context": {"wording": "a"}, "placement": {"replicas": 2, "routing": "least"}}

@@ -1,0 +1,87 @@
+"""Placement as knobs of a study at load: how many replicas, which of them gets a call, on which measured engine.
+
+They are part of a candidate, and nothing of its graph's: `placement.replicas`, `placement.routing`,
+`placement.profile`. Candidates that differ in them alone run once. Replicas cost whether they are used or not, so the
+cost of a run is then its share of their time: replicas / rate of runs, in seconds of a replica, or what these cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.knobs import Choice, Knob, Range, values_of
+from redecode.optimizer.spec import Spec
+from redecode.replay.simulator.fleet import Routing
+
+PLACEMENT = "placement."
+REPLICAS, ROUTING, PROFILE = (PLACEMENT + name for name in ("replicas", "routing", "profile"))
+
+
+def is_placement(name: str) -> bool:
+    """Whether a knob is none of the graph's."""
+    return name.startswith(PLACEMENT)
+
+
+def without_placement(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a candidate's graph sees of it."""
+    return {name: value for name, value in config.items() if not is_placement(name)}
+
+
+def with_placement(
+    spec: Spec, knobs: Sequence[tuple[str, Knob | None]], at_load: Mapping[str, Any] | None
+) -> tuple[Spec, list[tuple[str, Knob | None]]]:
+    """A spec that has the placement knobs among these, and the other knobs.
+
+    Args:
+        at_load: the load that a study simulates, and the placement in use; `None`: it simulates none.
+
+    Raises:
+        BadSpec: a knob that there is not, or values that are none; or nothing is simulated.
+    """
+    found: dict[str, Knob] = {}
+    now: dict[str, Any] = {}
+    for name, knob in knobs:
+        if not is_placement(name):
+            continue
+        if at_load is None:
+            raise BadSpec(f"--knob {name}: placement is simulated, at a load: say --load RATE")
+        found[name] = _checked(name, knob)
+        now[name] = _in_use(name, found[name], at_load)
+    rest = [(name, knob) for name, knob in knobs if not is_placement(name)]
+    if not found:
+        return spec, rest
+    update = {"knobs": {**spec.knobs, **found}, "incumbent": {**now, **spec.incumbent}}
+    return spec.model_copy(update=update), rest
+
+
+def _checked(name: str, knob: Knob | None) -> Knob:
+    if name == ROUTING:
+        known = [r.value for r in Routing]
+        knob = knob or Choice(*known)
+        if not isinstance(knob, Choice) or any(v not in known for v in knob.labels):
+            raise BadSpec(f"--knob {name} takes {', '.join(known)}")
+        return knob
+    if name == REPLICAS:
+        knob = dataclasses.replace(knob, integer=True) if isinstance(knob, Range) else knob or Range(1, 4, integer=True)
+        values = values_of(knob) or ()
+        if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+            raise BadSpec(f"--knob {name} takes whole numbers from 1, as in {name}=1..4")
+        return knob
+    if name == PROFILE:
+        if not isinstance(knob, Choice):
+            raise BadSpec(f"--knob {name} wants the profiles to choose from, as in {name}=KEY,OTHER")
+        return knob
+    raise BadSpec(f"--knob {name}: there are {REPLICAS}, {ROUTING} and {PROFILE}")
+
+
+def _in_use(name: str, knob: Knob, at_load: Mapping[str, Any]) -> Any:
+    """The incumbent's value: what the study is told of the placement in use, else the first that is allowed."""
+    given = {REPLICAS: at_load.get("replicas"), ROUTING: Routing.LEAST.value}.get(name)
+    if given is None and name == PROFILE and at_load.get("profiles"):
+        given = at_load["profiles"][0]
+    if given is not None and given in knob:
+        return given
+    return (values_of(knob) or (None,))[0]
