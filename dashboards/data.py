@@ -27,6 +27,7 @@ from redecode.replay.prices import FILE, Cost, Price, cost_of, prices_of, read_p
 from redecode.replay.simulator.catalogue import profiles_in
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
+from redecode.tracer.bulk import uncollected
 from redecode.tracer.store import Answer, CallTimes, RunColumns
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class LoadedRun:
 
     Attributes:
         analysis: `None` if there is none; `why` says why, in a sentence.
-        gains: what was found out about it so far (`gains.gain_ns`).
+        gains: what was found out about it so far (`gains.gain_ns`); `kept`: what else was made of it.
     """
 
     recorded: RecordedRun
@@ -60,6 +61,7 @@ class LoadedRun:
     analysis: RunAnalysis | None
     why: str | None
     gains: dict[frozenset[str], int] = field(default_factory=dict, compare=False)
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def run(self) -> Run:
@@ -123,7 +125,8 @@ class Source:
             if isinstance(opened, Store):
                 opened.drain()
             version = self.version()  # what is recorded after this is read too, but read again
-            answer = read(opened)
+            with uncollected():
+                answer = read(opened)
             with self._lock:
                 self._kept[key] = version, answer
                 while len(self._kept) > _KEPT:
@@ -154,14 +157,22 @@ class Source:
             UnknownRun, AmbiguousRun: no run, or several, start with it.
             Unreadable: what is stored of it makes no sense.
         """
-        recorded = self._recorded(run_id)
+        recorded = self.recorded(run_id)
         run = recorded.run
         others = None if quantile is None else self.profiles(run.agent, run.source_run_id or run.run_id)
         return self._get(
             ("analysis", run_id, slo_s, quantile), lambda _: _analysed(recorded, slo_s, others, quantile or "p95")
         )
 
-    def _recorded(self, run_id: str) -> RecordedRun:
+    def is_loaded(self, run_id: str) -> bool:
+        """Whether `load` has its answer at hand."""
+        with self._lock:
+            kept = self._kept.get(("analysis", run_id, None, None))
+        return kept is not None and kept[0] == self.version()
+
+    def recorded(self, run_id: str) -> RecordedRun:
+        """A run as it was recorded; raises as `load`."""
+
         def read(opened: Store | Dataset) -> RecordedRun:
             try:
                 return opened.load(run_id)
@@ -189,11 +200,11 @@ class Source:
 
     def sameness(self, run_id: str) -> list[Sameness]:
         """Whether the newest replays of a run sampled the same tokens; of a replay, whether it did as its source."""
-        recorded = self._recorded(run_id)
+        recorded = self.recorded(run_id)
         source_id = recorded.run.source_run_id
         if source_id is not None:
             try:
-                original = self._recorded(source_id)
+                original = self.recorded(source_id)
             except UnknownRun:
                 return []
             return sameness(original, [recorded])
@@ -271,8 +282,8 @@ class Source:
         Raises:
             Unreadable: they cannot be compared; says why.
         """
-        a, b = self._recorded(recorded), self._recorded(candidate)
-        others = [self._recorded(run_id) for run_id in baseline[:_MOST_BASELINES]]
+        a, b = self.recorded(recorded), self.recorded(candidate)
+        others = [self.recorded(run_id) for run_id in baseline[:_MOST_BASELINES]]
 
         def work(_: Store | Dataset) -> RunComparison:
             try:

@@ -12,6 +12,7 @@ from redecode.dashboards.data import LoadedRun
 from redecode.replay.analysis.changes import Scale
 from redecode.replay.analysis.model import ActivityAnalysis
 from redecode.replay.analysis.what_if import what_if
+from redecode.tracer.bulk import uncollected
 
 _ACTIVITIES_AT_ONCE = 100_000  # to go through about a quarter of a million takes some seconds
 
@@ -28,7 +29,8 @@ def gain_ns(loaded: LoadedRun, parts: Sequence[ActivityAnalysis]) -> int:
         return sum(p.drag_ns for p in critical)
     key = frozenset(p.id for p in critical)
     if key not in loaded.gains:
-        loaded.gains[key] = what_if(loaded.cut, [Scale(p.id, 0.0) for p in critical]).gain_ns
+        with uncollected():
+            loaded.gains[key] = what_if(loaded.cut, [Scale(p.id, 0.0) for p in critical]).gain_ns
     return loaded.gains[key]
 
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,10 @@ HOST = "127.0.0.1"
 STORE = "REDECODE_STORE"
 PRICES = "REDECODE_PRICES"
 _READY_S = 60.0
+_NEEDED = (
+    "pandas", "pyarrow",  # Streamlit's, at its first table
+    *(f"redecode.dashboards.{name}" for name in ("shell", "waterfall", "flow", "gains", "drawer", "strip", "blaming")),
+)  # fmt: skip
 
 _LIGHT = {
     "primaryColor": "#c2410c",
@@ -114,11 +119,14 @@ def _options(port: int, *, browser: bool) -> dict[str, Any]:
 
 def _warm(location: str) -> None:
     """Import what pages need and read the list of runs while the browser is still on its way."""
-    from redecode.dashboards import listing
     from redecode.dashboards.data import source
+    from redecode.dashboards.listing import Listing
+
+    for name in _NEEDED:
+        import_module(name)
 
     with suppress(RedecodeError):  # the page says it
-        listing.Listing(source(location).runs())
+        Listing(source(location).runs())
 
 
 def _announce(location: str, port: int, on_ready: Callable[[str], None], stdout: TextIO) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import streamlit as st
 
 from redecode.dashboards.canvas.mount import keys
-from redecode.dashboards.data import LoadedRun, Source, Version, source
+from redecode.dashboards.data import Source, Version, source
 from redecode.dashboards.menu import RUNS, SCREENS, Screen
 from redecode.dashboards.serve import PRICES, STORE
 from redecode.dashboards.words import moment, plain
-from redecode.tracer import RedecodeError, UnknownRun, default_store
+from redecode.tracer import RedecodeError, Run, UnknownRun, default_store
 
 LOOK_EVERY_S = 1.0
 _SEEN = "_version_seen"
@@ -69,9 +69,8 @@ def run_links(run: str, here: Screen | None = None, **more: str) -> None:
                 st.page_link(screen.script, label=screen.title, icon=screen.icon, query_params={"run": run, **more})
 
 
-def run_heading(loaded: LoadedRun) -> None:
+def run_heading(run: Run) -> None:
     """Which run this is."""
-    run = loaded.run
     of = f" · {plain(run.replay_mode or 'replay', 20)} of {run.source_run_id[:12]}" if run.source_run_id else ""
     version = f" · {plain(run.agent_version, 40)}" if run.agent_version else ""
     st.markdown(f"#### {plain(run.agent or 'a run', 80)} `{run.run_id[:12]}`")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,7 @@ JOURNAL = Path("studies") / "studies.journal"
 NIGHTS = "nightly/*/nights/*"
 OBJECTIVES = ("error", "cost", "latency_s")
 """As `optimizer.objectives.NAMES`."""
-State = Literal["decided", "not finished", "unreadable", "text only"]
+State = Literal["decided", "not finished", "unreadable", "text only", "not searched"]
 
 
 class CannotRead(RedecodeError):
@@ -150,6 +150,31 @@ class Report(_Lenient):
         return next((t for t in self.trials if t.candidate == wanted), None) if wanted is not None else None
 
 
+class Drift(_Lenient):
+    """Whether what was asked of the agent has changed."""
+
+    verdict: str = ""
+    words: str = ""
+
+
+class Night(_Lenient):
+    """What `redecode nightly` says of a night around its study.
+
+    Attributes:
+        tuning: `None` of a night that searched nothing: `skipped` says why.
+    """
+
+    job: str
+    night: str
+    verdict: str
+    verdict_words: str = ""
+    why: str = ""
+    promoted: bool = False
+    drift: Drift = Field(default_factory=Drift)
+    skipped: str | None = None
+    tuning: Report | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """A study that is known of.
@@ -168,6 +193,14 @@ class Study:
     report: Report | None = None
     why: str | None = None
     words: Path | None = None
+    night: Night | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """In a few words; `None` without one."""
+        if self.night is not None:
+            return self.night.verdict_words or self.night.verdict
+        return None if self.report is None else self.report.verdict
 
 
 def any_in(store: Path) -> bool:
@@ -180,13 +213,10 @@ def any_in(store: Path) -> bool:
 def studies_in(store: Path) -> list[Study]:
     """All that a store knows of, newest first; one that cannot be read is among them, and says why."""
     found = [_reported(folder, folder.name) for folder in sorted(store.glob(f"{REPORTS}/*")) if folder.is_dir()]
-    found += [
-        _reported(folder, f"{folder.parent.parent.name} night {folder.name}")
-        for folder in sorted(store.glob(NIGHTS))
-        if (folder / REPORT).is_file()
-    ]
+    found += [_of_a_night(path) for path in sorted(store.glob(f"{NIGHTS}/{REPORT}"))]
     told = {study.name: study for study in found if study.state == "text only"}
     known = {study.name for study in found} - told.keys()
+    known |= {study.report.study for study in found if study.report is not None}
     for study in _unfinished(store / JOURNAL, known):
         if (words := told.get(study.name)) is None:
             found.append(study)
@@ -206,13 +236,26 @@ def _reported(folder: Path, name: str) -> Study:
         return Study(name, "unreadable", 0, folder, why="there is no report in its folder")
     at_ns = path.stat().st_mtime_ns
     try:
-        return Study(name, "decided", at_ns, path, read_report(path))
+        return Study(name, "decided", at_ns, path, read_report(path, Report))
     except CannotRead as error:
         return Study(name, "unreadable", at_ns, path, why=str(error))
 
 
-def read_report(path: Path) -> Report:
-    """A report that `redecode tune` wrote.
+def _of_a_night(path: Path) -> Study:
+    at_ns, name = path.stat().st_mtime_ns, f"{path.parents[2].name} night {path.parent.name}"
+    try:
+        night = read_report(path, Night)
+    except CannotRead as error:
+        return Study(name, "unreadable", at_ns, path, why=str(error))
+    state: State = "decided" if night.tuning is not None else "not searched"
+    return Study(name, state, at_ns, path, night.tuning, night=night)
+
+
+_R = TypeVar("_R", Report, Night)
+
+
+def read_report(path: Path, what: type[_R]) -> _R:
+    """What `redecode tune` wrote of a study, or `redecode nightly` of a night.
 
     Raises:
         CannotRead: it is none.
@@ -221,13 +264,13 @@ def read_report(path: Path) -> Report:
         stat = path.stat()
     except OSError as error:
         raise CannotRead(f"{path} cannot be read: {error.strerror}") from error
-    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+    return cast(_R, _parsed(path, what, stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=64)
-def _parsed(path: Path, _changed_ns: int, _size: int) -> Report:
+def _parsed(path: Path, what: type[Report] | type[Night], _changed_ns: int, _size: int) -> Report | Night:
     try:
-        return Report.model_validate(orjson.loads(path.read_bytes()))
+        return what.model_validate(orjson.loads(path.read_bytes()))
     except OSError as error:
         raise CannotRead(f"{path} cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
@@ -235,7 +278,8 @@ def _parsed(path: Path, _changed_ns: int, _size: int) -> Report:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise CannotRead(f"{path} is no report of redecode tune: {place}: {first['msg']}") from error
+        by = "redecode tune" if what is Report else "redecode nightly"
+        raise CannotRead(f"{path} is no report of {by}: {place}: {first['msg']}") from error
 
 
 def _unfinished(journal: Path, known: set[str]) -> list[Study]:

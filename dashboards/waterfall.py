@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from hashlib import blake2b
+from typing import Any, cast
 
 from redecode.dashboards.data import LoadedRun
+from redecode.dashboards.packing import BYTE, FLOAT, INT, packed
 from redecode.dashboards.words import visible
 from redecode.replay import RunAnalysis
 from redecode.replay.analysis import ActivityKind
 from redecode.tracer import EdgeKind, RecordedRun, Span, SpanKind
+from redecode.tracer.bulk import uncollected
 
 KINDS = tuple(dict.fromkeys([*(k.value for k in ActivityKind), *(k.value for k in SpanKind)]))
 """What bars are drawn as; the drawing has a colour, a mark and a name for each."""
 NO_FLOAT = -1
+_PACKED = {
+    "name": INT, "kind": BYTE, "depth": INT, "below": INT, "start": FLOAT, "stop": FLOAT, "status": BYTE,
+    "slack": FLOAT, "barrier": BYTE, "on_path": FLOAT,
+}  # fmt: skip
 _STATUS = {"ok": 0, "error": 1, "open": 2}
 _MOST_NAME = 120
 
@@ -96,12 +103,25 @@ class Waterfall:
     split: list[tuple[str, int]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the drawing."""
-        out = {name: getattr(self, name) for name in self.__slots__}
+        """Plain data for the drawing: columns packed, ids in one string; `stamp` differs where anything does."""
+        out: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        out |= {name: packed(out[name], kind) for name, kind in _PACKED.items()}
         for name in ("parts", "gaps", "path"):
             inner = getattr(self, name)
-            out[name] = {column: getattr(inner, column) for column in inner.__slots__}
-        return {**out, "kinds": list(KINDS)}
+            kinds = {"first": INT, "row": INT, "kind": BYTE, "gap": BYTE}
+            out[name] = {c: packed(getattr(inner, c), kinds.get(c, FLOAT)) for c in inner.__slots__}
+        out |= {"id": " ".join(self.id), "kinds": list(KINDS)}
+        return {**out, "stamp": blake2b(repr(out).encode(), digest_size=8).hexdigest()}
+
+
+def drawing(loaded: LoadedRun) -> tuple[Waterfall, dict[str, Any]]:
+    """The waterfall of a run and its data for the browser, made once."""
+    kept = loaded.kept.get("drawing")
+    if kept is None:
+        with uncollected():
+            laid = lay_out(loaded)
+            kept = loaded.kept["drawing"] = laid, laid.to_json()
+    return cast("tuple[Waterfall, dict[str, Any]]", kept)
 
 
 def lay_out(loaded: LoadedRun) -> Waterfall:

@@ -5,6 +5,23 @@ function typing(event) {
   return event.ctrlKey || event.metaKey || event.altKey || at?.isContentEditable || tag === "INPUT" || tag === "TEXTAREA" || tag === "SELECT";
 }
 
+const ARRAYS = { f8: Float64Array, i4: Int32Array, u1: Uint8Array };
+
+// Columns that packing.py packed, as arrays again; everything else as it is.
+function unpacked(data) {
+  const out = {};
+  for (const [name, value] of Object.entries(data)) {
+    const kind = value && typeof value === "object" && !Array.isArray(value) ? Object.keys(value)[0] : undefined;
+    if (!(kind in ARRAYS)) {
+      out[name] = kind === undefined ? value : unpacked(value);
+      continue;
+    }
+    const bytes = Uint8Array.from(atob(value[kind]), (c) => c.charCodeAt(0));
+    out[name] = new ARRAYS[kind](bytes.buffer);
+  }
+  return out;
+}
+
 // ns as a person says it; the same words as words.py.
 function duration(ns) {
   const size = Math.abs(ns);

@@ -84,6 +84,7 @@ function redraw(view) {
     view.reveal = false;
     view.scroll = view.scroller.scrollTop;
     drawWaterfall(view);
+    view.canvas.dataset.path = String(view.data.path.row.length);
     view.canvas.dataset.ready = "1";
     view.canvas.dataset.window = `${Math.round(view.from)} ${Math.round(view.to)}`;
     view.canvas.dataset.rows = String(view.shown.length);
@@ -351,7 +352,11 @@ export default function (component) {
   if (view.theme?.key !== theme.key) view.patterns = {};
   view.theme = theme;
   box.style.setProperty("--height", `${data.height || 460}px`);
-  adopt(view, data);
+  if (view.sent !== data.stamp) {
+    view.whole = { ...unpacked(data), id: data.id ? data.id.split(" ") : [] };
+    view.sent = data.stamp;
+  }
+  adopt(view, { ...view.whole, selected: data.selected, height: data.height });
   legend(view);
   view.observer?.disconnect();
   view.observer = new ResizeObserver(() => redraw(view));

@@ -29,7 +29,7 @@ def show() -> None:
         return
     here = shell.current()
     first = here.load(run_id)
-    shell.run_heading(first)
+    shell.run_heading(first.run)
     shell.run_links(run_id, BLAME)
     slo_s, basis = _settings(first)
     loaded = here.load(run_id, slo_s, None if basis == BASES[0] else basis[:3])

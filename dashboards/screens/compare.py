@@ -24,7 +24,7 @@ def show() -> None:
         shell.no_runs()
         return
     recorded = here.load(run_id)
-    shell.run_heading(recorded)
+    shell.run_heading(recorded.run)
     shell.run_links(run_id, COMPARE)
     other = _other(recorded)
     if other is None:

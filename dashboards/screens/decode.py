@@ -17,7 +17,7 @@ def show() -> None:
         shell.no_runs()
         return
     loaded = shell.current().load(run_id)
-    shell.run_heading(loaded)
+    shell.run_heading(loaded.run)
     links, (pick, mark) = st.container(), st.columns([3, 1], vertical_alignment="bottom")
     with pick:
         decode = _chosen(loaded.recorded)

@@ -1,5 +1,7 @@
 """One run: where its time went, and everything that is known of a step."""
 
+from functools import partial
+
 import streamlit as st
 
 from redecode.dashboards import shell
@@ -11,13 +13,15 @@ from redecode.dashboards.flow import flow_of, to_dot
 from redecode.dashboards.gains import most_to_gain
 from redecode.dashboards.menu import RUN
 from redecode.dashboards.sameness import Sameness
-from redecode.dashboards.waterfall import KINDS, Waterfall, lay_out
+from redecode.dashboards.waterfall import KINDS, Waterfall, drawing
 from redecode.dashboards.words import DASH, duration, plain, seconds, signed
 from redecode.replay import RunAnalysis
 from redecode.replay.prices import BadPrices, cost_of
 
 KEY = "waterfall"
 ROW_PX, HEAD_PX = 22, 66
+_MANY = 2000
+"""Spans, from which on analysing a run takes long enough to be waited for."""
 
 
 def show() -> None:
@@ -26,20 +30,43 @@ def show() -> None:
     if run_id is None:
         shell.no_runs()
         return
-    loaded = shell.current().load(run_id)
-    shell.run_heading(loaded)
+    here = shell.current()
+    recorded = here.recorded(run_id)
+    shell.run_heading(recorded.run)
     shell.run_links(run_id, RUN)
-    _header(loaded)
-    if not loaded.recorded.spans:
+    numbers, badges, told, place = st.empty(), st.empty(), st.empty(), st.empty()
+    if len(recorded.spans) >= _MANY and st.session_state.get("run_drawn") != run_id and not here.is_loaded(run_id):
+        # Where its time went takes a while to find out: what is known at once is drawn at once.
+        known = LoadedRun(recorded, None, None, None)
+        with numbers.container():
+            _numbers(known)
+        badges.badge("…")
+        told.markdown("Finding the critical path…")
+        with place.container():
+            _first_drawing(known)
+    loaded = here.load(run_id)
+    with numbers.container():
+        _numbers(loaded)
+    if not recorded.spans:
+        with badges.container():
+            _badges(loaded)
         st.info("It is drawn as soon as something of it ends up in the store.", title="Nothing of this run yet")
         return
-    _in_a_sentence(loaded)
-    _drawing(loaded)
+    with told.container():
+        _in_a_sentence(loaded, None)
+    with place.container():
+        _drawing(loaded)
+    st.session_state["run_drawn"] = run_id
+    with badges.container():
+        _badges(loaded)
+    if (worst := _worst(loaded)) is not None:  # it goes through the whole run again, for several steps
+        with told.container():
+            _in_a_sentence(loaded, worst)
     _graph(loaded)
     _as_a_table(loaded)
 
 
-def _header(loaded: LoadedRun) -> None:
+def _numbers(loaded: LoadedRun) -> None:
     run, analysis = loaded.run, loaded.analysis
     with st.container(horizontal=True, gap="small"):
         now = analysis.makespan_ns if analysis else None
@@ -60,8 +87,6 @@ def _header(loaded: LoadedRun) -> None:
         )
         _cost(loaded)
         st.metric("Fidelity", run.fidelity.value if run.fidelity else DASH, border=True, width=130, help=_FIDELITY)
-    with st.container(horizontal=True, gap="small"):
-        _badges(loaded)
 
 
 def _cost(loaded: LoadedRun) -> None:
@@ -78,6 +103,11 @@ _FIDELITY = "How much was recorded: structure < text < seeded < tokens < engine;
 
 
 def _badges(loaded: LoadedRun) -> None:
+    with st.container(horizontal=True, gap="small"):
+        _each_badge(loaded)
+
+
+def _each_badge(loaded: LoadedRun) -> None:
     run, analysis = loaded.run, loaded.analysis
     word = {"ok": ("✓ ok", "green"), "error": ("✗ failed", "red"), "open": ("● running", "blue")}
     label, colour = word.get(run.status, (plain(run.status), "gray"))
@@ -105,14 +135,13 @@ def _sameness(same: Sameness) -> None:
         st.badge(words, icon=":material/difference:", color="orange", help=plain(where, 300))
 
 
-def _in_a_sentence(loaded: LoadedRun) -> None:
+def _in_a_sentence(loaded: LoadedRun, worst: str | None) -> None:
     """What a person should know first."""
     analysis = loaded.analysis
     if analysis is None:
         st.warning(plain(loaded.why or "", 500), title="No critical path", icon=":material/route:")
         return
     told = [f"The critical path is **{duration(analysis.makespan_ns)}**: {_split(analysis)}."]
-    worst = _worst(loaded)
     if worst:
         told.append(worst)
     if analysis.barrier_cost_ns > 0:
@@ -144,25 +173,38 @@ def _selected(drawn: Waterfall) -> str | None:
     return step if step in drawn.id else None
 
 
-def _chosen() -> None:
+def _chosen(key: str = KEY) -> None:
     """The drawing says which step was chosen: into the address with it."""
-    step = st.session_state[KEY].step
+    step = st.session_state[key].step
     if step:
         st.query_params["step"] = step
     else:
         st.query_params.pop("step", None)
 
 
+def _height(drawn: Waterfall) -> int:
+    return min(560, max(200, HEAD_PX + ROW_PX * len(drawn.id) + 10))
+
+
+def _first_drawing(loaded: LoadedRun) -> None:
+    """The steps in time, before it is known what waited for what."""
+    drawn, data = drawing(loaded)
+    left, right = st.columns([1.9, 1], gap="small")
+    with left:
+        key = f"{KEY} at first"
+        waterfall(data, key=key, selected=_selected(drawn), height=_height(drawn), on_step=partial(_chosen, key))
+    right.container(height=620, border=True)
+
+
 @st.fragment
 def _drawing(loaded: LoadedRun) -> None:
     """Waterfall and drawer: a click draws these two again, not the page."""
-    drawn = lay_out(loaded)
+    drawn, data = drawing(loaded)
     step = _selected(drawn)
     # Both stand always: a drawing that is moved is made anew, and would miss keys meanwhile.
     left, right = st.columns([1.9, 1], gap="small")
     with left:
-        height = min(560, max(200, HEAD_PX + ROW_PX * len(drawn.id) + 10))
-        waterfall(drawn.to_json(), key=KEY, selected=step, height=height, on_step=_chosen)
+        waterfall(data, key=KEY, selected=step, height=_height(drawn), on_step=_chosen)
         st.caption("Click a step, or press j, to see all of it · c goes along the critical path · ? shows the keys")
     with right.container(height=620, border=True):
         drawer(loaded, step or drawn.id[0])
@@ -183,7 +225,7 @@ def _as_a_table(loaded: LoadedRun) -> None:
     expander = st.expander("The steps as a table", on_change="rerun", key="as_a_table")
     if not expander.open:
         return
-    drawn = lay_out(loaded)
+    drawn, _ = drawing(loaded)
     keys = {s.span_id: s.step_key for s in loaded.recorded.spans}
     words = ("ok", "failed", "running")
     expander.dataframe(

@@ -18,7 +18,7 @@ NAMES = {"error": "error", "cost": "cost", "latency_s": "latency"}
 PAIRS = {"cost and error": ("cost", "error"), "latency and error": ("latency_s", "error"),
          "cost and latency": ("cost", "latency_s")}  # fmt: skip
 MARKS = {"decided": "✓ decided", "not finished": "● not finished", "unreadable": "✗ unreadable",
-         "text only": "✓ in words alone"}  # fmt: skip
+         "text only": "✓ in words alone", "not searched": "– not searched"}  # fmt: skip
 VERDICTS = {
     "promote": ("▲ promote", "green"),
     "keep": ("= keep what is in use", "gray"),
@@ -57,7 +57,7 @@ def _chosen(found: list[Study]) -> Study:
             {
                 "study": [visible(s.name) for s in found],
                 "state": [MARKS[s.state] for s in found],
-                "verdict": [visible(s.report.verdict or DASH) if s.report else DASH for s in found],
+                "verdict": [visible(s.verdict or DASH) for s in found],
                 "at (UTC)": [_moment(s.at_ns) for s in found],
                 "trials": [len(s.report.trials) if s.report else None for s in found],
             },
@@ -69,12 +69,21 @@ def _chosen(found: list[Study]) -> Study:
 
 
 def _called(study: Study) -> str:
-    verdict = study.report.verdict if study.report else None
-    return f"{visible(study.name)} · {visible(verdict or MARKS[study.state])}"
+    return f"{visible(study.name)} · {visible(study.verdict or MARKS[study.state])}"
 
 
 def _head(study: Study) -> None:
-    report = study.report
+    report, night = study.report, study.night
+    if night is not None:
+        why = f" {plain(night.why[:1].upper() + night.why[1:], 600)}." if night.why else ""
+        verdict = plain(night.verdict_words or night.verdict, 200)
+        st.markdown(f"Night {plain(night.night, 40)} of {plain(night.job, 80)}: **{verdict}**.{why}")
+        if night.drift.words:
+            st.caption(f"What is asked of it: {plain(night.drift.words, 400)}")
+    if study.state == "not searched":
+        st.info(plain((night.skipped if night else None) or "no reason was given", 500),
+                title="Nothing was searched that night", icon=":material/bedtime:")  # fmt: skip
+        return
     if report is None:
         st.error(
             f"{plain(study.why or '', 1000)}. `redecode tune` writes it anew when the study is gone on with "

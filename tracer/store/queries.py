@@ -110,6 +110,12 @@ def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = No
     return [run_of(row) for row in read(summaries(picked), parameters + ([limit] if limit is not None else []))]
 
 
+# There are tens of thousands in a run, and an enumeration takes its time to look one up.
+_SPAN_KINDS = {kind.value: kind for kind in SpanKind}
+_EDGE_KINDS = {kind.value: kind for kind in EdgeKind}
+_PROVENANCES = {known.value: known for known in Provenance}
+
+
 def load(read: Read, run_id: str) -> RecordedRun:
     """One run, whole."""
     (run,) = load_many(read, [run_id])
@@ -129,7 +135,9 @@ def load_many(read: Read, run_ids: list[str]) -> list[RecordedRun]:
         """,
         ids * 2,
     )
-    edges = read(f"SELECT run_id, src, dst, kind, provenance FROM edges WHERE {_PICKED} ORDER BY dst, src, kind", ids)
+    edges = read.rows(
+        f"SELECT run_id, src, dst, kind, provenance FROM edges WHERE {_PICKED} ORDER BY dst, src, kind", ids
+    )
     decodes = read(
         f"""
         WITH body AS (
@@ -154,17 +162,15 @@ def load_many(read: Read, run_ids: list[str]) -> list[RecordedRun]:
     tools = read(f"SELECT * FROM tool_steps WHERE {_PICKED} ORDER BY span_id", ids)
     for span in spans:  # an ended span's edges are in the table; an open one has only what its start knew
         for src, kind, provenance in c.from_json(span.get("open_edges")) or ():
-            of = {"run_id": span["run_id"], "src": src, "dst": span["span_id"]}
-            edges.append({**of, "kind": kind, "provenance": provenance})
+            edges.append((span["run_id"], src, span["span_id"], kind, provenance))
     out = {run.run_id: RecordedRun(run, [], [], [], []) for run in found}
     redacted: dict[tuple[str, str], tuple[str, ...]] = {}
     for row in spans:
         made = _span(row)
         out[made.run_id].spans.append(made)
         redacted[made.run_id, made.span_id] = tuple(made.attributes.get(c.REDACTED, ()))
-    for row in edges:
-        kind, how = EdgeKind(row["kind"]), Provenance(row["provenance"])
-        out[row["run_id"]].edges.append(Edge(row["src"], row["dst"], kind, how))
+    for run_id, src, dst, kind, provenance in edges:
+        out[run_id].edges.append(Edge(src, dst, _EDGE_KINDS[kind], _PROVENANCES[provenance]))
     more: dict[tuple[str, str], list[JsonObject]] = {}
     for row in choices:
         more.setdefault((row["run_id"], row["span_id"]), []).append(row)
@@ -229,7 +235,7 @@ def run_of(row: JsonObject) -> Run:
 def _span(row: JsonObject) -> Span:
     keys = ("run_id", "span_id", "parent_span_id", "name", "step_key", "start_ns", "end_ns", "status", "error")
     return Span(
-        **{k: row[k] for k in keys}, kind=SpanKind(row["kind"]), attributes=c.from_json(row["attributes"]) or {}
+        **{k: row[k] for k in keys}, kind=_SPAN_KINDS[row["kind"]], attributes=c.from_json(row["attributes"]) or {}
     )
 
 
