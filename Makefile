@@ -30,7 +30,7 @@ demo: ready
 	@$(BIN)/redecode demo $(ARGS)
 
 test: ready
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # All findings, then the verdict.
 lint: ready

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,29 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share tests among processes by file, so that no fixture is made twice; those on vLLM share one engine."""
-    for item in items:
-        vllm = item.get_closest_marker("vllm") is not None
-        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else str(item.path)))
+    """What takes long comes first, so that no process is left with it alone at the end."""
+    items.sort(key=lambda item: _shared(item.path) != "vllm" and item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share tests among processes by file, so that no fixture is made twice; those on vLLM share one engine.
+
+    xdist's own groups (`--dist loadgroup`) do nothing under pytest 9.2: xdist 3.8 writes them to a field that is gone.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared(config.rootpath / nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+@cache
+def _shared(file: Path) -> str:
+    return "vllm" if "mark.vllm" in file.read_text() else str(file)
 
 
 @pytest.fixture

@@ -89,9 +89,10 @@ class Ticks:
         return self.now
 
 
+@pytest.mark.long
 def test_training_leaves_a_complete_model_and_its_history(tmp_path: Path) -> None:
     plan = train_module.Plan("xs", minutes=1.0, tokens_per_step=600, exam_size=1, evaluate_every_minutes=0.5)
-    progress = train_module.train(plan, tmp_path, clock=Ticks(4.0), cpu_clock=Ticks(4.0))
+    progress = train_module.train(plan, tmp_path, clock=Ticks(6.0), cpu_clock=Ticks(6.0))
     assert progress.steps > 5
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
@@ -107,7 +108,7 @@ def test_training_leaves_a_complete_model_and_its_history(tmp_path: Path) -> Non
     assert record["plan"]["size"] == "xs"
     assert len(record["progress"]["history"]) >= 2
     on = train_module.Plan("s", minutes=1.0, tokens_per_step=600, exam_size=1)
-    train_module.train(on, tmp_path / "on", start_from=tmp_path, clock=Ticks(15.0), cpu_clock=Ticks(15.0))
+    train_module.train(on, tmp_path / "on", start_from=tmp_path, clock=Ticks(40.0), cpu_clock=Ticks(40.0))
     assert (tmp_path / "on" / "tokenizer.json").read_text() == (tmp_path / "tokenizer.json").read_text()
 
 

@@ -12,7 +12,7 @@ from redecode import tracer
 from redecode.tracer import Store
 from tests.dashboards.conftest import HOSTILE, STEPS, serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 CANVAS = ".waterfall canvas[data-ready]"
 
 

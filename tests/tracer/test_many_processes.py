@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import pytest
 
 from redecode.tracer import Store
 
@@ -37,12 +38,13 @@ while time.monotonic() < until:
         recorder.end(node)
     recorder.end(run)
     runs += 1
-    time.sleep(0.02)
+    time.sleep(0.1)
 recorder.close()
 print(runs)
 """
 
 
+@pytest.mark.long
 def test_six_writers_and_a_reader(store: Path) -> None:
     writers = [
         subprocess.Popen(

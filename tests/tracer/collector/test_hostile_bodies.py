@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import Any
 
 import grpc
+import pytest
 
 from redecode.tracer import Store
 from tests.tracer.collector.support import (
@@ -195,6 +196,7 @@ class Sender:
                 self.send(*hostile(rng))
 
 
+@pytest.mark.long
 def test_hostile_bodies_are_answered_and_leave_nothing_behind(collect: Callable[..., CollectorProcess]) -> None:
     collector = collect()
     rng = random.Random(2024)

@@ -18,7 +18,7 @@ from redecode.optimizer.placement.cluster.ray_spec import RayReplica, load_ray
 from redecode.replay.simulator.views import Add, CallView, Command, Hold, ReplicaView, Route, Router
 from tests.optimizer.placement.cluster.conftest import an_engine
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 
