@@ -49,7 +49,7 @@ def _run_loop(jobs: Sequence[Job], concurrency: int) -> list[Result]:
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
-    names = tuple(AGENTS) if args.agent == "all" else (args.agent,)
+    names = args.agent
     agents = [make_agent(n, split=args.split, seed=args.seed, count=args.runs, level=args.level) for n in names]
     contexts = [_context(agent, args) for agent in agents]
     jobs = []
@@ -83,6 +83,13 @@ def _context(agent: Agent, args: argparse.Namespace) -> AgentContext:
     return agent.context_type(**{k: v for k, v in wanted.items() if v is not None and k in known})
 
 
+def _agents(text: str) -> tuple[str, ...]:
+    names = tuple(AGENTS) if text == "all" else tuple(text.split(","))
+    if unknown := [name for name in names if name not in AGENTS]:
+        raise argparse.ArgumentTypeError(f"no agent called {unknown[0]!r}; there are: {', '.join(AGENTS)}, or all")
+    return names
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m redecode.agents",
@@ -90,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="agents: " + "; ".join(f"{name}: {what}" for name, what in AGENTS.items()),
     )
     add = parser.add_argument
-    add("--agent", choices=(*AGENTS, "all"), default="single", help="which agent; all takes turns")
+    add("--agent", type=_agents, default=("single",), metavar="NAME[,NAME]", help="which take turns, or all")
     add("--runs", type=_positive, default=5, help="how many runs in all (default 5)")
     add("--concurrency", type=_positive, default=4, help="how many at once (default 4)")
     add("--base-url", default=default_base_url(), help="an OpenAI-compatible URL (default $OPENAI_BASE_URL)")

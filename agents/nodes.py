@@ -27,11 +27,12 @@ Update = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One FM call to make."""
+    """One FM call to make. `model`: another than the context's."""
 
     messages: Sequence[dict[str, Any] | BaseMessage]
     temperature: float
     seed: int | None
+    model: str | None = None
     tools: tuple[dict[str, Any], ...] = field(default=())
 
 
@@ -51,14 +52,16 @@ class FmNode(Runnable[State, Update], Generic[State, Context]):
     def invoke(self, input: State, config: RunnableConfig | None = None, **kwargs: Any) -> Update:
         """Make the call and wait for it."""
         context = self._context()
-        model, messages, sampling = _prepared(chat_model(context), self._ask(input, context))
+        call = self._ask(input, context)
+        model, messages, sampling = _prepared(chat_model(_of(context, call)), call)
         return self._take(input, context, model.invoke(messages, config, **sampling))
 
     async def ainvoke(self, input: State, config: RunnableConfig | None = None, **kwargs: Any) -> Update:
         """Make the call without holding a thread."""
         context = self._context()
-        client = chat_model(context, get_running_loop())
-        model, messages, sampling = _prepared(client, self._ask(input, context))
+        call = self._ask(input, context)
+        client = chat_model(_of(context, call), get_running_loop())
+        model, messages, sampling = _prepared(client, call)
         return self._take(input, context, await model.ainvoke(messages, config, **sampling))
 
     def _context(self) -> Context:
@@ -75,6 +78,10 @@ def current_context(context_type: type[Context]) -> Context:
 def reply_text(reply: AIMessage) -> str:
     """Return what the model wrote."""
     return str(reply.text)
+
+
+def _of(context: AgentContext, call: Call) -> AgentContext:
+    return context if call.model is None else context.model_copy(update={"model": call.model})
 
 
 def _prepared(

@@ -69,7 +69,7 @@ def _with_engine(path: Path, runs: int, concurrency: int, model: str, seed: int 
         raise typer.Exit(2)
     seed = seed if seed is not None else time.time_ns() % 1_000_000
     try:
-        _chapter(f"2. Recording {runs} runs of five LangGraph agents, {concurrency} at a time, on new articles")
+        _chapter(f"2. Recording {runs} runs of six LangGraph agents, {concurrency} at a time, on new articles")
         program = [
             "python", "-m", "redecode.agents", "--agent", "all", "--runs", str(runs), "--concurrency",
             str(concurrency), "--base-url", f"{state.base_url.removesuffix('/v1')}/v1", "--model", state.served_name,

@@ -103,7 +103,7 @@ def _ask_solver(state: ExtractionState, context: ExtractionContext, *, side: Sid
         prompt = Prompt(prompt.wording, _OTHER_LAYOUT[prompt.layout], prompt.system)
     hot = max(context.temperature, context.debate_temperature)
     return Call(
-        messages=ask_all(state["article"], context.format, prompt),
+        messages=ask_all(context.read(state["article"]), context.format, prompt),
         temperature=context.temperature if number == 0 else hot,
         seed=context.seed_for(3 * number + (0 if side == "first" else 1)),
     )
@@ -115,9 +115,10 @@ def _take_solution(state: ExtractionState, context: ExtractionContext, reply: AI
 
 def _ask_judge(state: ExtractionState, context: ExtractionContext) -> Call:
     return Call(
-        messages=ask_judge(state["article"], state["first"], state["second"], context.prompt()),
+        messages=ask_judge(context.read(state["article"]), state["first"], state["second"], context.prompt()),
         temperature=context.temperature,
         seed=context.seed_for(3 * state.get("round", 0) + 2),
+        model=context.judge_model,
     )
 
 

@@ -76,7 +76,7 @@ def join(state: ExtractionState) -> Update:
 
 
 def _ask_all(state: ExtractionState, context: ExtractionContext) -> Call:
-    messages = ask_all(state["article"], context.format, context.prompt())
+    messages = ask_all(context.read(state["article"]), context.format, context.prompt())
     return Call(messages=messages, temperature=context.temperature, seed=context.seed)
 
 
@@ -92,7 +92,7 @@ def _field_node(field: Field, *, follow_up: bool) -> FmNode[ExtractionState, Ext
 def _ask_field(state: ExtractionState, context: ExtractionContext, *, field: Field, follow_up: bool) -> Call:
     answered = state.get("fields", {})
     earlier = tuple((f, answered[f]) for f in FIELDS[: FIELDS.index(field)]) if follow_up else ()
-    messages = ask_one(state["article"], field, context.prompt(), earlier)
+    messages = ask_one(context.read(state["article"]), field, context.prompt(), earlier)
     return Call(
         messages=messages,
         temperature=context.temperature,

@@ -11,21 +11,33 @@ from redecode.agents.contact import FIELDS, Contact, Field
 from redecode.agents.context import AgentContext
 from redecode.agents.extraction.formats import Format, MalformedAnswer, parse
 from redecode.agents.extraction.prompts import Layout, Prompt, Wording
+from redecode.agents.extraction.trimming import Reading, trimmed
 
 
 class ExtractionContext(AgentContext):
-    """Knobs of an extraction: the answer's format, the prompt, and for debates how long they may go on."""
+    """Knobs of an extraction: the answer's format, the prompt, and for debates how long they may go on.
+
+    Attributes:
+        article: whole, or without the sentences that cannot have what is asked for.
+        judge_model: who judges a debate; by default who solves.
+    """
 
     format: Format = "json"
     wording: Wording = "plain"
     layout: Layout = "article_first"
     system: bool = False
+    article: Reading = "whole"
+    judge_model: str | None = None
     max_rounds: int = Bounded(default=2, ge=1, le=5)
     debate_temperature: float = Bounded(default=0.7, ge=0.0, le=2.0)
 
     def prompt(self) -> Prompt:
         """Return how to ask."""
         return Prompt(self.wording, self.layout, self.system)
+
+    def read(self, article: str) -> str:
+        """Return as much of an article as is put into the prompt."""
+        return article if self.article == "whole" else trimmed(article)
 
 
 def merged(old: dict[Field, str], new: dict[Field, str]) -> dict[Field, str]:

@@ -15,7 +15,12 @@ ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 
 def spec() -> dict[str, Any]:
-    """Return the four architectures and the knobs of their context; the truth is the run's label `expected`."""
+    """Return the four architectures and the knobs of their context; the truth is the run's label `expected`.
+
+    Decomposition is the architecture: one call for three fields, three for one each, side by side or each going on with
+    the one before. Examples in the prompt are none or one (wording `few_shot`), as the bundled FM has learnt it.
+    Models stand on the command line, since an engine need not have two: `--knob model=a,b`, `--knob judge_model=a,b`.
+    """
     sampled = {"debate_temperature": {"low": 0.0, "high": 1.0, "step": 0.1, "when": {"architecture": ["debate"]}}}
     return {
         "name": "extraction",
@@ -25,6 +30,8 @@ def spec() -> dict[str, Any]:
             "architecture": list(ARCHITECTURES),
             # Where single fields are asked for there is no format; the graph ignores it.
             "format": {"choices": ["json", "yaml", "xml", "text"], "when": {"architecture": ["single", "debate"]}},
+            # A copying loop runs into the limit: a low one ends it early, and cuts long answers off.
+            "max_tokens": [96, 192],
             # Copying gains nothing from sampling; to search it all the same: --knob temperature=0..1:0.1.
             "temperature": None,
             "max_rounds": {"low": 1, "high": 3, "when": {"architecture": ["debate"]}},
