@@ -17,6 +17,7 @@ from redecode.agents.extraction.formats import FORMATS, Format, render
 from redecode.agents.extraction.graphs import BUILDERS, Architecture, build
 from redecode.agents.extraction.scorer import score
 from redecode.agents.extraction.state import ExtractionContext
+from redecode.agents.extraction.trimming import trimmed
 from redecode.agents.fm.articles import cases
 
 from .conftest import ChatEngine, Reply, run_graph
@@ -196,3 +197,31 @@ def test_threads_that_ask_at_once_share_one_client(chat_engine: ChatEngine) -> N
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(ask, range(8)))) == 1
+
+
+def test_a_trimmed_article_keeps_every_sentence_that_may_have_what_is_asked_for() -> None:
+    kept = trimmed(
+        "It rains. Ann Bell will help! Write to a@b.org. Call no one. The office is at 5 Main St. Bring tea."
+    )
+    assert kept == "Ann Bell will help! Write to a@b.org. The office is at 5 Main St."
+    assert trimmed("It rains. Bring tea.") == "It rains. Bring tea."
+    for article in islice(cases("heldout", 5), 60):
+        short = trimmed(article.text)
+        assert len(short) <= len(article.text)
+        assert all(article.contact.value(field) in short for field in FIELDS)
+
+
+def test_a_debate_may_have_a_judge_of_another_model(chat_engine: ChatEngine) -> None:
+    first, second = (render(Contact(name, "a@b.org", "1 Old Road, Town 12345"), "json") for name in ("A B", "C D"))
+
+    def model(request: dict[str, Any]) -> Reply:
+        said = str(request["messages"][-1]["content"])
+        if request["model"] == "judge":
+            return Reply(f"{first}\nA")
+        return Reply(first if said.startswith("Article: ") else second)
+
+    chat_engine.model = model
+    context = ExtractionContext(base_url=chat_engine.url, judge_model="judge")
+    out = run_graph(build("debate"), {"article": "It rains."}, context, awaited=True)
+    assert out["contact"]["name"] == "A B"
+    assert [r["model"] for r in chat_engine.requests].count("judge") == 1
