@@ -158,15 +158,16 @@ class Store:
             StoreError: it is a database of something else.
             StoreVersion: a newer redecode has changed it.
         """
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if "migrations" not in tables:
+        try:
+            applied = {name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()}
+        except (duckdb.CatalogException, duckdb.BinderException):  # to look for it first takes ten times as long
+            tables = sorted(name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall())
             if tables:
                 raise StoreError(
-                    f"{self.database} is a DuckDB database of something else (it has {', '.join(sorted(tables)[:3])}); "
+                    f"{self.database} is a DuckDB database of something else (it has {', '.join(tables[:3])}); "
                     "move it aside, or name another store with --store"
-                )
+                ) from None
             return set()
-        applied = {name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()}
         unknown = applied - {name for name, _ in MIGRATIONS}
         if unknown:
             raise StoreVersion(f"{self.path} has migrations this redecode does not know: {sorted(unknown)}; upgrade")
