@@ -1,7 +1,8 @@
 """A prompt compressed by plain code: an article without the sentences that cannot have what is asked for.
 
-A name, an email address and a postal address have two capitalised words in a row, an `@`, or a digit. A sentence
-without any of these is left out; nothing is changed within one. If that leaves nothing the article stays whole.
+A name, an email address and a postal address have two capitalised words in a row, an `@`, or a number before a
+capitalised word. A sentence without any of these is left out; nothing is changed within one. If that leaves nothing
+the article stays whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 
 Reading = Literal["whole", "trimmed"]
 _SENTENCES = re.compile(r"(?<=[.!?])(?<!\W[A-Z]\.)\s+(?=[A-Z])")  # not behind an initial
-_TELLS = re.compile(r"@|\d|\b[A-Z][\w'-]+ [A-Z]")
+_TELLS = re.compile(r"@|\d+ [A-Z]|\b[A-Z][\w'-]+ [A-Z]")
 
 
 def trimmed(article: str) -> str:
