@@ -128,7 +128,6 @@ class WorthSection(_Section):
 
     train_cost: float = Field(ge=0)
     tuned_price: Price | None = None
-    price: Mapping[str, Price] = Field(default_factory=dict)
     agent: str | None = None
     node: str | None = None
     hosting: float = Field(default=0.0, ge=0)

@@ -22,7 +22,7 @@ from redecode.optimizer.nightly.mix import NUMBERS, Row, of_agents
 from redecode.optimizer.promotion.statistics import holm
 
 _RESAMPLES = 2000
-_DRAWS = 20_000_000
+_DRAWS, _AT_ONCE = 20_000_000, 1_000_000
 _CONFIDENCE = 0.95
 _MOST_NAMES = 30
 
@@ -209,7 +209,12 @@ def _number(name: str, before: Any, now: Any, rng: Any) -> Feature:
 def _median_draws(values: Any, rng: Any) -> Any:
     """Medians of resamples: fewer of very many values, whose interval is narrow anyhow."""
     count = int(min(_RESAMPLES, max(200, _DRAWS // len(values))))
-    return np.array([np.median(rng.choice(values, len(values))) for _ in range(count)])
+    at_once = max(1, _AT_ONCE // len(values))
+    parts = [
+        np.median(rng.choice(values, (min(at_once, count - start), len(values))), axis=1)
+        for start in range(0, count, at_once)
+    ]
+    return np.concatenate(parts)
 
 
 def _spread(values: Any) -> tuple[float, float, float]:

@@ -29,7 +29,7 @@ def worth_of(
     found = worth(
         volume,
         Assumptions(
-            prices=dict(asked.price) or dict(prices) or prices_of(store.path),
+            prices=dict(prices) or prices_of(store.path),
             train_cost=asked.train_cost,
             tuned=asked.tuned_price,
             retrain_days=None if asked.retrain is None else asked.retrain / _DAY_S,

@@ -277,11 +277,10 @@ def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, cal
             return _net(_costs(volume, day, other).saving, other)
 
         half, twice = at(0.5), at(1.0 if name.startswith("share") else 2.0)
-        out.append(
-            Sensitivity(
-                name=name, value=shape.format(value), low=half, high=twice, flips=_turns(at, name, value, shape)
-            )
-        )
+        turns = _turns(at, name, value, shape)
+        if name.startswith("hosting") and value == 0 and here > 0:
+            turns = f"above {shape.format(here / a.horizon_days)}"
+        out.append(Sensitivity(name=name, value=shape.format(value), low=half, high=twice, flips=turns))
     return out
 
 

@@ -56,9 +56,7 @@ class Job:
         self.file.write_text(text)
 
     def __call__(self, *words: str) -> Any:
-        return CliRunner().invoke(
-            app, ["nightly", *words, "--store", str(self.store)], catch_exceptions=False
-        )
+        return CliRunner().invoke(app, ["nightly", *words, "--store", str(self.store)], catch_exceptions=False)
 
     def run(self, *options: str) -> Any:
         return self("run", str(self.file), *options)

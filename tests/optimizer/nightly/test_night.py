@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from redecode import tracer
+from redecode.optimizer.nightly import night as night_module
+from redecode.optimizer.nightly import tuning
+from redecode.optimizer.nightly.history import Change, Event, config_id
+from redecode.tracer import Store
+from redecode.tracer import conventions as c
 from tests.optimizer.nightly.conftest import Job
 
 
@@ -19,7 +29,9 @@ def test_a_night_promotes_what_is_better_and_a_second_start_says_that_it_is_over
     assert (first.exit_code, found["verdict"]) == (0, "promote"), first.output
     in_use = tomllib.loads(job.home.current.read_text())["context"]
     assert agent.Context(**in_use).wording == "Please name the capital of"
-    assert in_use == found["context"] == tomllib.loads((job.home.nights()[0].path / "tuned.toml").read_text())["context"]
+    assert (
+        in_use == found["context"] == tomllib.loads((job.home.nights()[0].path / "tuned.toml").read_text())["context"]
+    )
     (night,) = job.home.nights()
     assert {p.name for p in night.path.iterdir()} >= {"report.html", "report.md", "report.json", "tuned.toml"}
     assert json.loads((night.path / "report.json").read_text())["config"] == found["config"]
@@ -30,3 +42,176 @@ def test_a_night_promotes_what_is_better_and_a_second_start_says_that_it_is_over
     assert second.exit_code == 0 and json.loads(second.stdout)["already"] is True
     assert len(recorded.requests) == asked and (night.path / "report.json").read_bytes() == before
     assert len(job.home.nights()) == 1
+
+
+def test_what_stays_in_use_is_exit_1_and_no_failure_for_a_scheduler(job: Job) -> None:
+    """Eight cases held out of twelve: too few to be sure of anything."""
+    first = job.run("--json")
+    found = json.loads(first.stdout)
+    assert (first.exit_code, found["verdict"]) == (1, "not enough evidence") and found["more_runs"] > 0
+    assert job.run("--ok-if-kept").exit_code == 0 and "was over already" in job.run().stdout
+    assert found["config"] == found["config_before"] and job.home.current.exists()
+
+
+def test_rolled_back_from_it_wants_new_runs_and_gets_them(
+    job: Job, more: Callable[[int], None], agent: Any, recorded: Any
+) -> None:
+    job.configure(('runs = "all"', 'runs = "last-60"'))
+    more(40)
+    promoted = job.json()
+    assert promoted["promoted"] and job("rollback", str(job.file), "--why", "users wept").exit_code == 0
+    assert tomllib.loads(job.home.current.read_text())["context"] == promoted["incumbent"]
+    night = job.json("--again")
+    assert not night["promoted"] and night["config"] == promoted["config_before"]
+    assert "was rolled back from" in night["why"] and night["more_runs"] > 0 and night["held_out_before"] > 0
+    shown = job("history", str(job.file)).stdout
+    assert "users wept" in shown and "2026" in shown and shown.count(promoted["config"]) >= 2
+    more(60)
+    after = job.json("--again")
+    assert after["promoted"] and "since it was rolled back from" in after["why"]
+    history = json.loads(job("history", str(job.file), "--json").stdout)
+    assert [e["change"] for e in history["configurations"]] == ["begun", "promoted", "rolled back", "promoted"]
+    assert history["in_use"] == after["config"]
+
+
+def test_rolled_back_while_a_night_runs_the_rollback_stays(
+    job: Job, more: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody changes the configuration between the decision and the move."""
+    more(40)
+    real = night_module._Steps._move
+
+    def meanwhile(steps: Any, gated: Any) -> Any:
+        with steps.home.moving():
+            other = {"wording": "Capital of", "temperature": 0.75}
+            name = config_id(other)
+            steps.history.put(Event(at_ns=1, change=Change.EDITED, config=name, before=steps.history.config), other)
+        return real(steps, gated)
+
+    monkeypatch.setattr(night_module._Steps, "_move", meanwhile)
+    result = job.run("--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1 and found["verdict_words"] == "not promoted" and "has come into use" in found["why"]
+    assert tomllib.loads(job.home.current.read_text())["context"]["temperature"] == 0.75
+
+
+def test_the_kill_switch_stops_a_night_and_the_next_start_goes_on(job: Job, recorded: Any) -> None:
+    job.home.root.mkdir(parents=True)
+    job.home.stop_file.touch()
+    stopped = job.run()
+    assert stopped.exit_code == 1 and "says stop" in stopped.stderr and recorded.requests == []
+    assert job.run("--ok-if-kept").exit_code == 0
+    job.home.stop_file.unlink()
+    recorded.answer = _then(
+        recorded.answer, lambda: job.home.stop_file.touch() if len(recorded.requests) == 10 else None
+    )
+    middle = job.run()
+    assert middle.exit_code == 1 and 10 <= len(recorded.requests) < 10 + 8
+    assert not job.home.nights()[0].finished
+    assert (
+        "stop says stop" in job("history", str(job.file)).stdout or "says stop" in job("history", str(job.file)).stdout
+    )
+    job.home.stop_file.unlink()
+    assert job.json()["already"] is False and len(job.home.nights()) == 1
+
+
+def _then(answer: Callable[..., Any], do: Callable[[], Any]) -> Callable[..., Any]:
+    def both(body: Any) -> Any:
+        do()
+        return answer(body)
+
+    return both
+
+
+@pytest.mark.parametrize(
+    ("cap", "said"), [("fm_calls = 40", "FM calls were made"), ("cost = 0.02", "were spent"), ("time = 0.001", "time")]
+)
+def test_a_cap_ends_the_night_to_within_a_block(
+    job: Job, more: Callable[[int], None], recorded: Any, cap: str, said: str
+) -> None:
+    more(30)
+    job.configure(('time = "10m"', cap), ("trials = 3", "trials = 10"))
+    found = job.json()
+    assert len(recorded.requests) <= 40 + 16  # two lanes are in a block of the decision
+    assert found["budget"]["used"]["fm_calls"] == len(recorded.requests)
+    ended = found["skipped"] or found["tuning"]["stopped"]
+    assert said in ended and not found["promoted"]
+    assert job.json()["already"] is True
+
+
+def test_what_a_killed_start_has_spent_counts(job: Job, recorded: Any) -> None:
+    job.configure(('time = "10m"', "fm_calls = 30"))
+    recorded.answer = _then(
+        recorded.answer, lambda: job.home.stop_file.touch() if len(recorded.requests) == 20 else None
+    )
+    job.run()
+    job.home.stop_file.unlink()
+    found = job.json()
+    assert found["budget"]["used"]["fm_calls"] == len(recorded.requests) <= 30 + 16
+
+
+def test_a_changed_file_is_refused_in_the_middle_of_a_night(job: Job, recorded: Any, folder: Path) -> None:
+    (folder / "nightly.toml").read_text()
+    job.configure(('spec = "tuning:spec"', 'spec = "tuning:nothing"\nname = "tuning"'))
+    assert job.run().exit_code == 2
+    job.configure(('spec = "tuning:spec"', 'spec = "tuning:spec"\nname = "tuning"'))
+    refused = job.run()
+    assert (
+        refused.exit_code == 2 and "spec: tuning:nothing → tuning:spec" in refused.stderr and "--anew" in refused.stderr
+    )
+    assert job.run("--anew").exit_code == 1
+    nights = json.loads(job("history", str(job.file), "--json").stdout)["nights"]
+    assert [n["verdict"] for n in nights] == ["given up", "not enough evidence"]
+
+
+def test_an_engine_that_is_down_is_exit_2_and_the_night_stays_open(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setattr(tuning, "Settings", partial(tuning.Settings, again_s=(0.01,)))
+    result = job.run()
+    assert result.exit_code == 2 and "does not answer" in result.stderr and "Traceback" not in result.output
+    assert not job.home.nights()[0].finished
+    assert "does not answer" in job("history", str(job.file)).stdout
+
+
+def test_a_selection_without_runs_says_why(job: Job) -> None:
+    job.configure(('runs = "all"', 'runs = "last-0"'))
+    result = job.run()
+    assert result.exit_code == 2 and "no recorded run of capitals" in result.stderr
+    assert "no recorded run" in job("history", str(job.file)).stdout
+
+
+def test_another_mix_is_told_and_may_hold_a_promotion_back(
+    job: Job, more: Callable[[int], None], agent: Any, store: Path, recorded: Any
+) -> None:
+    """The last forty runs ask about countries with long names; those before do not."""
+    more(12)
+    before = len(Store(store).runs())
+    record_long(agent, store, 40)
+    job.configure(('runs = "all"', 'runs = "last-40"'), ("[profile]", '[drift]\naction = "hold"\n\n[profile]'))
+    found = job.json()
+    assert before >= 20 and found["drift"]["verdict"] == "drifted"
+    drifted = {f["name"] for f in found["drift"]["features"] if f["drifted"]}
+    assert "characters of input" in drifted and "agent capitals" not in drifted
+    assert not found["promoted"] and "is held back: the mix of runs has changed" in found["why"]
+    assert "**changed**" in (job.home.nights()[0].path / "report.md").read_text()
+
+
+def record_long(agent: Any, store: Path, runs: int) -> None:
+    tracer.instrument(store)
+    try:
+        for number in range(runs):
+            name = f"TheUnitedKingdomsOfSomewhereFarAway{number}"
+            config = {"metadata": {c.GIVEN_LABELS: {"expected": f"{name} City"}}}
+            agent.graph.invoke({"country": name}, config, context=agent.Context())
+    finally:
+        tracer.uninstrument()
+
+
+def test_since_the_last_night_each_run_is_looked_at_once(job: Job, more: Callable[[int], None]) -> None:
+    job.configure(('runs = "all"', 'runs = "since-last"'))
+    first = job.json()
+    assert len(first["runs"]["run_ids"]) == 12
+    more(15)
+    second = job.json("--again")
+    assert len(second["runs"]["run_ids"]) == 15 and second["held_out_before"] == 0
+    assert not set(first["runs"]["run_ids"]) & set(second["runs"]["run_ids"])

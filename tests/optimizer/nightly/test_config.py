@@ -1,0 +1,101 @@
+"""`nightly.toml`: what is wrong in it is named, with what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from redecode.optimizer.nightly.config import NightlyConfig, load_config
+from redecode.optimizer.nightly.errors import BadNight
+from redecode.replay.prices import Price
+
+DOCS = Path(__file__).parents[3] / "docs" / "nightly.md"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "spec is missing"),
+        ("spec = 1", "spec: "),
+        ('spec = "tuning"', 'want "module:name"'),
+        ('spec = "a:b"\nrun = "all"', "there is no key run; did you mean runs?"),
+        ('spec = "a:b"\n[tune]\ncasez = 3', r"\[tune\] there is no key casez; did you mean cases?"),
+        ('spec = "a:b"\n[budget]\nwall = 3', r"\[budget\] there is no key wall; known are: time, fm_calls, cost"),
+        ('spec = "a:b"\n[budget]\ntime = "soon"', r'\[budget\] time: want a time like "90s"'),
+        ('spec = "a:b"\n[budget]\nfm_calls = 0', r"\[budget\] fm_calls: .*greater than 0"),
+        ('spec = "a:b"\nruns = "yesterday"', 'runs: want "last-24h", "since-last"'),
+        ('spec = "a:b"\n[profile]\nsource = "moon"', r"\[profile\] source: .*'store', 'engine' or 'none'"),
+        ('spec = "a:b"\n[prices.m]\ninput = 1', r"\[prices.m\] output is missing"),
+        ('spec = "a:b"\n[prices.m]\ninput = 1\noutput = 1\ncash = 2', "no key cash; did you mean cached?"),
+        ('spec = "a:b"\nname = "../up"', "name: want letters"),
+        ('spec = "a:b"\n[worth]', r"\[worth\] train_cost is missing"),
+        ("spec = ", "is no TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_text(text)
+    with pytest.raises(BadNight, match=said) as raised:
+        load_config(path)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadNight, match=r"gone\.toml cannot be read"):
+        load_config(tmp_path / "gone.toml")
+
+
+def test_paths_are_seen_from_the_files_folder(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_text('spec = "my.py:spec"\nstore = "runs"\n[tune]\nexpected = "right.jsonl"')
+    found = load_config(path)
+    assert (found.spec, found.store) == (f"{tmp_path}/my.py:spec", tmp_path / "runs")
+    assert found.tune.expected == tmp_path / "right.jsonl" and found.name == "my"
+
+
+def test_budgets_may_change_in_the_middle_of_a_night_and_nothing_else(tmp_path: Path) -> None:
+    one = NightlyConfig.model_validate({"spec": "a:b"})
+    assert NightlyConfig.model_validate({"spec": "a:b", "budget": {"time": "1h"}}).digest == one.digest
+    assert NightlyConfig.model_validate({"spec": "a:b", "tune": {"cases": 41}}).digest != one.digest
+
+
+def keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = re.search(r"\w+Section", str(field.annotation))
+        if inner is None:
+            yield name
+        else:
+            import redecode.optimizer.nightly.config as module
+
+            yield from keys(getattr(module, inner[0]))
+
+
+def documented() -> str:
+    found = re.search(r"```toml\n# nightly\.toml, with every key.*?\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_documentation_has_every_key_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_text(documented())
+    found = load_config(path)
+    known = {*keys(NightlyConfig), *keys(Price)}
+    assert [key for key in known if not re.search(rf"^({key} *=|\[{key}\.)", documented(), re.M)] == []
+    assert found.worth is not None and found.prices
+
+
+def test_the_documentations_defaults_are_the_defaults(tmp_path: Path) -> None:
+    """Where a key's line says "default", its value is what it is without."""
+    path = tmp_path / "nightly.toml"
+    path.write_text(documented())
+    said, plain = load_config(path), NightlyConfig.model_validate({"spec": "a:b"})
+    for name in ("budget", "goals", "tune", "profile", "drift", "trends"):
+        for key in type(getattr(plain, name)).model_fields:
+            line = re.search(rf"^{key} *=.*$", documented(), re.M)
+            if line is not None and "default" in line[0]:
+                assert getattr(getattr(said, name), key) == getattr(getattr(plain, name), key), line[0]

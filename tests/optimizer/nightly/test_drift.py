@@ -1,0 +1,101 @@
+"""Whether a mix of runs has changed: found where it did, not where it did not, and said where nothing can be told."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from redecode.optimizer.nightly.drift import Drift, compare, difference_interval
+from redecode.optimizer.nightly.mix import Row, rows_of
+from redecode.tracer import Run, Store
+
+
+def rows(
+    count: int, seed: int, *, output: float = 1.0, tool: float = 0.3, agent: str = "a", model: str = "m"
+) -> list[Row]:
+    rng = random.Random(seed)
+    return [
+        Row(
+            agent=agent,
+            numbers={
+                "input_chars": rng.gauss(200, 40),
+                "output_tokens": output * rng.lognormvariate(4, 0.5),
+                "fm_calls": rng.choice((1, 1, 2)),
+            },
+            models=frozenset({model}),
+            tools=frozenset({"search"} if rng.random() < tool else ()),
+        )
+        for _ in range(count)
+    ]
+
+
+def drift(before: list[Row], now: list[Row], **options: float) -> Drift:
+    return compare(before, now, agents=["a"], **options)  # type: ignore[arg-type]
+
+
+def test_longer_answers_are_found_and_said_by_how_much() -> None:
+    found = drift(rows(120, 1), rows(80, 2, output=1.8))
+    assert found.verdict == "drifted" and [f.name for f in found.drifted] == ["output tokens"]
+    (feature,) = found.drifted
+    assert feature.low is not None and feature.high is not None and feature.low < 1.8 < feature.high
+    assert "output tokens: median" in found.words
+
+
+def test_the_same_mix_is_rarely_called_another() -> None:
+    """Twenty comparisons at 1 % each, all features together: two false alarms are very unlikely."""
+    alarms = sum(drift(rows(60, 2 * s), rows(60, 2 * s + 1), matters=0.01).verdict == "drifted" for s in range(20))
+    assert alarms <= 1
+
+
+@pytest.mark.parametrize(
+    ("now", "name"),
+    [
+        (rows(60, 3, tool=0.9), "tool search"),
+        (rows(60, 3, model="other"), "model m"),
+        ([*rows(20, 3), *rows(40, 4, agent="b")], "agent b"),
+    ],
+    ids=["tool", "model", "agent"],
+)
+def test_another_share_is_found(now: list[Row], name: str) -> None:
+    found = drift(rows(60, 5), now)
+    (feature,) = [f for f in found.drifted if f.name == name]
+    assert feature.effect is not None and feature.low is not None and feature.high is not None
+    assert feature.low <= feature.effect < feature.high and feature.p_adjusted <= 0.01
+    assert "points" in str(feature)
+
+
+def test_what_is_significant_and_small_is_no_drift() -> None:
+    before, now = rows(2000, 6, tool=0.30), rows(2000, 7, tool=0.38)
+    found = drift(before, now)
+    tool = next(f for f in found.features if f.name == "tool search")
+    assert tool.p_adjusted < 0.01 and not tool.drifted
+    assert next(f for f in drift(before, now, matters=0.02).features if f.name == "tool search").drifted
+
+
+def test_too_few_runs_are_said_and_nothing_is_concluded() -> None:
+    found = drift(rows(19, 1), rows(500, 2, output=9))
+    assert found.verdict == "too few runs" and "19 before" in found.words and not found.features
+    theirs = drift([*rows(5, 1), *rows(60, 2, agent="b")], [*rows(60, 3), *rows(60, 4, agent="b")])
+    assert theirs.untested == {"all of a": "60 tonight and 5 before"}
+    assert {f.name for f in theirs.features} == {"agent a", "agent b"}
+
+
+def test_a_difference_of_shares_has_newcombes_interval() -> None:
+    """His own example (1998, table II): 56 of 70 against 48 of 80 is .0524 to .3339."""
+    low, high = difference_interval((48, 80), (56, 70))
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
+def test_runs_of_one_conversation_are_one_row(store: Path) -> None:
+    runs = [
+        Run(
+            run_id=f"{n:032x}", agent="a", status="ok", started_ns=n, ended_ns=n + 1, fidelity=None, decodes=1 + n,
+            tools=0, tokens=10 * n, prompt_tokens=5, conversation_id="c" if n < 3 else None, input={"q": "x" * n},
+        )
+        for n in range(5)
+    ]  # fmt: skip
+    found = rows_of(Store(store), runs)
+    assert [r.numbers["fm_calls"] for r in found] == [2.0, 4.0, 5.0]
+    assert found[0].numbers["output_tokens"] == 10.0

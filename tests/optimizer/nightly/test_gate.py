@@ -1,0 +1,102 @@
+"""Whether a decision is carried out."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from redecode.optimizer.nightly.gate import gate
+from redecode.optimizer.nightly.history import config_id
+from redecode.optimizer.objectives import Goals, Outcome
+from redecode.optimizer.promotion.decide import Margins, Verdict, decide
+from redecode.optimizer.tuning import goals_json
+
+NOW, BETTER, ALSO = {"wording": "now"}, {"wording": "better"}, {"wording": "also"}
+GOALS = Goals(slo_s=10.0, percentile=80)
+
+
+def outcomes(wrong: float, seconds: float, seed: int, count: int) -> list[Outcome]:
+    rng = random.Random(seed)
+    return [
+        Outcome(case=f"c{n}", run_id=None, quality=float(rng.random() >= wrong), latency_s=seconds * rng.gauss(1, 0.05))
+        for n in range(count)
+    ]
+
+
+def tuned(count: int = 60, **lanes: list[Outcome]) -> dict[str, Any]:
+    """What `tuning.kept` gives, of cases that were recorded at 0, 1, 2... ns."""
+    whole = {"incumbent": outcomes(0.5, 1.0, 1, count), **lanes}
+    decision = decide(whole, range(count), GOALS, margins=Margins(cost=9, latency=2))
+    return {
+        "report": {"decision": decision.to_json()},
+        "verdict": decision.verdict.value,
+        "chosen": decision.chosen,
+        "why": decision.why,
+        "more_runs": decision.more,
+        "searched": 5,
+        "stopped": "enough",
+        "incumbent": NOW,
+        "finalists": {"better": BETTER, "also": ALSO},
+        "cases": [{"id": f"c{n}", "started_ns": n, "cluster": n} for n in range(count)],
+        "lanes": {name: [o.to_json() for o in lane] for name, lane in whole.items()},
+        "goals": goals_json(GOALS),
+        "margins": asdict(Margins(cost=9, latency=2)),
+        "seed": 0,
+    }
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    """A finalist that is surely better."""
+    return tuned(better=outcomes(0.0, 1.0, 2, 60))
+
+
+def test_what_is_surely_better_is_promoted(one: dict[str, Any]) -> None:
+    found = gate(one, {}, hold=None)
+    assert (found.verdict, found.config, found.context) == (Verdict.PROMOTE, config_id(BETTER), BETTER)
+
+
+@pytest.mark.parametrize(
+    ("at", "verdict"),
+    [
+        pytest.param(59, Verdict.UNSURE, id="no run since"),
+        pytest.param(52, Verdict.UNSURE, id="too few since"),
+        pytest.param(10, Verdict.PROMOTE, id="enough since"),
+    ],
+)
+def test_what_was_rolled_back_from_wants_evidence_of_its_own(one: dict[str, Any], at: int, verdict: Verdict) -> None:
+    found = gate(one, {config_id(BETTER): at}, hold=None)
+    assert found.verdict is verdict
+    if verdict is Verdict.PROMOTE:
+        assert "49 held-out runs since it was rolled back from" in found.why
+    else:
+        assert found.config == config_id(NOW) and found.rejected.keys() == {"better"}
+        assert found.more is not None and found.more > 0 and f"{59 - at} held-out runs since" in found.why
+
+
+def test_another_finalist_takes_its_place() -> None:
+    both = tuned(better=outcomes(0.0, 0.8, 2, 60), also=outcomes(0.0, 1.0, 3, 60))
+    assert both["chosen"] == "better"
+    found = gate(both, {config_id(BETTER): 59}, hold=None)
+    assert (found.verdict, found.finalist) == (Verdict.PROMOTE, "also") and "better" in found.rejected
+
+
+def test_a_night_can_be_held_back(one: dict[str, Any]) -> None:
+    found = gate(one, {}, hold="the mix has changed")
+    assert found.verdict is Verdict.UNSURE and found.context == NOW and "the mix has changed" in found.why
+
+
+def test_what_is_no_better_stays_as_it_is() -> None:
+    same = tuned(better=outcomes(0.9, 1.0, 2, 60))
+    assert gate(same, {}, hold=None).verdict is Verdict.KEEP
+
+
+def test_nothing_tried_is_no_verdict_on_the_candidates() -> None:
+    skipped = gate({"skipped": "the time is used up", "incumbent": NOW}, {}, hold=None)
+    assert skipped.verdict is Verdict.UNSURE and "the time is used up" in skipped.why
+    none = tuned()
+    alone = gate({**none, "searched": 1, "stopped": "the time is used up"}, {}, hold=None)
+    assert none["verdict"] == Verdict.KEEP.value and alone.verdict is Verdict.UNSURE
