@@ -1,14 +1,14 @@
 """How well the search searches: hypervolume against other samplers, on a problem whose front is known.
 
 The problem is a made-up agent with ten knobs, six of them categorical, three noisy objectives (error, cost, latency)
-and two constraints that one random candidate in eighteen keeps. Its true values are a formula, so the front can be
+and two constraints that 18 % of random candidates keep. Its true values are a formula, so the front can be
 listed from many random candidates, and what a search has found is judged without the noise: the volume of its truly
 feasible points (error, log of cost, log of latency), as a share of that of the listed front.
 
 1. hypervolume after 50, 100 and 200 trials, each sampler with the same seeds (mean and standard error);
 2. two fidelities: a cheap one that is biased (latency by up to a quarter, error by up to .05, by kind of candidate),
    then an exact one that is dear: hypervolume after 10, 20 and 40 dear evaluations, from nothing, and begun with those
-   of the cheap study's points that cover most;
+   ten of the cheap study's points that cover most, as they were measured, and with the noise taken out (`smoothing`);
 3. what a trial costs the driver itself, ask and tell, with the journal on a disk.
 
 `--quick` takes under a minute; `--json` prints the same as data.
@@ -36,7 +36,7 @@ import optuna
 from redecode.optimizer.knobs import Choice, Config, Range, Space
 from redecode.optimizer.objectives import Goals, Measured
 from redecode.optimizer.study.hypervolume import front, hypervolume, subset
-from redecode.optimizer.study.search import Asked, Evaluated, Search
+from redecode.optimizer.study.search import Asked, Evaluated, Search, begins_with
 from redecode.optimizer.study.storage import About, opened
 
 SPACE = Space(
@@ -66,6 +66,9 @@ _ARCHITECTURES = {  # calls in all, calls one after the other, what it adds to b
 _MODELS = {"xs": (0.12, 0.25, 0.0), "s": (0.3, 0.45, 0.9), "m": (1.0, 0.8, 1.7), "l": (3.0, 1.6, 2.2)}
 _FORMATS = {"json": (1.0, 0.0), "yaml": (0.86, -0.12), "xml": (1.4, 0.18), "text": (0.78, -0.3)}
 _WORDINGS = {"brief": (40, -0.5), "plain": (70, 0.0), "careful": (130, 0.35), "few_shot": (160, 0.2)}
+
+
+NOTHING, MEASURED, SMOOTHED = "from nothing", "begun with the best as measured", "begun with the best, smoothed"
 
 
 def truth(config: Config, *, biased: bool = False) -> tuple[float, float, float]:
@@ -210,11 +213,14 @@ def two_fidelities(job: tuple[str, int, int, tuple[int, ...]]) -> list[float]:
     """Volumes after so many dear evaluations: from nothing, or begun with the best of the cheap study."""
     how, seed, cheap, marks = job
     first: list[Config] = []
-    if how != "from nothing":
+    if how != NOTHING:
         configs, found = searched("tpe", seed + 1000, cheap, biased=True)
         kept = [i for i, m in enumerate(found) if sum(max(0.0, v) for v in GOALS.constraints(m).values()) <= 0]
-        chosen = subset([judged(found[i].values) for i in kept], REFERENCE, 10)
-        first = [configs[kept[i]] for i in chosen]
+        if how == MEASURED:
+            places = [kept[i] for i in subset([judged(found[i].values) for i in kept], REFERENCE, 10)]
+        else:
+            places = begins_with(SPACE, configs, [m.values for m in found], kept, 10)
+        first = [configs[i] for i in places]
     configs, _ = searched("tpe", seed, max(marks), first=first)
     return [volume(configs[:n]) for n in marks]
 
@@ -260,14 +266,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the same as data")
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", choices=("samplers", "fidelities"), help="one of the two tables")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seeds = 2 if args.quick else args.seeds
     marks = (25, 50) if args.quick else (50, 100, 200)
     dear, cheap = ((10, 20), 60) if args.quick else ((10, 20, 40), 300)
     most, share = best_volume(20_000 if args.quick else 200_000)
-    samplers = ("random", "nsga2", "tpe-multivariate", "tpe-default", "tpe")
-    ways = ("from nothing", "begun with the cheap study's best")
+    samplers: tuple[str, ...] = ("random", "nsga2", "tpe-multivariate", "tpe-default", "tpe")
+    ways: tuple[str, ...] = (NOTHING, MEASURED, SMOOTHED)
+    samplers = () if args.only == "fidelities" else samplers
+    ways = () if args.only == "samplers" else ways
     with get_context("spawn").Pool(args.processes) as pool:
         of_samplers = pool.map(one_sampler, [(s, k, marks) for s in samplers for k in range(seeds)], 1)
         of_ways = pool.map(two_fidelities, [(w, k, cheap, dear) for w in ways for k in range(seeds)], 1)

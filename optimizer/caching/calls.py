@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from redecode.tracer import ReadableStore, RecordedRun
 
 _PLACES = re.compile(r"@\d+|\[[^\]]*\]|#\d+")
+_AT_ONCE = 100
 _NOT_SAID = ("finish_reason", "refusal", "reasoning_content", "annotations", "audio", "function_call")
 
 
@@ -89,10 +90,9 @@ def recorded_calls(
     cuts: dict[str, RunActivities] = {}
     withheld = failed = 0
     wanted = None if run_ids is None else list(run_ids)
-    for run in store.runs(run_ids=wanted):
-        if run.source_run_id is not None:
-            continue
-        loaded = store.load(run.run_id)
+    own = [run.run_id for run in store.runs(run_ids=wanted) if run.source_run_id is None]
+    for loaded in _loaded(store, own):
+        run = loaded.run
         with suppress(AnalysisError):  # its calls count all the same, its seconds cannot
             cuts[run.run_id] = activities_of(loaded)
         whose = "" if tenant is None else tenant(run)
@@ -105,6 +105,12 @@ def recorded_calls(
                 calls.append(call)
     calls.sort(key=lambda c: (c.sent_ns, c.span_id))
     return Recorded(calls, cuts, withheld, failed)
+
+
+def _loaded(store: ReadableStore, run_ids: Sequence[str]) -> Iterator[RecordedRun]:
+    """Runs, whole, some at a time."""
+    for at in range(0, len(run_ids), _AT_ONCE):
+        yield from store.load_many(run_ids[at : at + _AT_ONCE])
 
 
 def _calls(loaded: RecordedRun, tenant: str) -> Iterable[Call | None]:

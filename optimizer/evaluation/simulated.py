@@ -91,7 +91,8 @@ class AtLoad:
         if not ids:
             return list(outcomes)
         store = Store(self.store)
-        chosen = choose([store.load(i) for i in ids], ReplayMode.SIMULATE, leave_out=True)
+        loaded = {r.run.run_id: r for r in store.load_many(ids)}
+        chosen = choose([loaded[i] for i in ids], ReplayMode.SIMULATE, leave_out=True)
         if chosen.left_out:
             run_id, why = next(iter(chosen.left_out.items()))
             raise OptimizerError(f"run {run_id[:12]} of a candidate cannot be simulated: {why}")

@@ -13,6 +13,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -21,9 +22,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redecode.optimizer.errors import BadStudy
-from redecode.optimizer.knobs import Choice, Config, Range, Space
+from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space
 from redecode.optimizer.objectives import NAMES, Goals, Measured, Outcome
 from redecode.optimizer.study.hypervolume import scaled, subset
+from redecode.optimizer.study.smoothing import smoothed
 from redecode.optimizer.study.storage import ABOUT, About, studies
 
 STARTUP = 24
@@ -310,15 +312,27 @@ def _number(trial: Trial, name: str, knob: Range) -> float:
     return value if knob.step is None else round(value, 12)
 
 
-def _telling(points: Sequence[Sequence[float]], count: int) -> list[int]:
-    """Places of the points that together cover most, on scales of what was seen."""
-    if not points:
+def begins_with(
+    space: Space, configs: Sequence[Config], values: Sequence[Sequence[float]], kept: Sequence[int], count: int
+) -> list[int]:
+    """Places, among those kept, of the candidates of a study that together cover most, its noise taken out.
+
+    Args:
+        values: of every candidate, in the order of `NAMES`; cost and latency are compared as ratios.
+        kept: places of the candidates to choose from.
+    """
+    if not kept:
         return []
+    columns = []
+    for place, column in enumerate(zip(*values, strict=True)):
+        ratios = place > 0 and min(column) > 0
+        columns.append(smoothed(space, configs, [math.log(v) for v in column] if ratios else column))
+    points = [tuple(column[i] for column in columns) for i in kept]
     low, high = ([pick(v) for v in zip(*points, strict=True)] for pick in (min, max))
-    return subset(scaled(points, low, high), (1.1,) * len(low), count)
+    return [kept[i] for i in subset(scaled(points, low, high), (1.1,) * len(low), count)]
 
 
-def warm_starts(storage: BaseStorage, about: About, space: Space, most: int = 8) -> list[Config]:
+def warm_starts(storage: BaseStorage, about: About, space: Space, most: int = 10) -> list[Config]:
     """Candidates that did well in earlier studies of the agent, newest first, and fit this space; never their values.
 
     What was measured on other runs, or by other means, says where to look, not what will be found.
@@ -328,14 +342,22 @@ def warm_starts(storage: BaseStorage, about: About, space: Space, most: int = 8)
         if name == about.name or len(chosen) >= most:
             continue
         study = optuna.load_study(storage=storage, study_name=name)
-        points, configs = [], []
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            feasible = all(v <= 0 for v in (trial.constraints or {}).values())
-            if feasible and CONFIG in trial.user_attrs and trial.values is not None:
-                points.append(trial.values)
-                configs.append({**other.incumbent, **json.loads(trial.user_attrs[CONFIG])})
-        for place in _telling(points, most):
-            filled = {**about.incumbent, **configs[place]}
+        trials = [
+            t
+            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if CONFIG in t.user_attrs and t.values is not None
+        ]
+        configs = [json.loads(t.user_attrs[CONFIG]) for t in trials]
+        kept = [n for n, t in enumerate(trials) if all(v <= 0 for v in (t.constraints or {}).values())]
+        theirs = Space({name: _knob(data) for name, data in other.space.items()})
+        for place in begins_with(theirs, configs, [t.values for t in trials], kept, most):
+            filled = {**about.incumbent, **other.incumbent, **configs[place]}
             if space.fits(filled) and (config := space.canonical(filled)) not in chosen:
                 chosen.append(config)
     return chosen[:most]
+
+
+def _knob(described: Mapping[str, Any]) -> Knob:
+    """The knob that a study wrote down."""
+    rest = dict(described)
+    return Choice(*rest["choices"], when=rest.get("when")) if "choices" in rest else Range(**rest)

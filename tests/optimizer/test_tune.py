@@ -101,6 +101,17 @@ def test_killed_in_the_middle_it_goes_on(tunable: Path, recorded: Any, store: Pa
     assert len(recorded.requests) - asked < 3 * 12
 
 
+def test_studies_are_kept_in_a_database_as_well(tunable: Path, recorded: Any, store: Path, tmp_path: Path) -> None:
+    options = ("--store", str(store), "--json", "--held-out", "0", "--slo", "30", "--studies")
+    place = f"sqlite:///{tmp_path / 'studies.db'}"
+    first = json.loads(tune(*options, place, "--trials", "2").stdout)
+    again = json.loads(tune(*options, place, "--trials", "4", "--resume", "last").stdout)
+    assert again["study"] == first["study"] and again["resumed"] == 2
+    assert [t["candidate"] for t in again["trials"]][:2] == [t["candidate"] for t in first["trials"]]
+    assert len(again["trials"]) == 4 and all(t["feasible"] for t in again["trials"])
+    assert not (store / "studies").exists()
+
+
 def test_plain_optuna_reads_the_study(tunable: Path, recorded: Any, store: Path) -> None:
     import optuna
     from optuna.storages import JournalStorage
