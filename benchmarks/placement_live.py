@@ -2,16 +2,17 @@
 
 Replicas are paced: they take the times of engines and compute nothing, so that a small machine can serve several. Calls
 go over HTTP through Serve's proxy and the front, with forced lengths, closed loop: each is sent when those before it
-have ended and what passed then has passed. Arms: Serve as it comes (max_ongoing_requests 5), Serve without that limit,
-and ours (by deadline, with queues by priority). Every repeat runs all arms on the same runs, in another order; the
-first repeats have other runs than the next.
+have ended and what passed then has passed. Arms: Serve as it comes (max_ongoing_requests 5) and tuned (the limit that
+was best in simulations of other runs), and on Serve with routers of ours: round robin, the shortest expected delay, and
+by deadline, with queues by priority ("ours"). Every repeat runs all arms on the same runs, in another order; repeats
+have different runs. Each arm is simulated, too, on the very same runs: does the simulator put them in the same order?
 
 A repeat does not count, in none of its arms, if in any of them
   - calls failed (refused is not failed),
   - the client itself was late: its calls went out more than 25 ms after they should at the 95th percentile,
   - Serve's router missed a probe's deadline ("Failed to get queue length"), or
   - the machine was busy with other work before it: a load average (1 minute) above 1.5 per CPU.
-This was written before the first run that counts. `--quick`: one repeat of few runs; `--json`: the same as data.
+This was written before the first run that counts. `--quick`: one repeat of few runs of three arms; `--json`: the same as data.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import logging
 import os
 import platform
+import random
 import shutil
 import statistics
 import sys
@@ -41,13 +43,18 @@ from redecode.optimizer.placement.cluster.names import Policy
 from redecode.optimizer.placement.cluster.policies import make_router
 from redecode.optimizer.placement.cluster.ray_cluster import RayCluster
 from redecode.optimizer.placement.cluster.ray_spec import RayReplica, load_ray
+from redecode.optimizer.placement.serve_router import PowerOfTwoChoices
+from redecode.replay.simulator.cluster import Simulation
 from redecode.replay.simulator.costs import PS
 from redecode.replay.simulator.engine import Engine
+from redecode.replay.simulator.views import Router
 from redecode.replay.simulator.workload import Call, Shape, Workload
 
 MODEL = "paced"
 LATE_S, LOAD_PER_CPU = 0.025, 1.5
-DEFAULT, OPEN, OURS = "Serve default", "Serve, no limit", "ours"
+DEFAULT, TUNED, TURNS, SOONEST, OURS = "Serve default", "Serve tuned", "round robin", "shortest delay", "ours"
+ROUTERS = {TURNS: Policy.TURNS, SOONEST: Policy.SOONEST, OURS: Policy.DEADLINE}
+ARMS = (DEFAULT, TUNED, TURNS, SOONEST, OURS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Arm:
     """One policy in one repeat.
 
     Attributes:
-        goodput: runs that ended in time, over all.
+        goodput: runs that ended in time, over all; `simulated` what the simulator says of the same.
         late_p95_s: how late the client sent its calls.
         probes_missed: by Serve's router.
         failure: what the first call that failed got.
@@ -65,6 +72,7 @@ class Arm:
     repeat: int
     runs: int
     goodput: float
+    simulated: float
     refused: int
     failed: int
     e2e_p50_s: float
@@ -168,12 +176,13 @@ def slowed(mix: Mix, slower: float) -> Mix:
     return replace(mix, deadlines={name: round(ps * slower) for name, ps in mix.deadlines.items()})
 
 
-def arm(name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: Path, slower: float) -> Arm:
+def arm(
+    name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: Path, slower: float, tuned: int
+) -> Arm:  # fmt: skip
     """One policy, on a cluster of its own."""
-    ours = name == OURS
-    kinds = [replace(e, limits=replace(e.limits, by_priority=ours)) for e in engines(slower)]
-    router, why = make_router(Policy.DEADLINE, kinds, named(mix.known)) if ours else (None, None)
-    limit = 5 if name == DEFAULT else 100_000
+    kinds = [replace(e, limits=replace(e.limits, by_priority=name == OURS)) for e in engines(slower)]
+    router, why = make_router(ROUTERS[name], kinds, named(mix.known)) if name in ROUTERS else (None, None)
+    limit = {DEFAULT: 5, TUNED: tuned}.get(name, 100_000)
     load, missed = os.getloadavg()[0], probes_missed(logs)
     cluster = RayCluster(
         [RayReplica(engine=engine) for engine in kinds],
@@ -209,6 +218,7 @@ def arm(name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: P
         repeat=repeat,
         runs=len(client.ends),
         goodput=good / len(client.ends),
+        simulated=simulated(name, mix, workload, slower, tuned, repeat),
         refused=client.refused,
         failed=client.failed,
         e2e_p50_s=at(0.5),
@@ -218,6 +228,34 @@ def arm(name: str, repeat: int, mix: Mix, workload: Workload, port: int, logs: P
         load_before=load,
         failure=client.failure,
     )
+
+
+def simulated(name: str, mix: Mix, workload: Workload, slower: float, tuned: int, seed: int) -> float:
+    """Goodput of the same arm on the same runs in the simulator."""
+    kinds = [replace(e, model="", limits=replace(e.limits, by_priority=name == OURS)) for e in engines(slower)]
+    router: Router
+    if name in ROUTERS:
+        router, _ = make_router(ROUTERS[name], kinds, mix.known)
+    else:
+        router = PowerOfTwoChoices(random.Random(seed), max_ongoing_requests={DEFAULT: 5, TUNED: tuned}[name])
+    return Simulation(workload, kinds, router=router).run().attained() or 0.0
+
+
+def tune(mix: Mix, rate: float, runs: int, slower: float) -> int:
+    """Serve's limit that is best in simulations of runs that are not compared on."""
+
+    def of(limit: int) -> float:
+        tried = (drawn(mix, rate, runs, 1000 + n) for n in range(3))
+        return statistics.fmean(simulated(TUNED, mix, w, slower, limit, n) for n, w in enumerate(tried))
+
+    return max((5, 8, 12, 16, 24, 32, 64, 100_000), key=of)
+
+
+def kendall(pairs: list[tuple[float, float]]) -> float:
+    """Tau-b of pairs of values."""
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(*zip(*pairs, strict=True)).statistic)
 
 
 def named(shapes: tuple[Shape, ...]) -> list[Shape]:
@@ -252,16 +290,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=150, help="in each arm")
+    parser.add_argument("--runs", type=int, default=120, help="in each arm")
     parser.add_argument("--load", type=float, default=0.9, help="of what the replicas can do")
     parser.add_argument("--workload", default="recorded")
     parser.add_argument("--slower", type=float, default=6.0, help="engines are so many times as slow as made up")
     parser.add_argument("--port", type=int, default=8299)
     options = parser.parse_args()
-    repeats, runs = (1, 25) if options.quick else (options.repeats, options.runs)
+    repeats, runs = (1, 20) if options.quick else (options.repeats, options.runs)
     found = mixes()
     mix = slowed(found[options.workload], options.slower)
     rate = capacity(engines(options.slower), mix.known) * options.load
+    tuned = tune(mix, rate, runs, options.slower)
     ray, _ = load_ray()
     home = Path(tempfile.mkdtemp(prefix="rd-live-"))
     with warnings.catch_warnings():
@@ -274,40 +313,61 @@ def main() -> None:
     try:
         for repeat in range(repeats):
             workload = drawn(mix, rate, runs, repeat)
-            order = [DEFAULT, OPEN, OURS]
-            order = order[repeat % 3 :] + order[: repeat % 3]
+            order = (DEFAULT, TUNED, OURS) if options.quick else ARMS[repeat % len(ARMS) :] + ARMS[: repeat % len(ARMS)]
             arms.append([])
             for name in order:
-                arms[-1].append(arm(name, repeat, mix, workload, options.port, home, options.slower))
+                arms[-1].append(arm(name, repeat, mix, workload, options.port, home, options.slower, tuned))
                 sys.stderr.write(f"{arms[-1][-1]}\n")
     finally:
         ray.shutdown()
         shutil.rmtree(home, ignore_errors=True)
+    valid = [r for r in arms if not reasons(r)]
+    result = {
+        "workload": mix.name,
+        "source": mix.source,
+        "runs_per_s": rate,
+        "tuned_max_ongoing_requests": tuned,
+        "repeats": [{"counts": not reasons(r), "reasons": reasons(r), "arms": [asdict(a) for a in r]} for r in arms],
+        "rank_correlation": kendall([(a.goodput, a.simulated) for a in means(valid)]) if valid else None,
+    }
     if options.json:
-        told = [{"counts": not reasons(r), "reasons": reasons(r), "arms": [asdict(a) for a in r]} for r in arms]
-        print(json.dumps({"workload": mix.name, "source": mix.source, "runs_per_s": rate, "repeats": told}, indent=1))
+        print(json.dumps(result, indent=1))
         return
     print(f"{mix.name} ({mix.source}); {rate:.3g} runs a second, {options.load:g} of capacity; {runs} runs an arm;")
     where = f"{os.cpu_count()} CPUs, Python {platform.python_version()}"
-    print(f"3 paced replicas (1x, 2x, 5x) on Ray Serve {ray.__version__}; {where}")
-    names = ("goodput", "refused", "failed", "p50 s", "p95 s", "late ms", "load")
+    print(f"3 paced replicas (1x, 2x, 5x) on Ray Serve {ray.__version__}; {where}; Serve tuned: {tuned} calls at most")
+    names = ("goodput", "simul.", "refused", "failed", "p50 s", "p95 s", "late ms", "load")
     print(f"{'repeat':8}{'arm':18}" + "".join(f"{name:>8}" for name in names))
     for some in arms:
-        for one in sorted(some, key=lambda a: a.name):
+        for one in sorted(some, key=lambda a: ARMS.index(a.name)):
             print(
-                f"{one.repeat:<8}{one.name:18}{one.goodput:8.1%}{one.refused:8}{one.failed:8}{one.e2e_p50_s:8.2f}"
-                f"{one.e2e_p95_s:8.2f}{one.late_p95_s * 1e3:8.0f}{one.load_before:8.1f}"
+                f"{one.repeat:<8}{one.name:18}{one.goodput:8.1%}{one.simulated:8.1%}{one.refused:8}{one.failed:8}"
+                f"{one.e2e_p50_s:8.2f}{one.e2e_p95_s:8.2f}{one.late_p95_s * 1e3:8.0f}{one.load_before:8.1f}"
             )
         for reason in reasons(some):
             print(f"        does not count: {reason}")
-    valid = [r for r in arms if not reasons(r)]
-    for name in (DEFAULT, OPEN, OURS):
-        values = [a.goodput for r in valid for a in r if a.name == name]
-        if values:
-            spread = f" ({min(values):.1%} to {max(values):.1%})"
-            print(f"{name:18} goodput {statistics.fmean(values):.1%}{spread} over {len(values)} repeats that count")
     if not valid:
         print("no repeat counts: nothing is said about which is better")
+        return
+    for mean in means(valid):
+        values = [a.goodput for r in valid for a in r if a.name == mean.name]
+        spread = f" ({min(values):.1%} to {max(values):.1%}); simulated {mean.simulated:.1%}"
+        print(f"{mean.name:18} goodput {mean.goodput:.1%}{spread}; over {len(values)} repeats that count")
+    print(f"order of the arms, live and simulated: Kendall's tau {result['rank_correlation']:.2f}")
+
+
+def means(valid: list[list[Arm]]) -> list[Arm]:
+    """Each arm over the repeats that count."""
+    by_name = {name: [a for r in valid for a in r if a.name == name] for name in ARMS}
+    return [
+        replace(
+            found[0],
+            goodput=statistics.fmean(a.goodput for a in found),
+            simulated=statistics.fmean(a.simulated for a in found),
+        )
+        for found in by_name.values()
+        if found
+    ]
 
 
 if __name__ == "__main__":
