@@ -102,6 +102,7 @@ def _options(port: int, *, browser: bool) -> dict[str, Any]:
         "server_allowedHosts": [HOST, "localhost"],  # no other name may be made to point here
         "server_fileWatcherType": "none",
         "server_runOnSave": False,
+        "runner_magicEnabled": False,
         "browser_gatherUsageStats": False,
         "browser_serverAddress": HOST,
         "client_toolbarMode": "minimal",

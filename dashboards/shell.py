@@ -61,6 +61,21 @@ def run_id() -> str | None:
     return asked
 
 
+def pick(label: str, name: str, options: list[str], words: Callable[[str], str]) -> str:
+    """One of some options, the first unless the address names another; it is in the address by itself.
+
+    A widget that is bound to the address would have its words there, which change.
+    """
+    key = f"picked {name}"
+
+    def changed() -> None:
+        st.query_params[name] = st.session_state[key]
+
+    asked = st.query_params.get(name)
+    st.session_state[key] = asked if asked in options else options[0]  # the address has the last word
+    return st.selectbox(label, options, key=key, on_change=changed, format_func=words) or options[0]
+
+
 def run_links(run: str, here: Screen | None = None, **more: str) -> None:
     """To the other pages of the same run."""
     with st.container(horizontal=True, gap="small"):

@@ -59,10 +59,7 @@ def _chosen(found: list[Kept]) -> Kept:
     by_name = {k.name: k for k in found}
     if len(found) == 1:
         return found[0]
-    name = st.selectbox(
-        "Plan", list(by_name), key="plan", bind="query-params", format_func=lambda n: _called(by_name[n])
-    )
-    return by_name.get(name or "", found[0])
+    return by_name[shell.pick("Plan", "plan", list(by_name), lambda n: _called(by_name[n]))]
 
 
 def _called(kept: Kept) -> str:
@@ -201,8 +198,6 @@ def _decisions(kept: Kept) -> None:
     st.markdown("##### What the router decided")
     kinds = ["all", *dict.fromkeys(d.action for d in found)]
     which = st.segmented_control("Decisions", kinds, default="all", required=True, key="action", bind="query-params",
-                                 format_func=lambda k: f"{visible(_ACTIONS.get(k, k))}"
-                                 + (f" ({sum(d.action == k for d in found)})" if k != "all" else f" ({len(found)})"),
                                  label_visibility="collapsed")  # fmt: skip
     picked = [d for d in found if which in (None, "all", d.action)]
     pages = -(-len(picked) // _PER_PAGE)

@@ -20,8 +20,7 @@ from redecode.replay.prices import BadPrices, cost_of
 
 KEY = "waterfall"
 ROW_PX, HEAD_PX = 22, 66
-_MANY = 2000
-"""Spans, from which on analysing a run takes long enough to be waited for."""
+_MANY = 2000  # spans, from which on analysing a run takes long enough to be waited for
 
 
 def show() -> None:

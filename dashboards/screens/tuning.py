@@ -64,8 +64,7 @@ def _chosen(found: list[Study]) -> Study:
             hide_index=True,
             alt="The studies of this store",
         )
-    name = st.selectbox("Study", names, key="study", bind="query-params", format_func=lambda n: _called(by_name[n]))
-    return by_name.get(name or "", found[0])
+    return by_name[shell.pick("Study", "study", names, lambda n: _called(by_name[n]))]
 
 
 def _called(study: Study) -> str:

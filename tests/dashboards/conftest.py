@@ -20,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 from redecode.cli.demo import RECORDINGS
 from redecode.dashboards.serve import APP, STORE
 from redecode.tracer import RecordedRun, SpanKind, Store
+from tests.dashboards import studies
 from tests.tracer.export.recorded_runs import Builder, keep
 
 HOSTILE = "bad" + "0" * 29
@@ -94,6 +95,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = branches()
     keep(path, [known, hostile(), replayed(known, "e" * 32), replayed(known, "d" * 32, slower=1.5, tokens=False)])
     shutil.copy(RECORDINGS / "demo.journal", path / "spool" / "0-demo.journal")
+    studies.tuned(path, HOSTILE_NAME.replace("/", "|"), named="<b>x</b> :red[boo]")
+    studies.planned(path, agent=HOSTILE_NAME)
     assert len(Store(path).runs()) == 14
     return path
 
@@ -119,10 +122,16 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> App:
     return run
 
 
-@pytest.fixture(scope="session")
-def dashboard(filled: Path) -> Iterator[str]:
-    """`redecode dashboard` of the filled store, as a user starts it."""
-    with serving(filled) as url:
+@pytest.fixture(scope="module")
+def looked_at(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The filled store, of this module alone: what it records is nobody else's."""
+    return Path(shutil.copytree(filled, tmp_path_factory.mktemp("looked-at") / "store"))
+
+
+@pytest.fixture(scope="module")
+def dashboard(looked_at: Path) -> Iterator[str]:
+    """`redecode dashboard` of that store, as a user starts it."""
+    with serving(looked_at) as url:
         yield url
 
 
@@ -172,14 +181,15 @@ def chromium() -> Iterator[Any]:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
-        yield browser
+        yield browser.new_context()  # one for all: what a page needs is fetched once
         browser.close()
 
 
 @pytest.fixture
 def tab(chromium: Any) -> Iterator[Any]:
     """A page of the browser, on which nothing may go wrong and which speaks to this machine alone."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page = chromium.new_page()
+    page.set_viewport_size({"width": 1400, "height": 1000})
     page.set_default_timeout(30_000)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))

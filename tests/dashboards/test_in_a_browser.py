@@ -9,8 +9,11 @@ import pytest
 from playwright.sync_api import expect
 
 from redecode import tracer
+from redecode.dashboards.parallel import axes_of
+from redecode.dashboards.tuned import studies_in
 from redecode.tracer import Store
-from tests.dashboards.conftest import HOSTILE, STEPS, serving
+from tests.dashboards.conftest import HOSTILE, STEPS
+from tests.dashboards.studies import SPACE
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 CANVAS = ".waterfall canvas[data-ready]"
@@ -120,51 +123,83 @@ def test_help_opens_and_closes(tab: Any, dashboard: str) -> None:
     help_.wait_for(state="detached")
 
 
-def test_hostile_words_are_drawn_as_words(tab: Any, dashboard: str, filled: Path) -> None:
-    """On every page; the fixture fails on any request that leaves this machine, such as a picture in Markdown."""
-    call = Store(filled).load(HOSTILE).decodes[0].span_id
-    tool = Store(filled).load(HOSTILE).tools[0].span_id
-    for page in (f"run?step={call}&", f"run?step={tool}&", "decode?", "blame?slo_s=0.05&", "compare?", "?q=script&"):
-        tab.goto(f"{dashboard}/{page}run={HOSTILE}")
-        tab.get_by_text("script").first.wait_for(state="attached")
-        if page.startswith(("run", "decode")):
+PAGES = (
+    "?q=script", "run?step={call}", "run?step={tool}", "decode", "blame?slo_s=0.05", "compare", "slo?slo_target=0.05",
+    "engine", "placement?call=0", "tuning?trial=3", "sql", "health",
+)  # fmt: skip
+
+
+def test_every_page_opens_in_the_dark_on_a_narrow_screen_and_draws_hostile_words_as_words(
+    tab: Any, dashboard: str, looked_at: Path
+) -> None:
+    """The fixture fails on errors, and on any request that leaves this machine, such as a picture in Markdown."""
+    run = Store(looked_at).load(HOSTILE)
+    tab.emulate_media(color_scheme="dark")
+    tab.set_viewport_size({"width": 420, "height": 800})
+    for page in PAGES:
+        address = page.format(call=run.decodes[0].span_id, tool=run.tools[0].span_id)
+        tab.goto(f"{dashboard}/{address}{'&' if '?' in address else '?'}run={HOSTILE}")
+        drawn = tab.locator('[data-testid="stDataFrame"]:visible, [data-testid="stAlert"], canvas[data-ready]')
+        drawn.first.wait_for()
+        if page.startswith(("run", "decode", "tuning")):
             tab.wait_for_selector("canvas[data-ready]")
-        assert "owned" not in tab.title()
-        assert tab.locator("img[src='x'], img[src*='example.invalid']").count() == 0
-    tab.goto(f"{dashboard}/run?run={HOSTILE}&step={call}")
+        if not page.startswith(("engine", "sql", "health", "slo")):
+            tab.get_by_text("script").first.wait_for(state="attached")
+        assert "owned" not in tab.title(), page
+        assert tab.locator("img[src='x'], img[src*='example.invalid']").count() == 0, page
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), page
+    tab.goto(f"{dashboard}/run?run={HOSTILE}&step={run.decodes[0].span_id}")
     tab.get_by_text("<img src=x").first.wait_for()
 
 
-@pytest.mark.parametrize("page", ["decode", "blame", "compare", "sql", "health"])
-def test_every_page_opens_in_the_dark_and_on_a_narrow_screen(
-    chromium: Any, tab: Any, dashboard: str, page: str
+def test_trials_are_chosen_by_key_and_click_and_dragging_an_axis_keeps_some(
+    tab: Any, dashboard: str, looked_at: Path
 ) -> None:
-    tab.emulate_media(color_scheme="dark")
-    tab.set_viewport_size({"width": 420, "height": 800})
-    tab.goto(f"{dashboard}/{page}?run={STEPS}")
-    tab.get_by_test_id("stDataFrame").or_(tab.get_by_text("Nothing was lost")).first.wait_for()
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    tab.goto(f"{dashboard}/tuning")
+    tab.get_by_test_id("stVegaLiteChart").first.wait_for()
+    chart = ".parallel canvas"
+    canvas = tab.wait_for_selector(f"{chart}[data-ready]")
+    (report,) = studies_in(looked_at)
+    assert report.report is not None
+    trials = [t.number for t in report.report.trials]
+    assert canvas.get_attribute("data-kept") == str(len(trials))
+    tab.keyboard.press("j")
+    tab.wait_for_url(f"**trial={trials[0]}**")
+    tab.get_by_text(f"Trial {trials[0]}: incumbent").wait_for()
+    tab.keyboard.press("k")  # there is none before
+    tab.keyboard.press("j")
+    tab.wait_for_url(f"**trial={trials[1]}**")
+    canvas = tab.wait_for_selector(f'{chart}[data-selected="{trials[1]}"]')
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    names = [a.name for a in axes_of(report.report, [])]
+    wording = int(canvas.get_attribute("data-axes").split()[names.index("wording")])
+    x, top, low = box["x"] + wording, box["y"] + 34, box["y"] + box["height"] - 44
+    tab.mouse.move(x, top)
+    tab.mouse.down()
+    tab.mouse.move(x, (top + low) / 2, steps=3)  # the upper choice
+    tab.mouse.up()
+    kept = sum(t.candidate["wording"] == SPACE.knobs["wording"].labels[-1] for t in report.report.trials)
+    assert 0 < kept < len(trials)
+    tab.wait_for_selector(f'{chart}[data-kept="{kept}"]')
+    tab.get_by_text(f"{kept} of {len(trials)} trials pass where you dragged").wait_for()
+    tab.mouse.dblclick(x, low + 10)
+    tab.wait_for_selector(f'{chart}[data-kept="{len(trials)}"]')
+    tab.goto(f"{dashboard}/tuning?trial={trials[2]}&axes=cost+and+latency")  # an address that was passed on
+    tab.wait_for_selector(f'{chart}[data-selected="{trials[2]}"]')
+    tab.get_by_text(f"Trial {trials[2]}:").wait_for()
+    tab.get_by_role("link", name=f"Runs of trial {trials[2]}").click()
+    tab.wait_for_url(f"**tune.trial*{trials[2]}**")
+    tab.get_by_text("None of the").wait_for()  # nothing was recorded of it here
 
 
-def test_a_run_in_progress_appears_and_ends_without_a_reload(tab: Any, tmp_path: Path) -> None:
-    tracer.instrument(tmp_path / "store")
-    try:
-        with tracer.run("first"):
-            pass
-        with serving(tmp_path / "store") as url:
-            tab.goto(f"{url}/")
-            tab.get_by_text("1 runs, newest first").wait_for()
-            with tracer.run("second"):
-                tab.get_by_text("2 runs, newest first").wait_for()
-                run_id = Store(tmp_path / "store").runs()[0].run_id
-                tab.goto(f"{url}/run?run={run_id}")
-                tab.get_by_text("● running").wait_for()
-                with tracer.step("a node"):
-                    tab.wait_for_selector('.waterfall canvas[data-rows="2"]')
-            tab.get_by_text("✓ ok").wait_for()
-            tab.goto("about:blank")
-    finally:
-        tracer.uninstrument()
+def test_decisions_are_filtered_and_one_of_them_opens_by_its_address(tab: Any, dashboard: str) -> None:
+    tab.goto(f"{dashboard}/placement")
+    tab.get_by_text("What the router decided").wait_for()
+    tab.get_by_text("hold", exact=True).click()
+    tab.wait_for_url("**action=hold**")
+    tab.goto(f"{dashboard}/placement?action=send&call=2")
+    tab.get_by_text("Call 2, run/ask").wait_for()
 
 
 def test_ticked_runs_are_opened_and_compared(tab: Any, dashboard: str) -> None:
@@ -181,3 +216,22 @@ def test_ticked_runs_are_opened_and_compared(tab: Any, dashboard: str) -> None:
     tab.wait_for_url("**/compare?**")
     tab.get_by_text("Where the difference comes from").wait_for()
     assert f"with={'d' * 32}" in tab.url
+
+
+def test_a_run_in_progress_appears_and_ends_without_a_reload(tab: Any, dashboard: str, looked_at: Path) -> None:
+    """The last one here: it adds to the store."""
+    tracer.instrument(looked_at)
+    try:
+        tab.goto(f"{dashboard}/?q=under-way")
+        tab.get_by_text("None of the 14 runs is like that").wait_for()
+        with tracer.run("under-way"):
+            tab.get_by_text("1 runs, newest first").wait_for()
+            (run_id,) = (r.run_id for r in Store(looked_at).runs() if r.status == "open")
+            tab.goto(f"{dashboard}/run?run={run_id}")
+            tab.get_by_text("● running").wait_for()
+            with tracer.step("a node"):
+                tab.wait_for_selector('.waterfall canvas[data-rows="2"]')
+        tab.get_by_text("✓ ok").wait_for()
+        tab.goto("about:blank")
+    finally:
+        tracer.uninstrument()

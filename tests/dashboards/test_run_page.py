@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from redecode.tracer import Store
+from redecode.tracer import EdgeKind, SpanKind, Store
 from redecode.tracer.store.forget import forget
-from tests.dashboards.conftest import HOSTILE, STEPS, App
+from tests.dashboards.conftest import HOSTILE, STEPS, App, branches
+from tests.tracer.export.recorded_runs import Builder, keep
 
 
 def words(at) -> str:  # type: ignore[no-untyped-def]
@@ -83,3 +87,44 @@ def test_what_models_said_is_text(open_page: App, filled: Path) -> None:
     for element in (*at.markdown, *at.caption, *at.error):
         assert "<script>" not in str(element.value)
         assert "![x](" not in str(element.value)
+
+
+def metric(at: Any, label: str) -> str:
+    return next(str(m.value) for m in at.metric if m.label == label)
+
+
+def test_the_header_says_what_the_run_cost_or_else_engine_seconds(open_page: App, tmp_path: Path) -> None:
+    run = branches()
+    store = tmp_path / "store"
+    keep(store, [run])
+    assert metric(open_page(store, "run", run=STEPS), "Engine seconds") == "23.0 ms"
+    (store / "prices.toml").write_text("[m]\ninput = 1000\noutput = 2000\n")  # 3 tokens in, 4 out
+    assert metric(open_page(store, "run", run=STEPS), "Cost") == "0.011 USD"
+    listed = open_page(store).dataframe[0].value
+    assert list(listed["cost (USD)"]) == ["0.011"]
+    (store / "prices.toml").write_text("[m]\ninput = 1000\n")
+    assert metric(open_page(store, "run", run=STEPS), "Cost") == "–"
+    at = open_page(store)
+    assert "prices.toml" in at.warning[0].value.replace("\\", "")
+    assert len(at.dataframe[0].value) == 1
+
+
+def test_a_long_run_is_drawn_twice_and_ends_as_any_other(open_page: App, tmp_path: Path) -> None:
+    """Before it is known what waited for what, and then; the first drawing gives its place to the second."""
+    b = Builder("long", "c" * 32)
+    root = b.span(SpanKind.RUN, "long", 0, 9000)
+    before = root
+    for n in range(2100):
+        step = b.tool(f"t{n}", 4 * n, 4 * n + 3, root)
+        b.edge(before, step, EdgeKind.CALL if before == root else EdgeKind.RETURN)
+        before = step
+    b.edge(before, root)
+    keep(tmp_path / "store", [b.build()])
+    at = open_page(tmp_path / "store", "run", run="c" * 32)
+    drawn = [e for e in at.get("bidi_component") if e.proto.component_name.endswith("waterfall")]
+    assert len(drawn) == 1
+    path = json.loads(drawn[0].proto.json)["path"]["row"]["i4"]
+    assert len(base64.b64decode(path)) // 4 >= 2100
+    said = words(at)
+    assert "The critical path is **9.00 s**" in said
+    assert "Finding" not in said
