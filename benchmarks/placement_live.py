@@ -254,7 +254,7 @@ def tune(mix: Mix, rate: float, runs: int, slower: float) -> int:
 
 def kendall(pairs: list[tuple[float, float]]) -> float:
     """Tau-b of pairs of values."""
-    from scipy.stats import kendalltau
+    from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
     return float(kendalltau(*zip(*pairs, strict=True)).statistic)
 

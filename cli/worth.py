@@ -6,8 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from redecode.cli.common import JsonOption, StoreOption, errors_in_one_line, fail, print_json, store_path
-from redecode.cli.replay_engine import duration_s
+from redecode.cli.common import (
+    JsonOption,
+    StoreOption,
+    duration_s,
+    errors_in_one_line,
+    fail,
+    print_json,
+    store_path,
+)
 from redecode.tracer import Clock, Store
 
 _DAY_S = 86400.0
@@ -71,6 +78,8 @@ def worth(
             fail(f"{error.name} is not installed; pip install 'redecode[optimizer]'")
         from redecode.replay.prices import prices_of
 
+        prices = dict(_price(p, named=True) for p in price or ())
+        tuned = None if tuned_price is None else _price(tuned_price, named=False)[1]
         path = store_path(store)
         source = Store(path, create=False)
         now = Clock.start().now_ns()
@@ -82,9 +91,9 @@ def worth(
         found = worth_of(
             volume,
             Assumptions(
-                prices=dict(_price(p, named=True) for p in price or ()) or prices_of(path),
+                prices=prices or prices_of(path),
                 train_cost=train_cost,
-                tuned=None if tuned_price is None else _price(tuned_price, named=False)[1],
+                tuned=tuned,
                 retrain_days=None if retrain is None else duration_s(retrain) / _DAY_S,
                 hosting=hosting,
                 keep_tokens=keep_tokens,

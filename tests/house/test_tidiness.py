@@ -77,9 +77,10 @@ def complaint(words: list[str]) -> str | None:
     command = typer.main.get_command(app)
     rest = words[1:]
     while isinstance(command, typer.core.TyperGroup) and rest and not rest[0].startswith("-"):
-        if rest[0] not in command.commands:
+        default: str = getattr(command, "default", "")  # `redecode nightly FILE`
+        if rest[0] not in command.commands and not default:
             return f"no verb {rest[0]}"
-        command = command.commands[rest.pop(0)]
+        command = command.commands[rest.pop(0) if rest[0] in command.commands else default]
     options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
     own = rest[: rest.index("--")] if "--" in rest else rest
     missing = [word for word in own if word.startswith("--") and word.partition("=")[0] not in options]

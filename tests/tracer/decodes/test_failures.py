@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import openai
 import pytest
@@ -219,14 +219,17 @@ def test_a_call_that_got_no_answer_does_not_lower_its_run(server: Serving, recor
 
     port = server(failing(503), owner="vllm")
 
-    def ask(state: dict[str, Any]) -> dict[str, Any]:
+    class State(TypedDict):
+        answer: str
+
+    def ask(state: State) -> State:
         with contextlib.suppress(openai.InternalServerError):
             sync(port.url)
         return {"answer": sync(port.url).choices[0].message.content}
 
-    graph = StateGraph(dict)
+    graph = StateGraph(State)
     graph.add_node("ask", ask)
     graph.set_entry_point("ask")
-    graph.compile().invoke({})
+    graph.compile().invoke({"answer": ""})
     run = Store(recording).runs()[0]
     assert (run.decodes, run.fidelity) == (2, Fidelity.ENGINE)
