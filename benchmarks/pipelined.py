@@ -1,9 +1,10 @@
 """What it saves to carry a plan out while it is being written, and what a rejected plan costs.
 
-1. A plan of six steps written at a steady pace, whose steps take so long each; carried out when it is whole, and while
-   it is written; likewise where each step has effects, so that they run one after another. No engine: the pace is ours.
-2. The clerk on a real engine (`--url`): articles in turns, both ways, its tools slow by so much; the seconds of a run,
-   whether the answers are the same, and what was looked up for answers that were rejected in the end.
+1. A plan of six steps written at a steady pace, carried out when it is whole, and while it is written: steps that run
+   beside each other, likewise with one long step among short ones, first or last in the plan, and steps that have
+   effects and run one after another. No engine: the pace is ours.
+2. The clerk on a real engine (`--url`): articles in turns, both ways, the directory (asked first) or the service
+   (asked last) slow by so much; the seconds of a run, and whether the answers are the same.
 
 `--quick` takes under a minute; `--json` prints the same as data.
 """
@@ -29,9 +30,10 @@ from redecode.agents.context import close_clients
 from redecode.agents.pipelined import PlanRejected, Step, pipelined
 from redecode.agents.plan_parts import JsonParts
 from redecode.agents.runner import Job, run_job_async
-from redecode.tracer import Store
 
 STEPS, TOKENS_EACH = 6, 20
+SLOW = ((200.0, 30.0), (800.0, 30.0), (30.0, 200.0))
+SHAPES = ("beside each other", "the first is long", "the last is long", "one after another")
 
 
 def plan() -> list[str]:
@@ -47,16 +49,22 @@ async def written(token_s: float) -> AsyncIterator[str]:
         yield piece
 
 
-async def one_plan(token_s: float, step_s: float, *, effects: bool, ahead: bool, rejected: bool) -> float:
+async def one_plan(token_s: float, shape: str, long_s: float, *, ahead: bool, rejected: bool) -> float:
     """Seconds until a plan has been carried out, or rejected and undone."""
-
-    async def run(_: Sequence[Any]) -> None:
-        await asyncio.sleep(step_s)
-
-    async def undo(_: Any) -> None:
-        await asyncio.sleep(step_s)
+    effects = shape == "one after another"
+    short_s = 0.02 if shape.startswith("the") else long_s
 
     def step_of(part: Any) -> Step:
+        number = part["step"]
+        is_long = number == {"the first is long": 0, "the last is long": STEPS - 1}.get(shape, number)
+        step_s = long_s if is_long else short_s
+
+        async def run(_: Sequence[Any]) -> None:
+            await asyncio.sleep(step_s)
+
+        async def undo(_: Any) -> None:
+            await asyncio.sleep(step_s)
+
         return Step(name=str(part["step"]), run=run, side_effect=effects, undo=undo if effects else None)
 
     def accept(text: str, parts: Sequence[Any]) -> None:
@@ -70,9 +78,9 @@ async def one_plan(token_s: float, step_s: float, *, effects: bool, ahead: bool,
 
 
 def plans(token_ms: float, steps_ms: Sequence[float], repeats: int) -> list[dict[str, Any]]:
-    """A row for each length of a step, with effects and without."""
+    """A row for each shape of a plan and length of a step."""
     rows = []
-    for effects in (False, True):
+    for shape in SHAPES:
         for step_ms in steps_ms:
             found: dict[str, list[float]] = {}
             for _ in range(repeats):
@@ -81,29 +89,26 @@ def plans(token_ms: float, steps_ms: Sequence[float], repeats: int) -> list[dict
                     ("ahead", True, False),
                     ("rejected", True, True),
                 ):
-                    took = asyncio.run(
-                        one_plan(token_ms / 1e3, step_ms / 1e3, effects=effects, ahead=ahead, rejected=rejected)
-                    )
+                    took = asyncio.run(one_plan(token_ms / 1e3, shape, step_ms / 1e3, ahead=ahead, rejected=rejected))
                     found.setdefault(name, []).append(took)
             middle = {name: statistics.median(values) for name, values in found.items()}
-            rows.append(
-                {"effects": effects, "step_ms": step_ms, "saved": 1 - middle["ahead"] / middle["whole"], **middle}
-            )
+            rows.append({"shape": shape, "step_ms": step_ms, "saved": 1 - middle["ahead"] / middle["whole"], **middle})
     return rows
 
 
-def clerk(url: str, model: str, waits_ms: Sequence[float], count: int) -> list[dict[str, Any]]:
+def clerk(url: str, model: str, waits_ms: Sequence[tuple[float, float]], count: int) -> list[dict[str, Any]]:
     """A row for each wait: the clerk both ways, article by article, in turns."""
     agent = make_agent("clerk", count=count, seed=77)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         tracer.instrument(Path(folder) / "store")
-        for wait_ms in waits_ms:
+        for directory_ms, service_ms in waits_ms:
             took: dict[str, list[float]] = {"plan_then_run": [], "pipelined": []}
             outputs: dict[str, list[Any]] = {"plan_then_run": [], "pipelined": []}
             for number, case in enumerate(agent.cases):
                 for execution in sorted(took, reverse=number % 2 == 0):
-                    knobs = {"tool_wait_s": wait_ms / 1e3, "execution": execution, "seed": 0}
+                    waits = {"tool_wait_s": directory_ms / 1e3, "service_wait_s": service_ms / 1e3}
+                    knobs = {**waits, "execution": execution, "seed": 0}
                     context = agent.context_type(base_url=url, model=model, **knobs)
                     result = asyncio.run(_once(Job(number=number, agent=agent, case=case, context=context)))
                     took[execution].append(result.duration_s)
@@ -111,7 +116,8 @@ def clerk(url: str, model: str, waits_ms: Sequence[float], count: int) -> list[d
             saved = [1 - b / a for a, b in zip(took["plan_then_run"], took["pipelined"], strict=True)]
             rows.append(
                 {
-                    "wait_ms": wait_ms,
+                    "directory_ms": directory_ms,
+                    "service_ms": service_ms,
                     **{name: statistics.median(values) for name, values in took.items()},
                     "saved": statistics.median(saved),
                     "same": outputs["plan_then_run"] == outputs["pipelined"],
@@ -119,12 +125,8 @@ def clerk(url: str, model: str, waits_ms: Sequence[float], count: int) -> list[d
                 }
             )
         tracer.uninstrument()
-        store = Store(Path(folder) / "store")
         for row in rows:
             row["runs"] = count
-        early = [store.load(r.run_id) for r in store.runs()]
-        wasted = [len(r.tools) for r in early if (r.run.output or {}).get("answer") is None]
-        rows[-1]["looked_up_in_vain"] = sum(wasted)
     return rows
 
 
@@ -144,10 +146,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "none")
-    steps_ms, waits_ms = (
-        ((50.0, 400.0), (200.0,)) if args.quick else ((20.0, 100.0, 400.0, 1600.0), (0.0, 50.0, 200.0, 800.0))
-    )
-    repeats, count = (1, 4) if args.quick else (3, 20)
+    steps_ms, waits_ms = ((400.0,), SLOW[:1]) if args.quick else ((100.0, 400.0, 1600.0), SLOW)
+    repeats, count = (1, 4) if args.quick else (3, 16)
     first = plans(8.0, steps_ms, repeats)
     second = clerk(args.url, args.model, waits_ms, count) if args.url else []
     conditions = {"tokens of a plan": len(plan()), "ms a token": 8, "python": sys.version.split()[0]}
@@ -156,17 +156,17 @@ def main() -> None:
         sys.stdout.write(json.dumps({"conditions": conditions, "plans": first, "clerk": second}, indent=1) + "\n")
         return
     print("conditions: " + ", ".join(f"{k} {v}" for k, v in conditions.items()))
-    print(f"\n{'six steps, each':24}{'when whole':>12}{'while written':>15}{'saved':>8}{'rejected, undone':>18}")
+    print(f"\n{'six steps':30}{'when whole':>12}{'while written':>15}{'saved':>8}{'rejected, undone':>18}")
     for row in first:
-        name = f"{row['step_ms']:g} ms{', with effects' if row['effects'] else ''}"
-        print(f"{name:24}{row['whole']:>10.2f} s{row['ahead']:>13.2f} s{row['saved']:>8.0%}{row['rejected']:>16.2f} s")
+        name = f"{row['shape']}, {row['step_ms']:g} ms"
+        print(f"{name:30}{row['whole']:>10.2f} s{row['ahead']:>13.2f} s{row['saved']:>8.0%}{row['rejected']:>16.2f} s")
     if second:
-        print(f"\n{'clerk, tools slow by':24}{'when whole':>12}{'while written':>15}{'saved':>8}  answers")
+        print(f"\n{'clerk':36}{'when whole':>12}{'while written':>15}{'saved':>8}  answers")
     for row in second:
         said = "the same" if row["same"] else "DIFFER"
-        name = f"{row['wait_ms']:g} ms"
+        name = f"directory {row['directory_ms']:g} ms, service {row['service_ms']:g} ms"
         times = f"{row['plan_then_run']:>10.2f} s{row['pipelined']:>13.2f} s{row['saved']:>8.0%}"
-        print(f"{name:24}{times}  {said}, {row['rejected']} of {row['runs']} rejected")
+        print(f"{name:36}{times}  {said}, {row['rejected']} of {row['runs']} rejected")
 
 
 if __name__ == "__main__":

@@ -115,6 +115,14 @@ def tune(
     workers: Annotated[
         int, typer.Option(help="Processes that evaluate; 0: this one (for a debugger).", min=0, **_STUDY)
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Workers are actors on this Ray cluster: its address, `auto`, or `local` for one of their own.",
+            metavar="ADDRESS",
+            **_STUDY,
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Runs at a time in each.", min=1, **_STUDY)] = 4,
     run_timeout: Annotated[float, typer.Option(help="Seconds after which a run has failed.", min=0.1, **_STUDY)] = 120,
     memo: Annotated[
@@ -179,6 +187,7 @@ def tune(
                 seed=seed,
                 sampler=sampler,
                 workers=workers,
+                ray=ray,
                 concurrency=concurrency,
                 timeout_s=run_timeout,
                 memo=memo,

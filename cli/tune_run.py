@@ -57,6 +57,7 @@ class Asked:
     seed: int
     sampler: str
     workers: int
+    ray: str | None
     concurrency: int
     timeout_s: float
     memo: bool
@@ -159,6 +160,10 @@ def _evaluates(asked: Asked, prepared: Prepared) -> Evaluates:
         timeout_s=asked.timeout_s,
         live_tools=tuple(asked.live_tools),
     )
+    if asked.ray is not None:
+        from redecode.optimizer.evaluation.on_ray import RayWorkers
+
+        return RayWorkers(settings, max(1, asked.workers), asked.ray)
     return InProcess(settings) if asked.workers == 0 else Workers(settings, asked.workers)
 
 

@@ -35,13 +35,14 @@ Execution = Literal["plan_then_run", "pipelined"]
 
 
 class ClerkContext(AgentContext):
-    """Knobs of the clerk: whether it waits for the whole answer; format and prompt; how slow its tools are."""
+    """Knobs: whether it waits for the whole answer; format and prompt; how slow the directory and the service are."""
 
     execution: Execution = "plan_then_run"
     format: Format = "json"
     wording: Wording = "plain"
     layout: Layout = "article_first"
     tool_wait_s: float = Bounded(default=0.2, ge=0.0)
+    service_wait_s: float = Bounded(default=0.03, ge=0.0)
 
 
 class ClerkState(TypedDict, total=False):
@@ -60,15 +61,16 @@ def build(directory: Directory | None = None, service: AddressService | None = N
     builder: StateGraph[ClerkState, ClerkContext, ClerkState, ClerkState] = StateGraph(
         ClerkState, context_schema=ClerkContext
     )
-    tools = clerk_tools(directory or Directory(), service or AddressService(), _wait_s)
+    tools = clerk_tools(directory or Directory(), service or AddressService(), _waits_s)
     builder.add_node("file", Filing(tools))
     builder.add_edge(START, "file")
     builder.add_edge("file", END)
     return builder.compile(name="clerk")
 
 
-def _wait_s() -> float:
-    return current_context(ClerkContext).tool_wait_s
+def _waits_s() -> tuple[float, float]:
+    context = current_context(ClerkContext)
+    return context.tool_wait_s, context.service_wait_s
 
 
 class Filing(Runnable[ClerkState, Update]):

@@ -15,15 +15,17 @@ READS = {"side_effect": False}
 """A tool that says so may be asked before it is certain that it is needed, and its answers may be cached."""
 
 
-def clerk_tools(directory: Directory, service: AddressService, wait_s: Callable[[], float]) -> dict[str, BaseTool]:
-    """The directory and the address service, each slow by so much."""
+def clerk_tools(
+    directory: Directory, service: AddressService, waits_s: Callable[[], tuple[float, float]]
+) -> dict[str, BaseTool]:
+    """The directory and the address service, each slow by so much, the service for each attempt."""
 
     async def find_person(name: str) -> str:
-        await asyncio.sleep(wait_s())
+        await asyncio.sleep(waits_s()[0])
         return prompts.person_result(directory.find(name))
 
     async def verify_address(address: str, attempt: int) -> str:
-        await asyncio.sleep(wait_s())
+        await asyncio.sleep(waits_s()[1])
         try:
             return prompts.address_result(service.verify(address, attempt))
         except TemporaryError:

@@ -18,6 +18,7 @@ def spec() -> dict[str, Any]:
         "knobs": {
             "temperature": None,
             "tool_wait_s": None,
+            "service_wait_s": None,
             "stream": None,
             "wording": ["brief", "plain", "careful", "few_shot"],
         },

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
@@ -55,7 +54,7 @@ def build(values: Mapping[str, Any]) -> Any:
         return await known.arun(state, runtime.context, made)
 
     builder = StateGraph(ExtractionState, context_schema=Context)
-    builder.add_node("extract", RunnableLambda(extract, name="extract"))
+    builder.add_node("extract", extract)
     builder.add_edge(START, "extract")
     builder.add_edge("extract", END)
     return builder.compile(name="extraction")

@@ -83,14 +83,7 @@ class Workers:
 
     def evaluate(self, block: Block) -> list[Outcome]:
         """As `Evaluates` says."""
-        document = {
-            "values": dict(block.values),
-            "cases": [_asked(case) for case in block.cases],
-            "labels": dict(block.labels),
-            "memo": block.memo,
-            "first": block.first,
-            "withheld": list(block.withheld),
-        }
+        document = asked(block)
         for death in range(_DEATHS + 1):
             worker = self._take()
             try:
@@ -126,6 +119,18 @@ class Workers:
             ending, self._all, self._free = self._all, [], []
         for worker in ending:
             worker.close()
+
+
+def asked(block: Block) -> dict[str, Any]:
+    """A block as plain data: the arguments of `Block`, cases as those of `Case`."""
+    return {
+        "values": dict(block.values),
+        "cases": [_asked(case) for case in block.cases],
+        "labels": dict(block.labels),
+        "memo": block.memo,
+        "first": block.first,
+        "withheld": list(block.withheld),
+    }
 
 
 def _asked(case: Case) -> dict[str, Any]:

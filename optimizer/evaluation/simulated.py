@@ -106,7 +106,7 @@ class AtLoad:
         profile = config.get(PROFILE)
         return Placed(
             replicas=int(config.get(REPLICAS) or self.replicas),
-            routing=Routing(config.get(ROUTING) or self.routing),
+            routing=Routing(str(config.get(ROUTING) or self.routing)),
             profiles=tuple(self.profiles) if profile is None else (str(profile),),
         )
 

@@ -56,7 +56,7 @@ def test_a_field_is_found_before_the_next_one_begins(fmt: Format) -> None:
 
 
 def run(agent: Agent, number: int, engine: ChatEngine, *, awaited: bool = True, **knobs: Any) -> dict[str, Any]:
-    context = ClerkContext(base_url=engine.url, tool_wait_s=0.0, **knobs)
+    context = ClerkContext(base_url=engine.url, tool_wait_s=0.0, service_wait_s=0.0, **knobs)
     return run_graph(agent.graph, dict(agent.cases[number].input), context, awaited=awaited)
 
 
@@ -101,7 +101,7 @@ def test_a_recording_shows_what_the_stream_launched(recording: Any, serve: Any, 
     model = answers_with(clerk, "json")
     server = serve(lambda body: model(body).text, chunk_s=0.002)
     for execution in ("pipelined", "plan_then_run"):
-        context = ClerkContext(base_url=server.base_url, tool_wait_s=0.0, execution=execution)
+        context = ClerkContext(base_url=server.base_url, tool_wait_s=0.0, service_wait_s=0.0, execution=execution)
         run_graph(clerk.graph, dict(clerk.cases[0].input), context, awaited=True)
     store = Store(recording)
     later, early = (store.load(r.run_id) for r in store.runs())

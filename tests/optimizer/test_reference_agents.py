@@ -92,9 +92,12 @@ def test_nobody_stands_in_for_a_tool_of_another_name() -> None:
         answered("send_mail", {}, None)
 
 
-@pytest.mark.parametrize("agent", ["extraction", "contacts_desk", "clerk"])
+CACHED = Path(__file__).parents[2] / "docs" / "examples" / "cached_extraction.py"
+
+
+@pytest.mark.parametrize("agent", ["extraction", "contacts_desk", "clerk", str(CACHED)])
 def test_their_knobs_can_be_searched(agent: str) -> None:
-    spec = load(f"redecode.agents.{agent}:spec")
+    spec = load(f"{agent}:spec" if agent.endswith(".py") else f"redecode.agents.{agent}:spec")
     space, incumbent = space_of(spec)
     assert space.fits(incumbent) and space.size() >= 4
     for config, _ in zip(space.candidates(), range(200), strict=False):
