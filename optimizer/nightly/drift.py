@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -53,6 +53,12 @@ class Feature:
     visible: float
     p_adjusted: float = 1.0
     drifted: bool = False
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Feature:
+        """As `Drift.to_json` has it."""
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**known)
 
     def __str__(self) -> str:
         interval = "" if self.low is None or self.high is None else f", 95 %: {self._said(self.low, self.high)}"

@@ -163,7 +163,7 @@ def _drift(drift: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     rows = []
     for data in drift["features"]:
-        f = Feature(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        f = Feature.from_json(data)
         was, now = (
             f"{s[0]:.0%}" if f.kind == "share" else f"{s[1]:g} ({s[0]:g} to {s[2]:g})" for s in (f.before, f.now)
         )

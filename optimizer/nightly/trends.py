@@ -168,7 +168,7 @@ def changes(home: Home, name: str, rows: Sequence[Mapping[str, Any]], *, otava: 
         done = subprocess.run(
             command, cwd=home.root, env=quiet, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
-        found = _read(done.stdout, rows)
+        found = _read(done.stdout, rows) if done.returncode == 0 else []
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError, IndexError) as error:
         return Trends(nights=count, words=f"change points were not found: {otava} failed: {str(error)[:200]}")
     if done.returncode != 0:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from redecode import tracer
+from redecode.optimizer.evaluation.session import Settings
 from redecode.optimizer.nightly import night as night_module
 from redecode.optimizer.nightly import tuning
 from redecode.optimizer.nightly.history import Change, Event, config_id
@@ -166,7 +167,7 @@ def test_a_changed_file_is_refused_in_the_middle_of_a_night(job: Job, recorded: 
 
 def test_an_engine_that_is_down_is_exit_2_and_the_night_stays_open(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setattr(tuning, "Settings", partial(tuning.Settings, again_s=(0.01,)))
+    monkeypatch.setattr(tuning, "Settings", partial(Settings, again_s=(0.01,)))
     result = job.run()
     assert result.exit_code == 2 and "does not answer" in result.stderr and "Traceback" not in result.output
     assert not job.home.nights()[0].finished

@@ -1,0 +1,55 @@
+"""The caps of a night hold over all of its starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redecode.optimizer.nightly.config import BudgetSection
+from redecode.optimizer.nightly.errors import CapReached, Halted
+from redecode.optimizer.nightly.home import NightFolder
+from redecode.optimizer.nightly.spending import Meter, Spent
+
+
+def meter(folder: NightFolder, now: list[float], tmp_path: Path, **caps: float) -> Meter:
+    return Meter(folder, BudgetSection.model_validate(caps), tmp_path / "stop", lambda: now[0])
+
+
+def test_time_goes_on_where_the_last_start_left_it(tmp_path: Path) -> None:
+    folder, now = NightFolder(tmp_path / "night"), [100.0]
+    first = meter(folder, now, tmp_path, time=60)
+    now[0] += 40
+    first.mark()
+    now[0] += 10_000  # the machine was off
+    second = meter(folder, now, tmp_path, time=60)
+    assert second.seconds == 40 and second.over() is None
+    left = second.budget(Spent(calls=3, cost=0.5))
+    assert left.seconds == 20 and left.spent_calls == 3
+    now[0] += 21
+    assert "the time is used up (61 s of 60 s)" in (second.over() or "") and left.over() is not None
+    with pytest.raises(CapReached):
+        second.check()
+
+
+def test_what_is_spent_is_written_down_at_once(tmp_path: Path) -> None:
+    folder, now = NightFolder(tmp_path / "night"), [0.0]
+    budget = meter(folder, now, tmp_path, time=60).budget(Spent(calls=0, cost=0.0))
+    now[0] = 7.0
+    budget.spend(5, 0.1)
+    assert folder.step("time") == {"seconds": 7.0} and budget.spent_calls == 5
+
+
+def test_measuring_the_engine_counts(tmp_path: Path) -> None:
+    found = meter(NightFolder(tmp_path / "night"), [0.0], tmp_path, fm_calls=10)
+    found.calls = 10
+    assert "10 FM calls were made, of at most 10" in (found.over() or "")
+    assert found.budget(Spent(calls=2, cost=0.0)).spent_calls == 12
+
+
+def test_the_kill_switch_is_asked_for_with_every_cap(tmp_path: Path) -> None:
+    found = meter(NightFolder(tmp_path / "night"), [0.0], tmp_path)
+    (tmp_path / "stop").touch()
+    with pytest.raises(Halted, match="remove it and start again"):
+        found.check()
+    assert "stop says stop" in (found.budget(Spent(calls=0, cost=0.0)).over() or "")

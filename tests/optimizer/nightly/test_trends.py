@@ -1,0 +1,110 @@
+"""Measures of all nights for Apache Otava: written as it reads them, and what it says read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from redecode.optimizer.nightly.home import Home
+from redecode.optimizer.nightly.trends import MEASURES, changes, iso, written
+
+# What Otava 0.8 printed for the nights of `nights` (one line for each measure).
+SAID = [
+    {"job.p50_s": [{"time": 1, "attributes": {}, "changes": [
+        {"metric": "p50_s", "index": 12, "time": 1, "forward_change_percent": "30", "magnitude": "0.3",
+         "mean_before": "1.002039", "stddev_before": "0.02", "mean_after": "1.316200", "stddev_after": "0.03",
+         "pvalue": "0.000000"}]}]},
+    {"job.error": []},
+]  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Twenty nights; from the thirteenth on another configuration, and a third more latency."""
+    home = Home(tmp_path)
+    rng = random.Random(1)
+    first = datetime.now(UTC) - timedelta(days=40)
+    for number in range(20):
+        at = int((first + timedelta(days=number)).timestamp() * 1e9)
+        night = home.new_night(at)
+        night.keep("begin", {})
+        slower = 1.0 if number < 12 else 1.3
+        measures = dict.fromkeys(MEASURES) | {"p50_s": slower * rng.gauss(1, 0.03)}
+        if number % 3:  # nights that ran no incumbent again
+            measures["error"] = 0.1
+        night.keep("trends", {"time": iso(at), "config": "old" if number < 12 else "new", "measures": measures})
+    return home
+
+
+def otava(folder: Path, text: str, code: int = 0) -> str:
+    """A program that says this, if it is asked as Otava wants to be."""
+    path = folder / "program"
+    path.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys\n"
+        "tests = json.loads(pathlib.Path('otava.yaml').read_text())['tests']\n"
+        "asked = [w for w in sys.argv[2:] if w in tests]\n"
+        "assert sys.argv[1] == 'analyze' and asked and all(pathlib.Path(tests[t]['file']).exists() for t in asked)\n"
+        f"print({text!r})\nsys.exit({code})\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_every_measure_has_a_file_of_the_nights_that_have_it(home: Home) -> None:
+    rows = written(home, "job")
+    table = list(csv.DictReader((home.root / "measures.csv").read_text().splitlines()))
+    assert len(rows) == len(table) == 20 and table[0]["error"] == "" and table[1]["error"] == "0.1"
+    tests = json.loads((home.root / "otava.yaml").read_text())["tests"]
+    assert tests.keys() == {"job.p50_s", "job.error"}
+    for name, count in (("p50_s", 20), ("error", 13)):
+        lines = list(csv.DictReader((home.root / tests[f"job.{name}"]["file"]).read_text().splitlines()))
+        assert len(lines) == count and all(float(line[name]) > 0 for line in lines)
+        assert datetime.fromisoformat(lines[0]["time"]).tzinfo is not None
+    assert written(home, "job") == rows
+
+
+def test_a_change_point_is_told_with_its_night_and_whether_the_configuration_moved(home: Home, tmp_path: Path) -> None:
+    rows = written(home, "job")
+    program = otava(tmp_path, "\n".join(json.dumps(line) for line in SAID))
+    found = changes(home, "job", rows, otava=program, magnitude=0.05)
+    (change,) = found.changes
+    assert (change.measure, change.night, change.moved) == ("p50_s", rows[12]["night"], True)
+    assert "1.002 → 1.316 (+31%)" in found.words and "the configuration was changed then" in found.words
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ('{"job.p50_s": []}', 0, "no change point in 20 nights"),
+        ("", 1, "failed: it said nothing"),
+        ("ERROR", 0, "failed"),
+        ('{"job.p50_s": [{"changes": [{"metric": "p50_s", "index": 99}]}]}', 0, "failed"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(home: Home, tmp_path: Path, text: str, code: int, said: str) -> None:
+    found = changes(home, "job", written(home, "job"), otava=otava(tmp_path, text, code), magnitude=0.05)
+    assert said in found.words and "\n" not in found.words and not found.changes
+
+
+@pytest.mark.parametrize(("program", "said"), [("off", "switched off"), ("no-such-otava", "no program no-such-otava")])
+def test_without_it_one_line_says_so(home: Home, program: str, said: str) -> None:
+    found = changes(home, "job", written(home, "job"), otava=program, magnitude=0.05)
+    assert said in found.words and not found.changes
+
+
+def test_apache_otava_itself_finds_it(home: Home) -> None:
+    program = os.environ.get("REDECODE_OTAVA") or shutil.which("otava")
+    if program is None:
+        pytest.skip("Apache Otava is not installed here (its numpy and scipy are other ones than ours)")
+    rows = written(home, "job")
+    found = changes(home, "job", rows, otava=program, magnitude=0.05)
+    (change,) = found.changes
+    assert (change.measure, change.night, change.moved) == ("p50_s", rows[12]["night"], True), found.words

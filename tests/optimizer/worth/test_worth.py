@@ -1,0 +1,160 @@
+"""Fine-tune or prompt: by hand on paper, on a recorded store, and refused where there is too little."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from redecode import tracer
+from redecode.cli.main import app
+from redecode.optimizer.worth import Assumptions, Volume, VolumeError, lines, volume_of, worth
+from redecode.optimizer.worth.volume import DAY_NS, Step
+from redecode.replay.prices import Price
+from redecode.tracer import Clock, Store
+
+PRICES = {"m": Price(input=1.0, output=4.0, cached=0.5)}
+BASE = Assumptions(prices=PRICES, train_cost=100.0, keep_tokens=20, horizon_days=100)
+
+
+def volume(calls: float = 10_000.0, *, cached: float = 0.0, constant: float = 520.0, spread: float = 0.1) -> Volume:
+    """Ten days of one step: 1000 tokens in, 50 out, so many of them cached."""
+    rng = np.random.default_rng(1)
+    count = np.maximum(1.0, calls * rng.normal(1, spread, 10))
+    count *= calls * 10 / count.sum()
+    use = np.stack([count, 1000 * count, 50 * count, cached * count], axis=1)[:, None, :]
+    return Volume(days=10, steps=(Step("a", "ask", "m", constant, "tokens"),), use=use, day=np.arange(10))
+
+
+def test_it_is_what_one_calculates_by_hand() -> None:
+    """10,000 calls: 10 M tokens in, 0.5 M out: 12 USD a day. 500 of 1000 tokens fall away: 5 USD a day less."""
+    found = worth(volume(), BASE)
+    assert found.prompt_per_day.estimate == pytest.approx(12.0)
+    assert found.tuned_per_day.estimate == pytest.approx(7.0)
+    assert found.net.estimate == pytest.approx(100 * 5 - 100) and found.choice == "fine-tune"
+    assert found.break_even_days.estimate == pytest.approx(20.0)
+    assert found.break_even_calls.estimate == pytest.approx(2000.0)
+    assert found.net.low < found.net.estimate < found.net.high
+
+
+def test_what_is_cached_is_cheap_already() -> None:
+    """400 of the 500 tokens that fall away came at half the price: 3 USD a day less instead of 5."""
+    found = worth(volume(cached=400.0), BASE)
+    assert found.prompt_per_day.estimate - found.tuned_per_day.estimate == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "choice"),
+    [
+        ({"train_cost": 5000.0}, "prompt"),
+        ({"tuned": Price(input=3.0, output=12.0)}, "prompt"),
+        ({"hosting": 20.0}, "prompt"),
+        ({"retrain_days": 1.0}, "prompt"),
+        ({"removed": 0.0}, "prompt"),
+        ({"train_cost": 500.0}, "cannot tell"),
+        ({"output_factor": 0.5}, "fine-tune"),
+    ],
+)
+def test_other_assumptions_are_another_choice(changed: dict[str, Any], choice: str) -> None:
+    assert worth(volume(spread=0.3), replace(BASE, **changed)).choice == choice
+
+
+def test_a_constant_part_that_must_stay_saves_nothing() -> None:
+    found = worth(volume(constant=15.0), BASE)
+    assert found.choice == "prompt" and math.isinf(found.break_even_days.estimate)
+    assert json.loads(json.dumps(found.to_json()))["break_even_days"]["estimate"] is None
+    assert "never" in "\n".join(lines(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("calls a day", lambda a, v: replace(a, volume_factor=v / 10_000)),
+        ("cost of a training", lambda a, v: replace(a, train_cost=v)),
+        ("hosting a day", lambda a, v: replace(a, hosting=v)),
+        ("share of the constant", lambda a, v: replace(a, removed=v)),
+        ("length of answers", lambda a, v: replace(a, output_factor=v)),
+        ("tuned price, output", lambda a, v: replace(a, tuned=Price(input=1.0, output=v, cached=0.5))),
+    ],
+)
+def test_where_the_choice_turns_it_makes_no_difference(name: str, change: Callable[[Any, float], Any]) -> None:
+    (found,) = [s for s in worth(volume(), BASE).sensitivity if s.name.startswith(name)]
+    assert found.flips is not None
+    value = found.flips.split()[-1]
+    at = float(value.rstrip("%")) / (100 if value.endswith("%") else 1)
+    assert abs(worth(volume(), change(BASE, at)).net.estimate) < 0.03 * 500  # as exact as it is written
+
+
+def test_a_model_without_a_price_is_named() -> None:
+    with pytest.raises(VolumeError, match="--price m=INPUT"):
+        worth(volume(), replace(BASE, prices={}))
+
+
+@pytest.fixture
+def recorded_store(store: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forty calls of one node: a long instruction that is always the same, and a question that is not."""
+    openai = pytest.importorskip("openai")
+    server = serve(lambda _: "yes", vllm=False)
+    tracer.instrument(store)
+    client = openai.OpenAI(base_url=server.base_url, api_key="none")
+    try:
+        for number in range(40):
+            rule = "Answer with yes or with no and with nothing else whatever the question may be"
+            messages = [
+                {"role": "system", "content": rule},
+                {"role": "user", "content": f"is {number} even or {-number}"},
+            ]
+            with tracer.run("asker"):
+                client.chat.completions.create(model="m", messages=messages)
+    finally:
+        client.close()
+        tracer.uninstrument()
+    return store
+
+
+def test_volume_is_counted_by_day_and_the_constant_part_by_words(recorded_store: Path) -> None:
+    source = Store(recorded_store)
+    runs = [replace(run, started_ns=run.started_ns - n % 8 * DAY_NS) for n, run in enumerate(source.runs())]
+    found = volume_of(source, runs, now_ns=Clock.start().now_ns())
+    # Of the eight days the oldest one is not over, so it does not count.
+    assert found.days == 7 and found.by_day()[:, 0, 0].tolist() == [5.0] * 7
+    (step,) = found.steps
+    # 15 of 19 words are the same in each; the server says that every prompt has three tokens.
+    assert step.source == "words" and step.constant == pytest.approx(3 * 15 / 19, rel=0.2)
+    assert found.notes and "cache" in found.notes[0]
+
+
+def worth_of(store: Path, *options: str) -> Any:
+    return CliRunner().invoke(app, ["worth", "--store", str(store), *options], catch_exceptions=False)
+
+
+def test_too_few_days_are_refused_and_a_volume_can_be_said(recorded_store: Path) -> None:
+    price = ("--train-cost", "10", "--price", "m=1000,4")
+    refused = worth_of(recorded_store, *price)
+    assert refused.exit_code == 2 and "0 full days" in refused.stderr and "--calls-per-day" in refused.stderr
+    said = worth_of(recorded_store, *price, "--calls-per-day", "1e6", "--keep-tokens", "0", "--json")
+    found = json.loads(said.stdout)
+    assert (said.exit_code, found["choice"]) == (0, "fine-tune") and found["volume_said"]
+    assert worth_of(recorded_store, *price, "--calls-per-day", "1").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--calls-per-day", "9"], "model m has no price"),
+        (["--price", "m=1"], "want MODEL=INPUT,OUTPUT"),
+        (["--tuned-price", "m=1,2"], "want INPUT,OUTPUT"),
+        (["--agent", "nobody"], "no run of nobody"),
+        (["--calls-per-day", "9", "--node", "nowhere"], "0 FM calls of 0 conversations are recorded in nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(recorded_store: Path, options: list[str], said: str) -> None:
+    result = worth_of(recorded_store, "--train-cost", "1", *options)
+    assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
