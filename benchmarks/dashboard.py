@@ -49,6 +49,7 @@ class Row:
         server_s: from the command to the first answer of its server; `None` where there is none, or it ran already.
         first_s, again_s: from the address to what the page is about, in a browser that has never been there, and again
             (of two users: until the one and until both see it).
+        path_s: of a run, the first time: until its critical path is drawn, too.
         frame_ms: the longest frame while zooming, panning and scrolling; `draw_ms` what drawing took in the last one.
         idle_ms: the longest frame of the same page for as long while nothing happens: what of it is the machine.
     """
@@ -57,6 +58,7 @@ class Row:
     server_s: float | None
     first_s: float
     again_s: float
+    path_s: float | None = None
     frame_ms: float | None = None
     draw_ms: float | None = None
     idle_ms: float | None = None
@@ -89,9 +91,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def opened(browser: Any, url: str, wanted: str) -> tuple[float, float, Any]:
-    """Seconds to what is wanted, in a browser that knows nothing of the page and in one that does; and the tab."""
-    times = []
+def opened(browser: Any, url: str, wanted: str, then: str | None = None) -> tuple[float, float, float | None, Any]:
+    """Seconds to what is wanted, in a browser that knows nothing of the page and in one that does; and the tab.
+
+    The third number is the time to what comes `then`, the first time.
+    """
+    times: list[float] = []
+    later = None
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     for _ in range(2):
         tab = context.new_page()
@@ -99,9 +105,12 @@ def opened(browser: Any, url: str, wanted: str) -> tuple[float, float, Any]:
         tab.goto(url)
         tab.wait_for_selector(wanted, timeout=60_000)
         times.append(time.monotonic() - begin)
+        if then is not None and later is None:
+            tab.wait_for_selector(then, timeout=60_000)
+            later = time.monotonic() - begin
         if len(times) < 2:
             tab.close()
-    return times[0], times[1], tab
+    return times[0], times[1], later, tab
 
 
 def two_users(browser: Any, url: str, wanted: str) -> tuple[float, float]:
@@ -145,7 +154,7 @@ def plotly_page(store: Path, file: Path) -> None:
 
 def plotly_row(browser: Any, file: Path, spans: int) -> Row:
     """How long Plotly's page takes to open, and its longest frame while zooming and panning."""
-    first, again, tab = opened(browser, file.as_uri(), "body[data-ready] .bars .point")
+    first, again, _, tab = opened(browser, file.as_uri(), "body[data-ready] .bars .point")
     tab.wait_for_timeout(1500)
     tab.evaluate(_FRAMES)
     tab.wait_for_timeout(2000)
@@ -167,7 +176,7 @@ def plotly_row(browser: Any, file: Path, spans: int) -> Row:
         raise SystemExit("Plotly's drawing did not follow: nothing was measured")
     worst = float(tab.evaluate("window.worst"))
     tab.context.close()
-    return Row(f"Plotly, {spans:,} spans", None, first, again, worst, None, idle)
+    return Row(f"Plotly, {spans:,} spans", None, first, again, None, worst, None, idle)
 
 
 def smoothness(tab: Any) -> tuple[float, float, float]:
@@ -230,9 +239,10 @@ def measure(folder: Path, runs: int, spans: int) -> list[Row]:
                 options = ["--server.headless=true", "--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
                 command = [sys.executable, "-m", "streamlit", "run", str(bare), f"--server.port={port}", *options]
             with serving(command, port) as server_s:
-                first, again, tab = opened(browser, f"http://127.0.0.1:{port}{page}", wanted)
+                then = f'{wanted}:not([data-path="0"])' if page == "/run" else None
+                first, again, path_s, tab = opened(browser, f"http://127.0.0.1:{port}{page}", wanted, then)
                 smooth = smoothness(tab) if page == "/run" else ()
-                rows.append(Row(name, server_s, first, again, *smooth))
+                rows.append(Row(name, server_s, first, again, path_s, *smooth))
                 tab.context.close()
                 if store == folder / "many":
                     both = two_users(browser, f"http://127.0.0.1:{port}{page}", wanted)
@@ -264,14 +274,24 @@ def main() -> None:
         print(json.dumps({"conditions": conditions, "rows": [asdict(row) for row in rows]}, indent=1))
         return
     print(", ".join(f"{name}: {value}" for name, value in conditions.items()))
-    print(f"{'store':<26}{'server':>10}{'first open':>12}{'again':>10}{'worst frame':>13}{'idle':>8}{'drawing':>10}")
+    columns = (
+        ("server", 10),
+        ("first open", 12),
+        ("again", 10),
+        ("path", 10),
+        ("worst frame", 13),
+        ("idle", 8),
+        ("drawing", 10),
+    )
+    print(f"{'store':<26}" + "".join(f"{name:>{width}}" for name, width in columns))
     for row in rows:
         frame = "" if row.frame_ms is None else f"{row.frame_ms:.0f} ms"
         idle = "" if row.idle_ms is None else f"{row.idle_ms:.0f} ms"
         draw = "" if row.draw_ms is None else f"{row.draw_ms:.1f} ms"
         server = f"{'':>10}" if row.server_s is None else f"{row.server_s:>8.2f} s"
         times = f"{server}{row.first_s:>10.2f} s{row.again_s:>8.2f} s"
-        print(f"{row.store:<26}{times}{frame:>13}{idle:>8}{draw:>10}")
+        path = "" if row.path_s is None else f"{row.path_s:.2f} s"
+        print(f"{row.store:<26}{times}{path:>10}{frame:>13}{idle:>8}{draw:>10}")
 
 
 if __name__ == "__main__":

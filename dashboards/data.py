@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from redecode.dashboards.listing import Listing
 from redecode.dashboards.planned import Kept, plans_in
 from redecode.dashboards.sameness import Sameness, sameness
 from redecode.dashboards.tuned import JOURNAL, NIGHTS, REPORT, REPORTS, Study, studies_in
@@ -137,6 +138,10 @@ class Source:
     def runs(self) -> RunColumns:
         """Every run."""
         return self._get("runs", lambda opened: opened.run_columns())
+
+    def listing(self, target_s: float | None = None) -> Listing:
+        """Every run, ready to be filtered; `target_s` is the SLO of those recorded without one."""
+        return self._get(("listing", target_s), lambda _: Listing(self.runs(), target_s))
 
     def labelled(self, name: str, value: str) -> frozenset[str]:
         """Ids of the runs with a label (of a dotted name: in one that is a table); a published dataset has none."""

@@ -121,13 +121,12 @@ def _options(port: int, *, browser: bool) -> dict[str, Any]:
 def _warm(location: str) -> None:
     """Import what pages need and read the list of runs while the browser is still on its way."""
     from redecode.dashboards.data import source
-    from redecode.dashboards.listing import Listing
 
     for name in _NEEDED:
         import_module(name)
 
     with suppress(RedecodeError):  # the page says it
-        Listing(source(location).runs())
+        source(location, os.environ.get(PRICES)).listing()
 
 
 def _announce(location: str, port: int, on_ready: Callable[[str], None], stdout: TextIO) -> None:

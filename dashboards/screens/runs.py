@@ -6,7 +6,6 @@ import streamlit as st
 
 from redecode.dashboards import shell
 from redecode.dashboards.costs import listed
-from redecode.dashboards.data import Version
 from redecode.dashboards.listing import FACETS, SORTS, Filter, Listing, Mask, Stretch, labels_in
 from redecode.dashboards.words import DASH, moment, plain, seconds, share, time_format
 from redecode.replay.prices import BadPrices
@@ -24,12 +23,6 @@ NAMES = {
 MARKS = {"ok": "✓ ok", "error": "✗ error", "open": "● running"}
 
 
-@st.cache_resource(max_entries=4, show_spinner="Reading the runs…")
-def listing(location: str, version: Version, target_s: float | None) -> Listing:
-    """The runs as of a version of the store, ready to be filtered."""
-    return Listing(shell.current().runs(), target_s)
-
-
 def show() -> None:
     """Draw it."""
     here = shell.current()
@@ -37,7 +30,7 @@ def show() -> None:
         shell.no_runs()
         return
     search, target_s = _search()
-    runs = listing(here.location, here.version(), target_s)
+    runs = here.listing(target_s)
     wanted = _filter(runs, search)
     picked = runs.pick(wanted)
     _numbers(runs, picked)

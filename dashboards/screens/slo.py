@@ -6,18 +6,12 @@ import numpy as np
 import streamlit as st
 
 from redecode.dashboards import shell
-from redecode.dashboards.data import SUMMED, Version
+from redecode.dashboards.data import SUMMED
 from redecode.dashboards.listing import Filter, Listing, Mask
 from redecode.dashboards.words import DASH, duration, plain, seconds, share, signed, time_format, visible
 from redecode.replay.analysis.aggregate import Aggregate
 
 _BINS = 40
-
-
-@st.cache_resource(max_entries=4, show_spinner="Reading the runs…")
-def listing(location: str, version: Version, target_s: float | None) -> Listing:
-    """As on the page Runs."""
-    return Listing(shell.current().runs(), target_s)
 
 
 def show() -> None:
@@ -38,7 +32,7 @@ def show() -> None:
             "To be met by % of the runs", 50, 100, 95, key="objective", bind="query-params", width=260,
             help="What is missing to 100 % is the error budget.",
         )  # fmt: skip
-    runs = listing(here.location, here.version(), target)
+    runs = here.listing(target)
     picked = runs.pick(Filter(agent=(agent,) if agent else (), mode=("recorded",)))
     met, judged = runs.attained(picked)
     if not judged:
