@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.errors import OptimizerError
-from redecode.optimizer.evaluation.process import KINDS, asked
+from redecode.optimizer.evaluation.process import asked
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
+from redecode.optimizer.evaluation.worker import KINDS
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case
 from redecode.tracer import RedecodeError

@@ -53,6 +53,8 @@ def with_placement(
     rest = [(name, knob) for name, knob in knobs if not is_placement(name)]
     if not found:
         return spec, rest
+    if rest:  # once a knob is named nothing else is searched, but for the placement
+        rest += [(name, None) for name in found]
     update = {"knobs": {**spec.knobs, **found}, "incumbent": {**now, **spec.incumbent}}
     return spec.model_copy(update=update), rest
 

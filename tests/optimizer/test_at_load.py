@@ -16,6 +16,7 @@ from redecode.optimizer.evaluation.ladder import Ladder
 from redecode.optimizer.evaluation.placing import with_placement
 from redecode.optimizer.evaluation.session import Block
 from redecode.optimizer.evaluation.simulated import AtLoad, share_of
+from redecode.optimizer.knobs import values_of
 from redecode.optimizer.objectives import Goals, Outcome
 from redecode.optimizer.report import toml
 from redecode.optimizer.schema import parse_knob
@@ -140,6 +141,11 @@ def test_placement_is_searched_beside_the_graphs_own_knobs(store: Path, recorded
     (space, incumbent), ladder = placed_study(store, recorded, "placement.replicas=1..4", "placement.routing")
     assert incumbent == {"wording": "a", "placement.replicas": 1, "placement.routing": "least"}
     assert space.size() == 2 * 4 * 3
+    (narrow, _), _ = placed_study(store, recorded, "placement.replicas=1..4", "wording=a,b,c")
+    assert {name: len(values_of(knob) or ()) for name, knob in narrow.knobs.items()} == {
+        "placement.replicas": 4,
+        "wording": 3,
+    }
     found = {
         n: ladder.one(Asked(0, {**incumbent, "placement.replicas": n}, cast(Any, None)), []).measured for n in (1, 2, 4)
     }
