@@ -368,7 +368,7 @@ class Tuner:
                 return "every candidate was evaluated"
             if seen >= _REPEATS:
                 return "only known candidates are proposed"
-            first = not done
+            first = not any(d.config == p.incumbent for d in done)
             room = 10**9 if self.trials is None else self.trials - len(done)
             asked = search.ask(1 if first else max(1, min(self.evaluates.workers, room)))
             new, old = self._sorted(search, asked)
@@ -381,7 +381,7 @@ class Tuner:
             for candidate, result in zip(new, found, strict=True):
                 search.tell(candidate, result)
                 self.tell(_line(candidate, result.measured, result.out or result.failed))
-            if first:
+            if first and [a.config for a in asked] == [p.incumbent]:
                 self._check_first(search, found[0].failed if found else None)
 
     def _sorted(self, search: Search, asked: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
@@ -415,7 +415,7 @@ class Tuner:
 
     def _finalists(self, done: Sequence[Done]) -> list[Done]:
         """Feasible candidates within the margins of the incumbent that cover most of what is better than it."""
-        if not done:
+        if not done or done[0].config != self.prepared.incumbent:  # nothing to compare with
             return []
         now = done[0].measured
         limit: tuple[float, ...] = (

@@ -23,8 +23,8 @@ from redecode.optimizer.report import toml
 from redecode.optimizer.spec import Spec, load
 from redecode.optimizer.tuning import goals_of
 from redecode.optimizer.worth.volume import VolumeError
-from redecode.replay.errors import ReplayError
 from redecode.replay.prices import prices_of
+from redecode.replay.simulator.errors import SimulationError
 from redecode.tracer import RedecodeError, Run, Store
 
 GIVEN_UP = "given up"
@@ -257,7 +257,7 @@ class _Steps:
                     self.store, self.config.engine, seconds=asked.seconds, now_ns=self.nightly.now_ns,
                     check=self.meter.check, on_call=on_call,
                 )  # fmt: skip
-        except (CapReached, ReplayError) as error:  # the night can do without, unless it simulates
+        except (CapReached, SimulationError) as error:  # the night can do without, unless it simulates
             made = {"source": asked.source, "made": [], "refused": {"none was made": str(error)}, "fm_calls": calls}
         self.meter.calls -= calls  # counted from the step's result, whoever made it
         told = profiling.against(self.store.path, before, made["made"])

@@ -45,7 +45,7 @@ class ChangePoint:
     """A night since when a measure is another one.
 
     Attributes:
-        before, after: its mean over the nights until then, and since.
+        before, after: its mean over the nights until then (from the change before), and since (to the next one).
         moved: the configuration changed between the nights on both sides, which may be why.
     """
 
@@ -179,21 +179,27 @@ def changes(home: Home, name: str, rows: Sequence[Mapping[str, Any]], *, otava: 
 
 
 def _read(text: str, rows: Sequence[Mapping[str, Any]]) -> list[ChangePoint]:
-    """A line of JSON for each measure."""
+    """A line of JSON for each measure. Its means are rounded to 1e-6, more than a run may cost: they are made anew."""
     out = []
     for line in text.splitlines():
         for test, groups in json.loads(line).items():
-            known = _known(rows, test.rpartition(".")[2])
-            for change in (change for group in groups for change in group["changes"]):
-                place = int(change["index"])
+            measure = test.rpartition(".")[2]
+            known = _known(rows, measure)
+            found = sorted((int(c["index"]), float(c["pvalue"])) for g in groups for c in g["changes"])
+            edges = [0, *(place for place, _ in found), len(known)]
+            for nth, (place, p) in enumerate(found, 1):
                 out.append(
                     ChangePoint(
-                        measure=change["metric"],
+                        measure=measure,
                         night=known[place]["night"],
-                        before=float(change["mean_before"]),
-                        after=float(change["mean_after"]),
-                        p=float(change["pvalue"]),
+                        before=_mean(known[edges[nth - 1] : place], measure),
+                        after=_mean(known[place : edges[nth + 1]], measure),
+                        p=p,
                         moved=place > 0 and known[place]["config"] != known[place - 1]["config"],
                     )
                 )
     return out
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], measure: str) -> float:
+    return math.fsum(r[measure] for r in rows) / max(1, len(rows))

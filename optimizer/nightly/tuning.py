@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.cases import read_expected
+from redecode.optimizer.errors import Stopped
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import AtLoad
@@ -129,7 +130,7 @@ def tuned(
     """
     evaluates = _evaluates(config, store)
     try:
-        return Tuner(
+        tuner = Tuner(
             prepared=ready.prepared,
             storage=ready.storage,
             evaluates=evaluates,
@@ -141,7 +142,10 @@ def tuned(
             simulates=at_load(store.path, ready.prepared.about.settings),
             labels={NIGHT: night},
             tell=tell,
-        ).run()
+        )
+        return tuner.run()
+    except Stopped as stopped:  # it speaks of an option that `redecode nightly` neither has nor needs
+        raise type(stopped)(str(stopped).replace("go on with --resume", "start the night again")) from stopped
     finally:
         evaluates.close()
 
@@ -174,7 +178,7 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "chosen": tuned.decision.chosen,
         "why": tuned.decision.why or str(tuned.decision),
         "more_runs": tuned.decision.more,
-        "searched": len(tuned.done),
+        "searched": len(tuned.done) if tuned.done and tuned.done[0].config == p.incumbent else 0,
         "stopped": tuned.stopped,
         "incumbent": whole_of(p, p.incumbent),
         "finalists": {name: whole_of(p, config) for name, config in tuned.finalists.items()},

@@ -220,8 +220,8 @@ class Search:
         self._study.tell(asked.trial, state=TrialState.FAIL)
 
     def done(self) -> list[Done]:
-        """Trials that were evaluated, each candidate once, in order."""
-        return done_of(self._study, self.goals)
+        """Trials that were evaluated, each candidate once, in order; the incumbent first, whenever it was."""
+        return sorted(done_of(self._study, self.goals), key=lambda d: d.config != self.about.incumbent)
 
     def failures(self) -> list[tuple[Config, str]]:
         """Candidates that could not be evaluated, and why."""

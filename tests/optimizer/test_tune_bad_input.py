@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from redecode import tracer
+from redecode.cli import tune_run
 from redecode.cli.main import app
 from redecode.optimizer.cases import MODE
+from redecode.optimizer.evaluation.session import Settings
 from redecode.tracer import Store
 from tests.optimizer.conftest import tuning_of_docs
 
@@ -119,6 +122,26 @@ def test_a_budget_of_calls_is_kept_to_within_a_block(tune: Callable[..., Any], r
     found = json.loads(tune("--max-calls", "20", "--held-out", "0", "--json").stdout)
     assert "of at most 20" in found["stopped"]
     assert 20 <= len(recorded.requests) < 20 + 8
+
+
+def test_an_incumbent_that_was_interrupted_is_what_candidates_are_compared_with(
+    tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an earlier study wait already; the incumbent's trial died with the engine, and comes after them."""
+    tune("--trials", "4", "--cases", "4")
+    with monkeypatch.context() as down:
+        down.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        down.setattr(tune_run, "Settings", partial(Settings, again_s=(0.01,)))
+        assert tune("--no-memo").exit_code == 2
+    found = json.loads(tune("--no-memo", "--trials", "5", "--json").stdout)
+    first = found["trials"][0]
+    assert first["candidate"] == found["incumbent"] and first["number"] > min(t["number"] for t in found["trials"])
+
+
+def test_a_third_of_a_budget_of_calls_is_left_to_decide_with(tune: Callable[..., Any], recorded: Any) -> None:
+    found = json.loads(tune("--max-calls", "60", "--json").stdout)
+    assert "of at most 42" in found["stopped"] and found["fm_calls"]["made"] < 42 + 8
+    assert found["fm_calls"]["to_decide"] > 0 and len(recorded.requests) < 60 + 4 * 8
 
 
 def test_changed_knobs_are_named_when_a_study_is_gone_on_with(tune: Callable[..., Any], folder: Path) -> None:
