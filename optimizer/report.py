@@ -148,6 +148,10 @@ def _lines(tuned: Tuned) -> Iterator[str]:
         names = {"observed": "as observed", INCUMBENT: "incumbent, run again"}
         rows = [[names.get(name, name), *_measures(found, known=name != "observed")] for name, found in lanes.items()]
         yield from table(["lane", "runs", "error", f"cost ({p.goals.cost_unit})", *_latency(tuned), "missed SLO"], rows)
+        answered = [f"{names.get(n, n)} {m.cached} in {m.runs} runs" for n, m in lanes.items() if m.cached]
+        if answered:
+            yield ""
+            yield f"Steps that the agent's own cache answered: {', '.join(answered)}."
         yield ""
         yield (
             "The middle lane says what running it again changes by itself (another load, another time). Candidates are "
