@@ -166,7 +166,8 @@ def _table(runs: Listing, picked: Mask) -> None:
         number = min(st.pagination(pages, key="page", bind="query-params"), pages)
     at = [int(n) for n in order[(number - 1) * PER_PAGE : number * PER_PAGE]]
     ids = [runs.columns.run_id[n] for n in at]
-    rows = {**_rows(runs, at), **_costs(ids, [runs.columns.decodes[n] for n in at])}
+    rows = _rows(runs, at) | _costs(ids, [runs.columns.decodes[n] for n in at])
+    rows |= {name: rows.pop(name) for name in ("version", "input")}  # last, being the longest
     event = shown.dataframe(
         rows, hide_index=True, on_select="rerun", selection_mode="multi-row", key=f"runs {hash(tuple(ids))}",
         height=min(38 + 35 * len(at), 560), alt="The runs",

@@ -365,7 +365,7 @@ def _importances(report: Report) -> None:
         },
     }  # fmt: skip
     st.vega_lite_chart(
-        {name: [row[name] for row in rows] for name in rows[0]}, spec, height=max(160, 44 * len(order) + 60),
+        {name: [row[name] for row in rows] for name in rows[0]}, spec, height=max(200, 46 * len(order) + 130),
         alt="What each knob explains of each objective",
     )  # fmt: skip
     st.caption("Share of the objective's variance (PED-ANOVA); of a few trials it says little.")
