@@ -6,12 +6,13 @@ other choices, or other runs, make another study. `optuna-dashboard FILE` opens 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -77,6 +78,30 @@ def _short(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
+class _Lock:
+    """The right to add to a journal, as Optuna's own locks give it, but freed by the kernel.
+
+    Theirs is a file, which a process that was killed leaves behind: whoever comes next waits for 30 s.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}.flock")
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        file = self._path.open("a", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
 def opened(place: str | Path) -> BaseStorage:
     """The storage at a path (Optuna's journal) or URL (a database).
 
@@ -89,7 +114,7 @@ def opened(place: str | Path) -> BaseStorage:
             return RDBStorage(str(place))
         path = Path(place)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_Lock(path)))  # type: ignore[arg-type]
     except Exception as error:  # SQLAlchemy's, a driver's, the disk's
         raise BadStudy(f"studies at {place} cannot be opened: {error}") from error
 

@@ -23,8 +23,8 @@ time = "10m"
 
 [goals]
 percentile = 80
-margin_cost = 3
-margin_latency = 3
+margin_cost = 50
+margin_latency = 50
 
 [tune]
 held_out = 0.6
