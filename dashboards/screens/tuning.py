@@ -349,8 +349,9 @@ def _importances(report: Report) -> None:
         st.caption("Not known: too few trials, or nothing varied.")
         return
     weight: dict[str, float] = {}
-    for row in rows:
-        weight[row["knob"]] = weight.get(row["knob"], 0.0) + row["share"]
+    for found in report.importances.values():
+        for knob, share in found.items():
+            weight[visible(knob)] = weight.get(visible(knob), 0.0) + share
     order = sorted(weight, key=lambda knob: -weight[knob])
     spec = {
         "mark": {"type": "bar"},

@@ -13,7 +13,6 @@ from redecode.dashboards.parallel import axes_of
 from redecode.dashboards.tuned import studies_in
 from redecode.tracer import Store
 from tests.dashboards.conftest import HOSTILE, STEPS
-from tests.dashboards.studies import SPACE
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 CANVAS = ".waterfall canvas[data-ready]"
@@ -179,7 +178,8 @@ def test_trials_are_chosen_by_key_and_click_and_dragging_an_axis_keeps_some(
     tab.mouse.down()
     tab.mouse.move(x, (top + low) / 2, steps=3)  # the upper choice
     tab.mouse.up()
-    kept = sum(t.candidate["wording"] == SPACE.knobs["wording"].labels[-1] for t in report.report.trials)
+    upper = report.report.knobs["wording"]["choices"][-1]
+    kept = sum(t.candidate["wording"] == upper for t in report.report.trials)
     assert 0 < kept < len(trials)
     tab.wait_for_selector(f'{chart}[data-kept="{kept}"]')
     tab.get_by_text(f"{kept} of {len(trials)} trials pass where you dragged").wait_for()
