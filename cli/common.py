@@ -108,6 +108,7 @@ def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
     sys.stdout.write(orjson.dumps(document, option=options, default=str).decode() + "\n")
+    sys.stdout.flush()  # a program that goes on running may be read by another
 
 
 def say(words: str) -> None:

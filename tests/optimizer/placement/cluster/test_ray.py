@@ -144,7 +144,7 @@ def test_calls_wait_at_the_policy_and_then_in_the_engine_by_priority(cluster: Ra
         ended.append(name)
 
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(call, "first", 80, "to 1")  # 4 s: the others come in time on a busy machine, too
+        first = pool.submit(call, "first", 120, "to 1")  # 6 s: the others come in time on a busy machine, too
         until(lambda: get(cluster, "/redecode/replicas")["replicas"][1]["outstanding"] == 1)
         waits = pool.submit(call, "waits", 1, "wait")
         short = pool.submit(call, "short", 2, "to 1")
