@@ -149,8 +149,8 @@ def _logprob(token: str) -> dict[str, Any]:
 def pytest_configure() -> None:
     """The same wherever the suite is started.
 
-    Programs under test are interrupted: a shell that starts the suite in the background makes them deaf to that. They are
-    read while they run: what they do not flush would come unasked where Python's output is unbuffered.
+    Programs under test are interrupted: a shell that starts the suite in the background makes them deaf to that. They
+    are read while they run: what they do not flush would come unasked where Python's output is unbuffered.
     """
     os.environ.pop("PYTHONUNBUFFERED", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
