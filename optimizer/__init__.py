@@ -8,6 +8,7 @@ evaluation/           a candidate's runs: memo of paid decodes, processes, racin
 study/                the Optuna study: search, resumption, when to stop
 promotion/            whether a candidate replaces what is in use
 tuning.py, report.py  all of it in order, and what is told of it
+debugger.py           what Ray does to the debugger is undone
 placement/            router, provisioner and cluster under an SLO
 
 The names are looked up when asked for: who marks a knob in a context need not import a search.

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from redecode.optimizer.debugger import debugger_kept
 from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.process import asked
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
@@ -71,14 +72,15 @@ class RayWorkers:
         self.workers, self._settings, self._ray = workers, settings, ray
         passed = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
         try:
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": passed},
-                include_dashboard=False if address == "local" else None,
-                num_cpus=workers if address == "local" else None,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            with debugger_kept():
+                ray.init(
+                    address=address,
+                    runtime_env={"env_vars": passed},
+                    include_dashboard=False if address == "local" else None,
+                    num_cpus=workers if address == "local" else None,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise OptimizerError(f"no Ray cluster at {address}: {error}") from error
         self._actor = ray.remote(num_cpus=1, max_restarts=_DEATHS, max_task_retries=_DEATHS)(_Evaluating)

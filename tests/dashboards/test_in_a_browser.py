@@ -94,6 +94,7 @@ def test_a_step_in_the_address_opens_with_its_drawer(tab: Any, dashboard: str, f
 def test_a_filter_goes_into_the_address_and_comes_back(tab: Any, dashboard: str) -> None:
     tab.goto(f"{dashboard}/")
     tab.get_by_test_id("stDataFrame").wait_for()
+    tab.wait_for_function("window.redecodeKeys !== undefined")  # keys are heard once the page is there
     tab.keyboard.press("/")
     tab.keyboard.type("brancher")
     tab.wait_for_url("**q=brancher**")
@@ -113,7 +114,7 @@ def test_the_name_of_the_default_page_leads_to_it(tab: Any, dashboard: str) -> N
 def test_help_opens_and_closes(tab: Any, dashboard: str) -> None:
     tab.goto(f"{dashboard}/health")
     tab.get_by_text("Nothing was lost").wait_for()
-    tab.wait_for_function("window.redecodeKeys !== undefined")  # keys are heard once the page is there
+    tab.wait_for_function("window.redecodeKeys !== undefined")
     tab.keyboard.press("?")
     help_ = tab.get_by_role("dialog", name="Keys")
     help_.wait_for()

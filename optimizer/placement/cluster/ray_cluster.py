@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from redecode.optimizer.debugger import debugger_kept
 from redecode.optimizer.placement.cluster.errors import ClusterError
 from redecode.optimizer.placement.cluster.placing import LastDecision
 from redecode.optimizer.placement.cluster.ray_spec import RayMissing, RayReplica, RaySpec, load_ray, pack
@@ -22,7 +22,6 @@ from redecode.tracer.clock import Clock
 _MANY = 100_000
 """Calls a replica may be sent: the engine's own queue orders them, not Serve's."""
 _STATS_S = 1.0
-_DEBUGGER = "PYTHONBREAKPOINT"
 
 
 class RayCluster:
@@ -114,7 +113,7 @@ class RayCluster:
             warnings.simplefilter("ignore")  # Ray's own
             self._own = not ray.is_initialized()
             if self._own:
-                self._init(ray)
+                self._connect(ray)
             try:
                 serve.start(
                     http_options={"host": self._host, "port": self._port},
@@ -138,15 +137,7 @@ class RayCluster:
             shutil.rmtree(self._temp, ignore_errors=True)
             self._temp = None
 
-    def _init(self, ray: Any) -> None:
-        debugger = os.environ.get(_DEBUGGER)
-        try:
-            self._connect(ray)
-        finally:  # Ray puts its own there, also for every program started from here
-            os.environ.pop(_DEBUGGER, None)
-            if debugger is not None:
-                os.environ[_DEBUGGER] = debugger
-
+    @debugger_kept()
     def _connect(self, ray: Any) -> None:
         if self._address is not None:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
