@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import AtLoad
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.promotion.decide import Margins, Verdict
-from redecode.optimizer.report import saved_share, to_json, write
+from redecode.optimizer.report import read_context, saved_share, to_json, write
 from redecode.optimizer.spec import load
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
@@ -198,23 +197,6 @@ def _tell(tuned: Tuned, written: Sequence[Path]) -> None:
         typer.echo(tuned.decision.why)
     for path in written:
         typer.echo(str(path))
-
-
-def read_context(path: Path) -> dict[str, Any]:
-    """The configuration of a `tuned.toml`.
-
-    Raises:
-        BadSpec: it cannot be read, or has no table `context`.
-    """
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("context")
-    except OSError as error:
-        raise BadSpec(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSpec(f"{path} is no TOML: {error}") from error
-    if not isinstance(found, dict):
-        raise BadSpec(f"{path} has no table [context]")
-    return found
 
 
 def _prices(given: Sequence[str]) -> dict[str, Price]:

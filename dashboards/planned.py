@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from redecode.dashboards.tuned import CannotRead
+from redecode.dashboards.tuned import CannotRead, stamp
 
 FOLDER = "plans"
 DECISIONS = ".decisions.jsonl"
@@ -188,11 +188,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         CannotRead: it is none.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise CannotRead(f"{path} cannot be read: {error.strerror}") from error
-    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+    return _parsed(path, *stamp(path))
 
 
 @lru_cache(maxsize=64)

@@ -254,17 +254,26 @@ def _of_a_night(path: Path) -> Study:
 _R = TypeVar("_R", Report, Night)
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """When a file was changed (ns) and its size, bytes: while they are the same it need not be read again.
+
+    Raises:
+        CannotRead: it is not there.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise CannotRead(f"{path} cannot be read: {error.strerror}") from error
+    return stat.st_mtime_ns, stat.st_size
+
+
 def read_report(path: Path, what: type[_R]) -> _R:
     """What `redecode tune` wrote of a study, or `redecode nightly` of a night.
 
     Raises:
         CannotRead: it is none.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise CannotRead(f"{path} cannot be read: {error.strerror}") from error
-    return cast(_R, _parsed(path, what, stat.st_mtime_ns, stat.st_size))
+    return cast(_R, _parsed(path, what, *stamp(path)))
 
 
 @lru_cache(maxsize=64)

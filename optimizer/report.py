@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import os
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.evaluation.placing import PLACEMENT, is_placement, without_placement
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Measured, measured
@@ -107,6 +109,23 @@ def toml(config: Mapping[str, Any], comment: Sequence[str] = ()) -> str:
     if placed := [f"{n.removeprefix(PLACEMENT)} = {text}" for n, text in said.items() if is_placement(n)]:
         lines += ["", "[placement]", *placed]
     return "\n".join(lines) + "\n"
+
+
+def read_context(path: Path) -> dict[str, Any]:
+    """The configuration of a `tuned.toml`.
+
+    Raises:
+        BadSpec: it cannot be read, or has no table `context`.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8")).get("context")
+    except OSError as error:
+        raise BadSpec(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSpec(f"{path} is no TOML: {error}") from error
+    if not isinstance(found, dict):
+        raise BadSpec(f"{path} has no table [context]")
+    return found
 
 
 def _toml(value: Any) -> str:

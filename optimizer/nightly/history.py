@@ -17,9 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.home import Home, write_whole
-from redecode.optimizer.report import toml
+from redecode.optimizer.report import read_context, toml
 
 
 class Change(StrEnum):
@@ -105,7 +106,7 @@ class History:
         """What a configuration says.
 
         Raises:
-            BadNight: its file is gone or damaged.
+            BadSpec: its file is gone or damaged.
         """
         return read_context(self._file(config))
 
@@ -162,7 +163,10 @@ class History:
         if not self.home.current.exists():
             self._copy(last.config)
             return f"{self.home.current.name} was gone; it is configuration {last.config} again"
-        found = read_context(self.home.current)
+        try:
+            found = read_context(self.home.current)
+        except BadSpec as error:
+            raise BadNight(f"{error}; mend it, or remove it: it is written anew") from error
         name = config_id(found)
         if name == last.config:
             return None
@@ -233,23 +237,6 @@ class History:
                 out[event.before] = event.at_ns
             out.pop(event.config, None)
         return out
-
-
-def read_context(path: Path) -> dict[str, Any]:
-    """The table `context` of a configuration.
-
-    Raises:
-        BadNight: it cannot be read, or has none.
-    """
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("context")
-    except OSError as error:
-        raise BadNight(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadNight(f"{path} is no TOML: {error}; mend it, or remove it: it is written anew") from error
-    if not isinstance(found, dict):
-        raise BadNight(f"{path} has no table [context]; mend it, or remove it: it is written anew")
-    return found
 
 
 def since_words(events: Sequence[Event]) -> list[str]:

@@ -14,12 +14,12 @@ from redecode.optimizer.nightly import drift, profiling, report, trends, tuning,
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight, CapReached
 from redecode.optimizer.nightly.gate import Gated, gate
-from redecode.optimizer.nightly.history import Change, Event, History, config_id, read_context
+from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import DONE, FOLDER, Home, NightFolder, write_whole
 from redecode.optimizer.nightly.mix import rows_of
 from redecode.optimizer.nightly.spending import Meter, made_for
 from redecode.optimizer.promotion.decide import Verdict
-from redecode.optimizer.report import toml
+from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.spec import Spec, load
 from redecode.optimizer.tuning import goals_of
 from redecode.optimizer.worth.volume import VolumeError
