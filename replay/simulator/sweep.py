@@ -95,6 +95,8 @@ async def sweep(
     await asyncio.gather(*(caller.call(caller.tokens(8), 2) for _ in range(2)))  # the first pays for all
     caller.made.clear()
     until = time.monotonic() + seconds
+    for prompt in (lengths[0], max(n for n in lengths if n <= _MOST_PREFILL)):  # however slow: the way there and back
+        await _cell(caller, _Cell(prompt, 1, cached=False), output)
     for turn in range(rounds):
         cells = [_Cell(p, n, c) for p in lengths for n in sizes for c in (False, True) if c or p * n <= _MOST_PREFILL]
         rng.shuffle(cells)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Starts:
     def ended(self, signal_: int | None = None) -> int:
         """What it ended with, as `subprocess` says it; a signal is sent to it and what it has started before."""
         if signal_ is not None:
-            os.killpg(self.pid, signal_)
+            with suppress(ProcessLookupError):  # it may be over by itself
+                os.killpg(self.pid, signal_)
         return os.waitstatus_to_exitcode(self._line())
 
     def until(self, there: Callable[[], bool]) -> None:
@@ -91,7 +93,8 @@ def test_killed_in_step_after_step_a_night_ends_as_one_that_was_not(
         starts.start()
         starts.until(there)
         time.sleep(rng.uniform(0, 0.02))
-        assert starts.ended(signal.SIGKILL) == -9, starts.said.read_text()
+        over = (-9, 0) if name in ("gate", "move") else (-9,)  # from there to the end it takes some milliseconds only
+        assert starts.ended(signal.SIGKILL) in over, starts.said.read_text()
     result = job.run("--json")
     found = json.loads(result.stdout)
     assert (result.exit_code, found["verdict"]) == (0, "promote"), result.output
