@@ -37,6 +37,7 @@ from redecode.replay.simulator.views import (
 from redecode.replay.simulator.workload import Call, Shape, Workload
 
 _READY, _TICK, _BEGIN, _SEND, _ARRIVE, _ASK = 1, 2, 3, 4, 5, 6
+_OF_REPLICAS = (SCHEDULE, FINISH)
 _TOLD = 100
 _PRIVATE = 1 << 40
 """More blocks than the content of one run has."""
@@ -110,7 +111,7 @@ class Simulation(Sink):
             raise SimulationError("there is no replica to begin with")
         if router is None and len(engines) > 1:
             raise SimulationError(f"{len(engines)} replicas need a router")
-        self._followed = workload.followed()
+        self._followed = [[len(content) for content in calls] for calls in workload.followed()]
         self._workload, self._router = workload, router or _OnlyReplica()
         self._asks = router is not None
         self._provisioner, self._transfer = provisioner, transfer or Transfer()
@@ -122,7 +123,7 @@ class Simulation(Sink):
         self._views: list[SimulatedReplica] = []
         self._flying: dict[int, _InFlight] = {}
         self._split: dict[int, int] = {}  # call → the replica that goes on with it
-        self._held: dict[int, tuple[int, int, CallView]] = {}  # call → run, place in it: the router keeps it waiting
+        self._held: dict[int, tuple[int, CallView, tuple[int, ...]]] = {}  # call → its place in its run, and content
         sizes = [len(shape.calls) for shape in workload.shapes]
         self._bases = array("q", [0])
         for shape in workload.which:
@@ -131,7 +132,7 @@ class Simulation(Sink):
         self._sent, self._scheduled, self._first, self._last, self._done = (new_times(calls) for _ in range(5))
         self._where, self._cached, self._preempted = (new_times(calls) for _ in range(3))
         self._run_ended = new_times(runs)
-        self._events = self._refused = self._over = 0
+        self._refused = self._over = 0
         self._on_run: Callable[[int, int], None] | None = None
         self._each = 1
         for engine in engines:
@@ -155,11 +156,11 @@ class Simulation(Sink):
             if self._provisioner is not None:
                 heapq.heappush(heap, (0, _TICK, 0))
         pop = heapq.heappop
-        now = 0
+        now = events = 0
         while heap:
             event = pop(heap)
             kind = event[1]
-            if kind in (SCHEDULE, FINISH):
+            if kind in _OF_REPLICAS:
                 replica = members[event[2]].replica
                 if replica is None or replica.version != event[3]:
                     continue
@@ -182,7 +183,7 @@ class Simulation(Sink):
                     self._release(now)
                 else:
                     self._tick(now)
-            self._events += 1
+            events += 1
         if self._held:
             raise BadRoute(f"{len(self._held)} calls wait at the router for ever; nothing is left to happen")
         return Simulated(
@@ -203,7 +204,7 @@ class Simulation(Sink):
             alive_ps=tuple((now if m.stopped is None else m.stopped) - m.began for m in members),
             costs=tuple(m.view.engine.cost_per_s for m in members),
             end_ps=max(now, max(self._run_ended, default=0)),
-            events=self._events,
+            events=events,
             refused=self._refused,
         )
 
@@ -238,25 +239,27 @@ class Simulation(Sink):
         shape = self._workload.which[run]
         call = self._workload.shapes[shape].calls[place]
         self._sent[number] = now
+        content = self._own(call.hashes, run)
         if self._asks:
-            view = self._view(call, number, run)
-            self._routed(now, number, run, place, view, self._router.route(view, self._open, seconds(now)))
+            view = self._view(call, number, run, content)
+            self._routed(now, view, place, content, self._router.route(view, self._open, seconds(now)))
         elif self._open:
-            self._go(now, number, run, place, self._open[0].number, 0)
+            self._go(now, number, run, place, content, self._open[0].number, 0)
         else:
             raise BadRoute(f"no replica is left for a call of {call.step}")
 
-    def _routed(self, now: int, number: int, run: int, place: int, view: CallView, target: Route) -> None:
+    def _routed(self, now: int, view: CallView, place: int, content: tuple[int, ...], target: Route) -> None:
         """What the router says of a call."""
+        number, run = view.call, view.run
         if isinstance(target, Hold):
-            self._held[number] = (run, place, view)
+            self._held[number] = (place, view, content)
             if target.until_s is not None:
                 heapq.heappush(self._heap, (max(now, to_ps(target.until_s)), _ASK, number))
         elif target is None:
             self._refused += 1
             del self._flying[run]
         else:
-            self._go(now, number, run, place, target, self._router.priority(view, seconds(now)))
+            self._go(now, number, run, place, content, target, self._router.priority(view, seconds(now)))
 
     def _release(self, now: int) -> None:
         """Let calls go that the router no longer keeps."""
@@ -268,14 +271,16 @@ class Simulation(Sink):
             for number, target in self._router.release(self._open, seconds(now)):
                 if number not in self._held:
                     raise BadRoute(f"the router let call {number} go, and it does not wait")
-                run, place, view = self._held.pop(number)
-                if run in self._flying:
-                    self._routed(now, number, run, place, view, target)
+                place, view, content = self._held.pop(number)
+                if view.run in self._flying:
+                    self._routed(now, view, place, content, target)
                 elif isinstance(target, int):  # another call of its run was refused: its place is free for the next
                     self._router.ended(number, target, seconds(now))
                     again = True
 
-    def _go(self, now: int, number: int, run: int, place: int, target: int | Split, priority: int) -> None:
+    def _go(
+        self, now: int, number: int, run: int, place: int, content: tuple[int, ...], target: int | Split, priority: int
+    ) -> None:
         shape = self._workload.which[run]
         call = self._workload.shapes[shape].calls[place]
         output = call.output_tokens
@@ -285,28 +290,28 @@ class Simulation(Sink):
                 self._reserve(self._check(target.decode, call).view, call.prompt_tokens)
                 output = 1
             target = target.prefill
-        row = Row(number, call.prompt_tokens, output, self._own(self._followed[shape][place], run), priority)
+        row = Row(number, call.prompt_tokens, output, content[: self._followed[shape][place]], priority)
         row.run, row.place = run, place
         self._where[number] = target
         self._to(self._check(target, call), row, now)
 
-    def _view(self, call: Call, number: int, run: int) -> CallView:
+    def _view(self, call: Call, number: int, run: int, content: tuple[int, ...]) -> CallView:
         workload = self._workload
         began = workload.begins[run]
         deadline = seconds(began + workload.deadlines[run]) if workload.deadlines else None
         size = self._open[0].engine.limits.block_size if self._open else 16
-        hashes = self._own(call.hashes[: call.prompt_tokens // size], run)
         agent = workload.shapes[workload.which[run]].name
         return CallView(
-            number, run, call.step, call.model, call.prompt_tokens, hashes, seconds(began), deadline, call.max_tokens,
-            agent,
+            number, run, call.step, call.model, call.prompt_tokens, content[: call.prompt_tokens // size],
+            seconds(began), deadline, call.max_tokens, agent,
         )  # fmt: skip
 
     @staticmethod
     def _own(hashes: tuple[int, ...], run: int) -> tuple[int, ...]:
         """Content, with that of a run only told apart from that of other runs."""
         if hashes and min(hashes) < 0:
-            return tuple([h if h >= 0 else h - (run + 1) * _PRIVATE for h in hashes])
+            private = (run + 1) * _PRIVATE
+            return tuple([h if h >= 0 else h - private for h in hashes])
         return hashes
 
     def _check(self, number: int, call: Call) -> _Member:
@@ -384,7 +389,8 @@ class Simulation(Sink):
         if goes_on is not None:
             self._hand_over(row, goes_on, at)
             return
-        self._release(at)
+        if self._held:
+            self._release(at)
         self._last[number] = at
         self._done[number] = done = at + view.engine.after_ps
         flying = self._flying.get(run)

@@ -45,10 +45,9 @@ class Replica:
     """
 
     __slots__ = (
-        "_begun", "_costs", "_decodes", "_ends", "_growing", "_idle", "_lettings", "_limits", "_noise", "_partial",
-        "_pause", "_phases", "_prefills", "_push", "_scale", "_sink", "_steps", "_waiting", "_work", "clock", "context",
-        "counts",
-        "extremes", "kv", "running", "version",
+        "_begun", "_costs", "_decodes", "_each", "_ends", "_growing", "_grows", "_idle", "_lettings", "_limits",
+        "_noise", "_partial", "_phases", "_prefills", "_push", "_scale", "_sink", "_steps", "_takes", "_waiting",
+        "clock", "context", "counts", "extremes", "kv", "running", "version",
     )  # fmt: skip
 
     def __init__(self, costs: StepCosts, limits: Limits, sink: Sink, push: Push, noise: Noise | None = None) -> None:
@@ -65,7 +64,8 @@ class Replica:
         self._idle = True
         self._lettings = 0
         # The jump under way: no steps when its end has been dealt with.
-        self._steps = self._begun = self._work = self._pause = self._decodes = 0
+        self._steps = self._begun = self._takes = self._decodes = 0
+        self._each = self._grows = 0  # time of its first step, and how much longer each is than the one before
         self._prefills: list[tuple[Row, int]] = []
         self._scale = 1.0
 
@@ -94,7 +94,7 @@ class Replica:
 
     def finish(self, now: int) -> None:
         """The jump under way has its last tokens, and some calls all of theirs."""
-        end = self._begun + self._after(self._steps)
+        end = self._begun + self._takes
         self._settle()
         if self._growing:
             self._keep_grown(0)
@@ -146,8 +146,8 @@ class Replica:
             extremes.prefill_pairs = pairs
         if tokens > extremes.prefill_tokens:
             extremes.prefill_tokens = tokens
-        self._work = work = costs.work(tokens, pairs, len(prefills), decodes, context)
-        self._pause = costs.pause(len(prefills) + decodes)
+        work, pause = costs.work(tokens, pairs, len(prefills), decodes, context), costs.pause(rows)
+        self._each, self._grows = work + pause, costs.context_token * decodes
         if prefills or not calm:
             ending = self._first_end() == clock + 1
         else:
@@ -163,10 +163,11 @@ class Replica:
                 if not row.made:
                     self._sink.first_token(row, now + self._scaled(work))
                 ending = ending or row.made + 1 == row.output
+        self._takes = takes = self._after(self._steps)
         if ending:
-            self._next(now + self._after(self._steps) - self._scaled(self._pause), FINISH)
+            self._next(now + takes - self._scaled(pause), FINISH)
         else:
-            self._next(now + self._after(self._steps), SCHEDULE)
+            self._next(now + takes, SCHEDULE)
 
     # --- time ------------------------------------------------------------------------------
 
@@ -179,34 +180,32 @@ class Replica:
 
     def _after(self, steps: int) -> int:
         """Time of the first so many steps of the jump, pauses included; only decode steps can be several."""
-        return self._scaled(self._length(steps))
+        time = self._length(steps)
+        return time if self._noise is None else int(time * self._scale)
 
     def _length(self, steps: int) -> int:
         """The same without noise."""
-        time = steps * (self._work + self._pause)
-        if steps > 1:
-            time += self._costs.context_token * self._decodes * (steps * (steps - 1) // 2)
-        return time
+        return steps * self._each + self._grows * (steps * (steps - 1) // 2)
 
     def _cut(self, now: int) -> None:
         """Somebody came: the jump ends with the step under way."""
-        elapsed, each = now - self._begun, self._work + self._pause
-        if self._noise is not None:
-            elapsed = int(elapsed / self._scale)
-        grows = self._costs.context_token * self._decodes
+        passed, each, grows = now - self._begun, self._each, self._grows
+        elapsed = passed if self._noise is None else int(passed / self._scale)
         if grows:  # about the positive root of grows·n²/2 + (each - grows/2)·n = elapsed
             linear = 2 * each - grows
             steps = (isqrt(linear * linear + 8 * grows * elapsed) - linear) // (2 * grows)
         else:
             steps = elapsed // each if each else 1
         steps = min(max(1, steps), self._steps)
-        while steps > 1 and self._begun + self._after(steps - 1) >= now:
-            steps -= 1
-        while steps < self._steps and self._begun + self._after(steps) < now:
+        takes = self._after(steps)
+        while takes < passed and steps < self._steps:
             steps += 1
+            takes = self._after(steps)
+        while steps > 1 and (before := self._after(steps - 1)) >= passed:
+            steps, takes = steps - 1, before
         if steps < self._steps:
-            self._steps = steps
-            self._next(self._begun + self._after(steps), SCHEDULE)
+            self._steps, self._takes = steps, takes
+            self._next(self._begun + takes, SCHEDULE)
 
     def _first_end(self) -> int:
         """The clock when the next of those that decode ends; -1 if none does."""
@@ -224,7 +223,7 @@ class Replica:
             return
         counts, decodes = self.counts, self._decodes
         counts.steps += steps
-        counts.busy_ps += self._after(steps)
+        counts.busy_ps += self._takes
         if decodes:
             if steps > 1:
                 more = self._grown(self.clock + 1, steps - 1, decodes)
@@ -298,23 +297,36 @@ class Replica:
     def _keep(self, row: Row, full: int) -> None:
         """Its first `full` blocks have their content now."""
         hashes, kv = row.hashes, self.kv
-        for place in range(row.kept, min(full, len(hashes))):
-            if not kv.keep(hashes[place]):
-                if row.copies is None:
-                    row.copies = set()
-                row.copies.add(place)
-            row.kept = place + 1
+        full = min(full, len(hashes))
+        if full <= row.kept:
+            return
+        if not kv.keep_all(hashes[row.kept : full]):
+            for place in range(row.kept, full):
+                if not kv.keep(hashes[place]):
+                    if row.copies is None:
+                        row.copies = set()
+                    row.copies.add(place)
+        row.kept = full
 
     def _keep_grown(self, ahead: int) -> None:
         """The same for all that decode, in the order their blocks filled; `ahead` counts the step to come as done."""
         size, until = self._limits.block_size, self.clock + ahead - 1
-        filled = []
-        for row in self._growing:
-            last = min((row.offset + until) // size, len(row.hashes))
-            filled += [((place + 1) * size - row.offset, row.order, row) for place in range(row.kept, last)]
-        filled.sort(key=lambda f: f[:2])
-        for _, _, row in filled:
-            self._keep(row, row.kept + 1)
+        grown = [
+            (row, min(last, len(row.hashes)))
+            for row in self._growing
+            if (last := (row.offset + until) // size) > row.kept
+        ]
+        if not grown:
+            return
+        if self.kv.keep_all([block for row, last in grown for block in row.hashes[row.kept : last]]):
+            for row, last in grown:
+                row.kept = last
+        else:  # who fills a block of some content first keeps it, the others have copies
+            places = [(row, place) for row, last in grown for place in range(row.kept, last)]
+            places.sort(key=lambda p: ((p[1] + 1) * size - p[0].offset, p[0].order))
+            for row, _ in places:
+                self._keep(row, row.kept + 1)
+        for row, _ in grown:
             if row.kept == len(row.hashes):
                 del self._growing[row]
 
@@ -329,8 +341,13 @@ class Replica:
         """Blocks that calls take by decoding so many steps from `clock` on."""
         phases, size = self._phases, self._limits.block_size
         whole, rest = divmod(steps, size)
-        first = 1 - clock
-        return whole * decodes + sum([phases[(first - i) % size] for i in range(rest)])
+        grown = whole * decodes
+        if rest:
+            first = (2 - clock - rest) % size
+            grown += sum(phases[first : first + rest])
+            if first + rest > size:
+                grown += sum(phases[: first + rest - size])
+        return grown
 
     def _blocks_last(self, steps: int, decodes: int) -> int:
         """For how many steps, at most so many, there are blocks; the first has its own."""
@@ -388,13 +405,14 @@ class Replica:
                 if not limits.chunked_prefill:
                     return True
                 new = budget
-            if -(-row.tokens // size) - hit + kv.idle(row.hashes, hit) > kv.free:
+            if -(-row.tokens // size) - hit + (kv.idle(row.hashes, hit) if hit else 0) > kv.free:
                 return True
             if isinstance(waiting, deque):
                 waiting.popleft()
             else:
                 heapq.heappop(waiting)
-            kv.hold(row.hashes, hit)
+            if hit:
+                kv.hold(row.hashes, hit)
             row.held = -(-(computed + new) // size)
             kv.take(row.held - hit)
             row.computed, row.kept, row.brought = computed, hit, 0
