@@ -14,9 +14,10 @@ import typer
 from redecode.cli.common import print_json, say
 from redecode.optimizer.cases import read_expected
 from redecode.optimizer.errors import BadSpec, Stopped
+from redecode.optimizer.evaluation.placing import asked_for
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
-from redecode.optimizer.evaluation.simulated import AtLoad
+from redecode.optimizer.evaluation.simulated import at_load
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import read_context, saved_share, to_json, write
@@ -26,7 +27,6 @@ from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, prepare
 from redecode.replay.engine import status
 from redecode.replay.prices import Price, prices_of
-from redecode.replay.simulator.load import rate_of
 from redecode.tracer import Clock, Store
 
 
@@ -80,16 +80,21 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     runs = store.runs()
     storage = opened(asked.studies or place_of(store))
     evaluation: dict[str, Any] = {"concurrency": asked.concurrency, "workers": asked.workers, "memo": asked.memo}
-    if asked.load is not None:
-        placed = {"replicas": asked.replicas, "profiles": list(asked.profiles), "replica_usd_h": asked.replica_usd_h}
-        evaluation["at_load"] = {"load": asked.load, **placed}
-    simulates = _at_load(asked.path, evaluation)
+    incumbent = {} if asked.incumbent is None else read_context(asked.incumbent)
+    evaluation |= asked_for(
+        asked.load,
+        replicas=asked.replicas,
+        profiles=asked.profiles,
+        replica_usd_h=asked.replica_usd_h,
+        incumbent=incumbent,
+    )
+    simulates = at_load(asked.path, evaluation)
     request = Request(
         reference=asked.reference,
         which=asked.which,
         knobs=asked.knobs,
         fixed=asked.fixed,
-        incumbent={} if asked.incumbent is None else read_context(asked.incumbent),
+        incumbent=incumbent,
         slo_s=asked.slo_s,
         percentile=asked.percentile,
         most_error=asked.max_error,
@@ -106,6 +111,9 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     )
     answers = {} if asked.expected is None else read_expected(asked.expected, runs)
     prepared = prepare(request, spec, runs, storage, now_ns=Clock.start().now_ns(), expected=answers)
+    simulates = at_load(asked.path, prepared.about.settings)
+    if simulates is not None:
+        simulates.check(prepared.space)
     _say_what(prepared)
     evaluates = _evaluates(asked, prepared)
     stop_file = asked.stop_file or asked.path / "tune.stop"
@@ -121,7 +129,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         finalists=asked.finalists,
         memo=asked.memo,
         margins=request.margins,
-        simulates=_at_load(asked.path, prepared.about.settings),
+        simulates=simulates,
         tell=say,
     )
     try:
@@ -164,15 +172,6 @@ def _evaluates(asked: Asked, prepared: Prepared) -> Evaluates:
 
         return RayWorkers(settings, max(1, asked.workers), asked.ray)
     return InProcess(settings) if asked.workers == 0 else Workers(settings, asked.workers)
-
-
-def _at_load(path: Path, settings: Mapping[str, Any]) -> AtLoad | None:
-    """The simulation that a study's settings ask for."""
-    asked = settings.get("at_load")
-    if asked is None:
-        return None
-    rate = rate_of(asked["load"])
-    return AtLoad(store=path, rate_per_s=rate, replicas=asked["replicas"], profiles=asked["profiles"])
 
 
 def _say_what(prepared: Prepared) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from redecode.optimizer.errors import BadSpec
@@ -116,6 +116,11 @@ class Goals:
         if self.provisioned:
             return "replica s" if self.replica_usd_h is None else "USD"
         return "USD" if self.prices else "engine s"
+
+    @property
+    def spending(self) -> Goals:
+        """What an evaluation itself costs: its FM calls, whatever the replicas it is about would."""
+        return replace(self, provisioned=False, replica_usd_h=None)
 
     @property
     def allowed(self) -> float:

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 from redecode.optimizer.errors import BadSpec
-from redecode.optimizer.evaluation.placing import PLACEMENT, is_placement, without_placement
+from redecode.optimizer.evaluation.placing import KNOWN, PLACEMENT, placement_of, without_placement
 from redecode.optimizer.knobs import Config
-from redecode.optimizer.objectives import NAMES, Measured, measured
+from redecode.optimizer.objectives import NAMES, Goals, Measured, measured
 from redecode.optimizer.promotion.decide import Compared, Verdict, said
 from redecode.optimizer.study.hypervolume import front
 from redecode.optimizer.tuning import INCUMBENT, Prepared, Tuned, observed
@@ -106,26 +106,32 @@ def toml(config: Mapping[str, Any], comment: Sequence[str] = ()) -> str:
     lines.append("[context]")
     said = {name: _toml(value) for name, value in config.items() if value is not None}
     lines += [f"{name} = {text}" for name, text in without_placement(said).items()]
-    if placed := [f"{n.removeprefix(PLACEMENT)} = {text}" for n, text in said.items() if is_placement(n)]:
-        lines += ["", "[placement]", *placed]
+    if placed := placement_of(said):
+        lines += ["", "[placement]", *(f"{name} = {text}" for name, text in placed.items())]
     return "\n".join(lines) + "\n"
 
 
 def read_context(path: Path) -> dict[str, Any]:
-    """The configuration of a `tuned.toml`.
+    """The configuration of a `tuned.toml`; its placement, if it has one, under the names of the knobs of it.
 
     Raises:
         BadSpec: it cannot be read, or has no table `context`.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("context")
+        whole = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadSpec(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSpec(f"{path} is no TOML: {error}") from error
+    found, placed = whole.get("context"), whole.get("placement", {})
     if not isinstance(found, dict):
         raise BadSpec(f"{path} has no table [context]")
-    return found
+    if not isinstance(placed, dict) or (unknown := [n for n in placed if PLACEMENT + n not in KNOWN]):
+        what = "is no table" if not isinstance(placed, dict) else f"has no {unknown[0]}"
+        raise BadSpec(
+            f"{path}: placement {what}; it is a table of {', '.join(n.removeprefix(PLACEMENT) for n in KNOWN)}"
+        )
+    return {**found, **{PLACEMENT + name: value for name, value in placed.items()}}
 
 
 def _toml(value: Any) -> str:
@@ -213,6 +219,13 @@ def _goals(tuned: Tuned) -> str:
     return "; ".join(parts) or "no SLO"
 
 
+def _replicas(goals: Goals) -> str:
+    if not goals.provisioned:
+        return ""
+    price = "" if goals.replica_usd_h is None else f", {goals.replica_usd_h:g} USD an hour each"
+    return f": a run's share of all replicas' time, used or not{price}"
+
+
 def _latency(tuned: Tuned) -> list[str]:
     return [f"p{tuned.prepared.goals.percentile:g} (s)", "median (s)"]
 
@@ -249,7 +262,7 @@ def _conditions(tuned: Tuned) -> Iterator[str]:
     yield f"- study `{tuned.study}`, {tuned.trials} candidates told ({different} different); ended: {tuned.stopped}"
     yield f"- sampler {p.about.sampler}, seed {p.about.seed}, Optuna {p.about.versions['optuna']}; {p.about.fidelity}"
     yield f"- {len(p.cases.search)} recorded runs to search on, {len(p.cases.decide)} newer ones to decide on"
-    yield f"- goals: {_goals(tuned)}; cost in {p.goals.cost_unit}"
+    yield f"- goals: {_goals(tuned)}; cost in {p.goals.cost_unit}{_replicas(p.goals)}"
     told = "" if saved is None else f" ({saved:.0%} saved)"
     memo = f"{tuned.calls_memo} answered from the memo, {tuned.calls_again} of candidates that were known"
     yield f"- FM calls of this search: {tuned.calls_live} made, {memo}{told}"

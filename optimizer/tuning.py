@@ -333,7 +333,7 @@ class Tuner:
         memo = sum(o.memo for o in outcomes)
         self._live += live
         self._memo += memo
-        cost = sum(self.prepared.goals.cost(o) * o.live / max(1, o.live + o.memo) for o in outcomes)
+        cost = sum(self.prepared.goals.spending.cost(o) * o.live / max(1, o.live + o.memo) for o in outcomes)
         self.budget.spend(live, cost)
         return self.budget.over(self._share)
 

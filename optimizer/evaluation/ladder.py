@@ -80,7 +80,7 @@ class Ladder:
         for start in range(0, len(self.cases), self.block):
             cases = self.cases[start : start + self.block]
             block = Block(
-                values=self.space.decoded(config),
+                values=without_placement(self.space.decoded(config)),
                 cases=cases,
                 labels=labels,
                 memo=self.memo,
@@ -136,7 +136,7 @@ def lanes(
         for place in range(len(names)):
             name = names[(place + turn) % len(names)]
             labels = {**live.labels, "lane": name, "candidate": lanes[name]}
-            values = live.space.decoded(lanes[name])
+            values = without_placement(live.space.decoded(lanes[name]))
             made[name] = live.evaluates.evaluate(Block(values=values, cases=cases, labels=labels, memo=False))
             live.spent(made[name])
         for name, outcomes in made.items():

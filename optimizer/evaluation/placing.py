@@ -18,6 +18,32 @@ from redecode.replay.simulator.fleet import Routing
 
 PLACEMENT = "placement."
 REPLICAS, ROUTING, PROFILE = (PLACEMENT + name for name in ("replicas", "routing", "profile"))
+KNOWN = (REPLICAS, ROUTING, PROFILE)
+
+
+def asked_for(
+    load: str | None,
+    *,
+    replicas: int,
+    profiles: Sequence[str],
+    replica_usd_h: float | None,
+    incumbent: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the settings of a study keep of the load that it simulates; nothing if it simulates none.
+
+    Args:
+        incumbent: the configuration in use, whose placement, if it has one, comes before `replicas`.
+    """
+    if load is None:
+        return {}
+    in_use = {name: value for name, value in incumbent.items() if is_placement(name)}
+    found = {
+        "load": load,
+        "replicas": in_use.get(REPLICAS, replicas),
+        "profiles": list(profiles),
+        "replica_usd_h": replica_usd_h,
+    }
+    return {"at_load": {**found, **({"in_use": in_use} if in_use else {})}}
 
 
 def is_placement(name: str) -> bool:
@@ -28,6 +54,11 @@ def is_placement(name: str) -> bool:
 def without_placement(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a candidate's graph sees of it."""
     return {name: value for name, value in config.items() if not is_placement(name)}
+
+
+def placement_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest: `replicas`, `routing`, `profile`, as far as it has them."""
+    return {name.removeprefix(PLACEMENT): value for name, value in config.items() if is_placement(name)}
 
 
 def with_placement(
@@ -48,7 +79,7 @@ def with_placement(
             continue
         if at_load is None:
             raise BadSpec(f"--knob {name}: placement is simulated, at a load: say --load RATE")
-        found[name] = _checked(name, knob)
+        found[name] = checked(name, knob)
         now[name] = _in_use(name, found[name], at_load)
     rest = [(name, knob) for name, knob in knobs if not is_placement(name)]
     if not found:
@@ -59,7 +90,12 @@ def with_placement(
     return spec.model_copy(update=update), rest
 
 
-def _checked(name: str, knob: Knob | None) -> Knob:
+def checked(name: str, knob: Knob | None) -> Knob:
+    """A placement knob with the values that it may have.
+
+    Raises:
+        BadSpec: there is no such knob, or it has no such values.
+    """
     if name == ROUTING:
         known = [r.value for r in Routing]
         knob = knob or Choice(*known)

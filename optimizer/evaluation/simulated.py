@@ -9,22 +9,25 @@ are, and no candidate has better luck than another.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-from redecode.optimizer.errors import OptimizerError
+from redecode.optimizer.errors import BadSpec, OptimizerError
 from redecode.optimizer.evaluation.placing import PROFILE, REPLICAS, ROUTING
-from redecode.optimizer.knobs import Config
+from redecode.optimizer.knobs import Config, Space, values_of
 from redecode.optimizer.objectives import Outcome
 from redecode.replay import ReplayMode, ReplayOptions
 from redecode.replay.engine_replay import choose
 from redecode.replay.plan import Plan
 from redecode.replay.simulated import lay_out, models_of
 from redecode.replay.simulator import catalogue
+from redecode.replay.simulator.errors import NoProfile
 from redecode.replay.simulator.fleet import Fleet, Routing
-from redecode.replay.simulator.load import poisson_workload
+from redecode.replay.simulator.load import poisson_workload, rate_of
+from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.results import quantile
 from redecode.tracer import Store
 
@@ -34,11 +37,17 @@ _EACH = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A placement: so many replicas of each profile (none named: of each FM's own), and who gets a call."""
+    """A placement: so many replicas of each profile, and who gets a call.
+
+    Attributes:
+        profiles: of the study; none named: of each FM its own.
+        chosen: in the place of the one that its FM would have.
+    """
 
     replicas: int
     routing: Routing
     profiles: Sequence[str]
+    chosen: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +59,7 @@ class AtLoad:
         rate_per_s: of runs.
         replicas: of each profile.
         profiles: keys or files; by default the one of each FM.
+        in_use: placement of every candidate whose own knobs say nothing of it, before what is said here.
 
     Raises:
         SimulationError: a profile that is named is not there.
@@ -61,6 +71,7 @@ class AtLoad:
     profiles: Sequence[str] = ()
     routing: Routing = Routing.LEAST
     seed: int = 0
+    in_use: Config = field(default_factory=dict)
     _fleets: dict[tuple[frozenset[str], Placed], Fleet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,10 +91,17 @@ class AtLoad:
 
         Raises:
             OptimizerError: a run was not recorded well enough to be simulated.
+            BadSpec: an FM that it calls has no profile beside the one that the candidate chose.
             SimulationError: an FM has no profile.
         """
         placed = self._placed(config or {})
-        share_s = placed.replicas / self.rate_per_s
+        try:
+            engines = self._profiles({m for o in outcomes if o.error is None for m in o.usage}, placed)
+        except NoProfile as error:
+            if placed.chosen is None:
+                raise
+            raise BadSpec(str(error)) from error  # another candidate has another profile
+        share_s = placed.replicas * max(1, len(engines)) / self.rate_per_s
         outcomes = [replace(o, provisioned_s=share_s) for o in outcomes]
         # A run that called no FM, say since a cache answered, takes at any load what it took.
         outcomes = [o if o.usage or o.error is not None or not o.cached else _as_it_was(o) for o in outcomes]
@@ -103,12 +121,30 @@ class AtLoad:
         ]
 
     def _placed(self, config: Config) -> Placed:
+        config = {**self.in_use, **config}
         profile = config.get(PROFILE)
         return Placed(
             replicas=int(config.get(REPLICAS) or self.replicas),
             routing=Routing(str(config.get(ROUTING) or self.routing)),
-            profiles=tuple(self.profiles) if profile is None else (str(profile),),
+            profiles=tuple(self.profiles),
+            chosen=None if profile is None else str(profile),
         )
+
+    def check(self, space: Space) -> None:
+        """Refuse, before anything is run, what is not measured.
+
+        Raises:
+            BadSpec: the knob of profiles, or the configuration in use, names one that is not there.
+            NoProfile: there is none at all.
+        """
+        wanted = values_of(space.knobs[PROFILE]) or () if PROFILE in space.knobs else [self.in_use.get(PROFILE)]
+        for name in [str(w) for w in wanted if w is not None]:
+            try:
+                catalogue.named(self.store, name)
+            except NoProfile as error:
+                raise BadSpec(f"{PROFILE}: {error}") from error
+        if not self.profiles:
+            catalogue.some(self.store)
 
     def latencies(self, plans: Mapping[str, Plan], placed: Placed | None = None) -> dict[str, list[float]]:
         """Run id → its simulated latencies, s, ascending; every run at least once."""
@@ -131,12 +167,39 @@ class AtLoad:
     def _fleet(self, plans: Mapping[str, Plan], placed: Placed) -> Fleet:
         models = frozenset(models_of(plans.values()))
         if (models, placed) not in self._fleets:
-            named = tuple(catalogue.named(self.store, name) for name in placed.profiles)
-            profiles = named or tuple(catalogue.profile_for(self.store, m, set()) for m in sorted(models))
-            fleet = Fleet(profiles, placed.replicas, routing=placed.routing)
+            fleet = Fleet(self._profiles(models, placed), placed.replicas, routing=placed.routing)
             fleet.check(models)
             self._fleets[models, placed] = fleet
         return self._fleets[models, placed]
+
+    def _profiles(self, models: Collection[str], placed: Placed) -> tuple[EngineProfile, ...]:
+        """The engines of a placement: those that are named, else those of these FMs."""
+        chosen = None if placed.chosen is None else catalogue.named(self.store, placed.chosen)
+        named = [catalogue.named(self.store, name) for name in placed.profiles]
+        if named and chosen is not None:
+            named = [p for p in named if p.model != chosen.model]
+        elif not placed.profiles:
+            others = sorted(m for m in models if chosen is None or m != chosen.model)
+            named = [catalogue.profile_for(self.store, m, set()) for m in others]
+        return (*(() if chosen is None else (chosen,)), *named)
+
+
+def at_load(store: Path, settings: Mapping[str, Any]) -> AtLoad | None:
+    """The simulation that a study's settings ask for (`placing.asked_for`), if they do.
+
+    Raises:
+        SimulationError: a load that is none, or a profile that is not there.
+    """
+    asked = settings.get("at_load")
+    if asked is None:
+        return None
+    return AtLoad(
+        store=store,
+        rate_per_s=rate_of(asked["load"]),
+        replicas=asked["replicas"],
+        profiles=asked["profiles"],
+        in_use=asked.get("in_use", {}),
+    )
 
 
 def _as_it_was(outcome: Outcome) -> Outcome:

@@ -12,9 +12,14 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.evaluation.placing import checked, is_placement
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.promotion.decide import Margins
+from redecode.optimizer.schema import parse_knob
 from redecode.replay.prices import Price
+from redecode.replay.simulator.errors import SimulationError
+from redecode.replay.simulator.load import rate_of
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -87,7 +92,39 @@ class TuneSection(_Section):
     live_tools: tuple[str, ...] = ()
     load: str | None = None
     replicas: int = Field(default=1, ge=1)
+    replica_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     profiles: tuple[str, ...] = ()
+
+    @field_validator("load")
+    @classmethod
+    def _a_rate(cls, value: str | None) -> str | None:
+        try:
+            _ = None if value is None else rate_of(value)
+        except SimulationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("knobs")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for name, knob in map(parse_knob, value):
+                if is_placement(name):
+                    checked(name, knob)
+        except BadSpec as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _at_a_load(self) -> TuneSection:
+        placed = [name for name, _ in map(parse_knob, self.knobs) if is_placement(name)]
+        if placed and self.load is None:
+            raise ValueError(f'knob {placed[0]}: placement is simulated, at a load: say load = "2rps", or what it is')
+        if self.replica_price is not None and not placed:
+            raise ValueError(
+                'replica_price is the cost of placement knobs: say load, and knobs = ["placement.replicas"]'
+            )
+        return self
 
 
 class ProfileSection(_Section):
@@ -224,6 +261,8 @@ def _said(first: Any) -> str:
     if first["type"] == "missing":
         return f"{_where(place[:-1])}{place[-1]} is missing"
     text = first["msg"].removeprefix("Value error, ")
+    if len(place) == 1 and isinstance(first["input"], Mapping):  # of a section as a whole
+        return f"{_where(place)}{text}"
     return f"{_where(place[:-1])}{place[-1]}: {text}" if place else text
 
 

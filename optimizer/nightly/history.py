@@ -66,7 +66,9 @@ class Event:
 
 def config_id(context: Mapping[str, Any]) -> str:
     """Of a configuration, by what its file says: equal for equal ones."""
-    text = json.dumps(tomllib.loads(toml(context))["context"], sort_keys=True, default=str)
+    found = tomllib.loads(toml(context))
+    said = found if "placement" in found else found["context"]
+    text = json.dumps(said, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 

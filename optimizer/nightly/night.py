@@ -118,11 +118,11 @@ class Nightly:
         return fresh
 
     def _same(self, folder: NightFolder, begun: Mapping[str, Any]) -> None:
-        if begun["digest"] == self.config.digest:
-            return
         then, now = _flat(begun["config"]), _flat(self.config.identity())
         changed = [f"{k}: {then.get(k)} → {now.get(k)}" for k in (*then, *(n for n in now if n not in then))
                    if then.get(k) != now.get(k)]  # fmt: skip
+        if not changed:
+            return
         raise BadNight(
             f"the configuration has changed since night {folder.id} began ({'; '.join(changed)}): change it back to go "
             "on, or give that night up with --anew"
@@ -264,35 +264,36 @@ class _Steps:
         self.tell(f"engine profile from the {asked.source}: {report.profile_line({**made, 'profiles': told})}")
         return {**made, "profiles": told}
 
-    def _incumbent(self) -> dict[str, Any]:
-        """The context in use."""
+    def _incumbent(self) -> tuple[str | None, dict[str, Any]]:
+        """The configuration in use, if there is one yet, and what the study begins with."""
         present = self.history.config
         if present is not None:
-            return self.history.context(present)
+            return present, self.history.context(present)
         given = self.config.tune.incumbent
-        return {} if given is None else read_context(given)
+        return None, {} if given is None else read_context(given)
 
     def _tune(self, begin: Mapping[str, Any]) -> dict[str, Any]:
         runs = self._of_tonight()
+        in_use, incumbent = self._incumbent()
         ready = tuning.ready(
             self.config, self.spec, self.store, runs,
-            incumbent=self._incumbent(), now_ns=begin["began_ns"], words=self.window.words,
+            incumbent=incumbent, now_ns=begin["began_ns"], words=self.window.words,
         )  # fmt: skip
-        if self.history.config is None:
+        if in_use is None:
             with self.home.moving():
-                name = config_id(ready.incumbent)
-                event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=name, night=self.folder.id)
+                in_use = config_id(ready.incumbent)
+                event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=in_use, night=self.folder.id)
                 self.history.put(event, ready.incumbent)
         p = ready.prepared
         if (why := self.meter.over()) is not None:
-            return {"skipped": why, "incumbent": ready.incumbent}
+            return {"skipped": why, "incumbent": ready.incumbent, "config": in_use}
         spent = made_for(self.store, self.folder.id, begin["began_ns"], p.goals)
         budget = self.meter.budget(spent)
         self.tell(f"study {p.about.name}: {len(p.cases.search)} runs to search on, {len(p.cases.decide)} to decide on")
         found = tuning.tuned(ready, self.config, self.store, self.folder.id, budget, self.tell)
         self.meter.stopped()  # a study that the kill switch ended is gone on with
         kept = tuning.kept(found, self.folder.path, calls=budget.spent_calls, cost=budget.spent_cost)
-        return {**kept, "held_out_before": self._seen_before(kept["held_out"])}
+        return {**kept, "config": in_use, "held_out_before": self._seen_before(kept["held_out"])}
 
     def _seen_before(self, held_out: Sequence[str]) -> int:
         """How many of the held-out runs another night has decided on."""
@@ -307,7 +308,8 @@ class _Steps:
         found = self.folder.step("drift")
         if self.config.drift.action == "hold" and found["verdict"] == "drifted":
             hold = f"the mix of runs has changed ({found['words']}), and drift.action is hold"
-        before = config_id(tuned["incumbent"])
+        # What is in use may lack knobs that are new tonight: the study's incumbent has those, and so another id.
+        before = tuned.get("config") or config_id(tuned["incumbent"])
         if (present := self.history.config) != before:
             hold = f"configuration {present} has come into use during the night; it was measured against {before}"
         gated: Gated = gate(tuned, self.history.rejected(), hold=hold)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from redecode.optimizer.evaluation.placing import PLACEMENT, placement_of, without_placement
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.drift import Feature
 from redecode.optimizer.nightly.errors import BadNight
@@ -28,6 +29,8 @@ def document(
         steps: what each came to; "done" without the report.
     """
     gated, tuned, done = steps["gate"], steps["tune"], steps["done"]
+    incumbent = tuned["incumbent"]
+    in_use = gated["context"] if done["promoted"] else incumbent
     words = gated["verdict"]
     if done["promoted"]:
         words = f"promoted {gated['finalist']}"
@@ -50,8 +53,10 @@ def document(
         "promoted": done["promoted"],
         "config_before": gated["before"],
         "config": done["config"],
-        "incumbent": tuned["incumbent"],
-        "context": gated["context"] if done["promoted"] else tuned["incumbent"],
+        "incumbent": without_placement(incumbent),
+        "incumbent_placement": placement_of(incumbent),
+        "context": without_placement(in_use),
+        "placement": placement_of(in_use),
         "more_runs": gated["more"],
         "rolled_back_before": gated["rejected"],
         "runs": steps["select"],
@@ -135,7 +140,10 @@ def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
     yield found["why"]
     yield ""
     if found["promoted"]:
-        was, now = found["incumbent"], found["context"]
+        was, now = (
+            {**found[context], **{PLACEMENT + n: v for n, v in found[placed].items()}}
+            for context, placed in (("incumbent", "incumbent_placement"), ("context", "placement"))
+        )
         names = [n for n in dict.fromkeys((*was, *now)) if was.get(n) != now.get(n)]
         rows = [[n, str(was.get(n, "-")), str(now.get(n, "(does not matter)"))] for n in names]
         yield f"Configuration {found['config']} is in use, in place of {found['config_before']}:"

@@ -43,7 +43,7 @@ class Spent:
 
     Attributes:
         calls: FM calls that an engine answered.
-        cost: theirs, in the goals' unit.
+        cost: theirs, in USD where there are prices, else in seconds of the engine.
     """
 
     calls: int
@@ -64,7 +64,7 @@ def made_for(store: Store, night: str, since_ns: int, goals: Goals) -> Spent:
         for row in rows
     }
     whole = Outcome(case="", run_id=None, quality=None, latency_s=0.0, usage=usage)
-    return Spent(calls=sum(u.calls for u in usage.values()), cost=goals.cost(whole))
+    return Spent(calls=sum(u.calls for u in usage.values()), cost=goals.spending.cost(whole))
 
 
 class Meter:

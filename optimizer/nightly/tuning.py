@@ -10,9 +10,10 @@ from typing import Any
 
 from redecode.optimizer.cases import read_expected
 from redecode.optimizer.errors import Stopped
+from redecode.optimizer.evaluation.placing import asked_for
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
-from redecode.optimizer.evaluation.simulated import AtLoad
+from redecode.optimizer.evaluation.simulated import at_load
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.spending import NIGHT
@@ -25,7 +26,6 @@ from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, goals_json, prepare
 from redecode.replay.engine import status
 from redecode.replay.prices import prices_of
-from redecode.replay.simulator.load import rate_of
 from redecode.tracer import Run, Store
 
 FOLDER = "tuning"
@@ -74,11 +74,17 @@ def ready(
 
     Raises:
         NoRuns, BadSpec, BadStudy: as `tuning.prepare`.
+        SimulationError: a load is simulated, and there is no engine profile.
     """
     tune, goals = config.tune, config.goals
     evaluation: dict[str, Any] = {"concurrency": tune.concurrency, "workers": tune.workers, "memo": tune.memo}
-    if tune.load is not None:
-        evaluation["at_load"] = {"load": tune.load, "replicas": tune.replicas, "profiles": list(tune.profiles)}
+    evaluation |= asked_for(
+        tune.load,
+        replicas=tune.replicas,
+        profiles=tune.profiles,
+        replica_usd_h=tune.replica_price,
+        incumbent=incumbent,
+    )
     simulates = at_load(store.path, evaluation)
     request = Request(
         reference=config.spec,
@@ -103,20 +109,14 @@ def ready(
     storage = opened(place_of(store))
     expected = {} if tune.expected is None else read_expected(tune.expected, runs)
     prepared = prepare(request, spec, runs, storage, now_ns=now_ns, expected=expected)
+    if simulates is not None:
+        simulates.check(prepared.space)
     if not prepared.cases.decide:
         raise BadNight(
             f"{len(prepared.cases.search)} run of {words} can be tuned on: too few to keep some apart to decide on; "
             "take more time in `runs`"
         )
     return Ready(prepared=prepared, storage=storage, incumbent=whole_of(prepared, prepared.incumbent))
-
-
-def at_load(path: Path, settings: Mapping[str, Any]) -> AtLoad | None:
-    """The simulation that a study's settings ask for."""
-    asked = settings.get("at_load")
-    if asked is None:
-        return None
-    return AtLoad(store=path, rate_per_s=rate_of(asked["load"]), replicas=asked["replicas"], profiles=asked["profiles"])
 
 
 def tuned(
@@ -190,7 +190,7 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "seed": p.about.seed,
         "fm_calls": calls,
         "cost": cost,
-        "cost_unit": p.goals.cost_unit,
+        "cost_unit": p.goals.spending.cost_unit,
     }
 
 

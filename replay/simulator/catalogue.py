@@ -61,6 +61,16 @@ def profiles_in(store: Path) -> list[EngineProfile]:
     return sorted(found, key=lambda p: p.model)
 
 
+def some(store: Path) -> None:
+    """Refuse a store without any.
+
+    Raises:
+        NoProfile: it is one.
+    """
+    if not any((store / FOLDER).glob("*.json")):
+        raise NoProfile(f"there is no engine profile in {store}; {_MEASURE}")
+
+
 def named(store: Path, name: str) -> EngineProfile:
     """The profile with this key (or enough of its beginning), in this file, or the only one of this FM.
 

@@ -16,14 +16,14 @@ from redecode.optimizer.evaluation.ladder import Ladder
 from redecode.optimizer.evaluation.placing import with_placement
 from redecode.optimizer.evaluation.session import Block
 from redecode.optimizer.evaluation.simulated import AtLoad, share_of
-from redecode.optimizer.knobs import values_of
-from redecode.optimizer.objectives import Goals, Outcome
-from redecode.optimizer.report import toml
+from redecode.optimizer.knobs import Config, values_of
+from redecode.optimizer.objectives import Goals, Outcome, Usage
+from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.spec import Case, Spec, space_of
 from redecode.optimizer.study.search import Asked
 from redecode.replay.simulator import catalogue
-from redecode.replay.simulator.errors import SimulationError
+from redecode.replay.simulator.errors import NoProfile, SimulationError
 from redecode.replay.simulator.profile import EngineLimits, EngineProfile, Overheads, Range, Seconds
 from redecode.tracer import Run, Store
 
@@ -167,6 +167,39 @@ def test_replicas_cost_what_an_hour_of_them_does(store: Path, recorded: list[Run
     assert ladder.goals.cost_unit == "USD"
 
 
+def test_each_fm_that_is_called_has_replicas_of_its_own(store: Path) -> None:
+    catalogue.keep(store, profile())
+    catalogue.keep(store, profile().model_copy(update={"model": "judge"}))
+    slow = catalogue.keep(store, profile().model_copy(update={"model": "judge", "hardware": "slow"})).profile
+    both = Outcome(
+        case="c", run_id=None, quality=1.0, latency_s=1.0, usage={FM: Usage(calls=1), "judge": Usage(calls=1)}
+    )
+    simulates = AtLoad(store=store, rate_per_s=2.0, replicas=3)
+    with pytest.raises(NoProfile, match="2 engine profiles of judge"):
+        simulates([both])
+    chosen: Config = {"placement.replicas": 2, "placement.profile": slow.key}
+    assert [o.provisioned_s for o in simulates([both], chosen)] == [2 * 2 / 2.0]
+    in_use = AtLoad(store=store, rate_per_s=2.0, replicas=3, in_use={"placement.profile": slow.key})
+    assert [o.provisioned_s for o in in_use([both])] == [2 * 3 / 2.0]
+
+
+def test_hardware_that_was_not_measured_is_refused_before_anything_runs(store: Path) -> None:
+    def check(*knobs: str, **in_use: str) -> None:
+        spec, _ = with_placement(Spec(name="agent", build=lambda values: None), list(map(parse_knob, knobs)), {})
+        space, _ = space_of(spec.model_copy(update={"knobs": {**spec.knobs, "wording": ["a"]}, "incumbent": {
+            **spec.incumbent, "wording": "a"}}))  # fmt: skip
+        AtLoad(store=store, rate_per_s=1.0, in_use={f"placement.{k}": v for k, v in in_use.items()}).check(space)
+
+    with pytest.raises(NoProfile, match=r"there is no engine profile in .*redecode profile"):
+        check("placement.replicas=1,2")
+    key = catalogue.keep(store, profile()).profile.key
+    check(f"placement.profile={key}")
+    with pytest.raises(BadSpec, match=r"placement\.profile: no engine profile 'moon'"):
+        check(f"placement.profile={key},moon")
+    with pytest.raises(BadSpec, match=r"placement\.profile: no engine profile 'moon'"):
+        check(profile="moon")
+
+
 @pytest.mark.parametrize(
     ("knob", "said"),
     [
@@ -188,3 +221,13 @@ def test_a_placement_that_cannot_be_is_refused(knob: str, said: str) -> None:
 def test_a_placement_is_written_beside_the_context() -> None:
     text = toml({"wording": "a", "placement.replicas": 2, "placement.routing": "least"})
     assert tomllib.loads(text) == {"context": {"wording": "a"}, "placement": {"replicas": 2, "routing": "least"}}
+
+
+def test_a_placement_is_read_back_and_one_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.toml"
+    config = {"wording": "a", "placement.replicas": 2, "placement.routing": "least"}
+    path.write_text(toml(config))
+    assert read_context(path) == config
+    path.write_text("[context]\n[placement]\ngpus = 2\n")
+    with pytest.raises(BadSpec, match="placement has no gpus; it is a table of replicas, routing, profile"):
+        read_context(path)

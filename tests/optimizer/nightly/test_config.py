@@ -34,6 +34,13 @@ DOCS = Path(__file__).parents[3] / "docs" / "nightly.md"
         ('spec = "a:b"\nname = "../up"', "name: want letters"),
         ('spec = "a:b"\n[worth]', r"\[worth\] train_cost is missing"),
         ("spec = ", "is no TOML"),
+        (
+            'spec = "a:b"\n[tune]\nknobs = ["placement.replicas=1..3"]',
+            r"\[tune\] knob placement.replicas: .*say load =",
+        ),
+        ('spec = "a:b"\n[tune]\nload = "2rps"\nknobs = ["placement.gpus=1,2"]', "there are placement.replicas"),
+        ('spec = "a:b"\n[tune]\nload = "2rps"\nreplica_price = 1.2', "replica_price is the cost of placement knobs"),
+        ('spec = "a:b"\n[tune]\nload = "fast"', r"\[tune\] load: a load is"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
