@@ -101,7 +101,11 @@ class Session:
         recording = instrument(settings.store)
         recording.recorder.listeners.append(watch)
         self._listeners, self._watch = recording.recorder.listeners, watch
-        self._spec = load(settings.spec)
+        try:
+            self._spec = load(settings.spec)
+        except BaseException:
+            uninstrument()
+            raise
         self._load = str(settings.concurrency)
         self._memo = Memo(Store(settings.store), self._load)
         tools = {*self._spec.live_tools, *settings.live_tools}
