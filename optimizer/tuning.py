@@ -290,7 +290,7 @@ class Tuner:
         stopped = self._search(search, ladder)
         searched = self._live, self._memo
         done = search.done()
-        chosen = self._finalists(done)
+        chosen = finalists(done, p.incumbent, self.margins, self.finalists)
         named = {f"trial-{d.number}": d.config for d in chosen}
         ran: dict[str, list[Outcome]] = {INCUMBENT: []}
         cut: str | None = None
@@ -413,27 +413,31 @@ class Tuner:
                 "`redecode show RUN` says why"
             )
 
-    def _finalists(self, done: Sequence[Done]) -> list[Done]:
-        """Feasible candidates within the margins of the incumbent that cover most of what is better than it."""
-        if not done or done[0].config != self.prepared.incumbent:  # nothing to compare with
-            return []
-        now = done[0].measured
-        limit: tuple[float, ...] = (
-            now.error + self.margins.error,
-            now.cost * self.margins.cost,
-            now.latency_s * self.margins.latency,
-        )
-        if not done[0].feasible:  # what it costs to keep the SLO at all is for the user to see
-            kept: list[tuple[float, ...]] = [d.measured.values for d in done if d.feasible]
-            limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
-        whole = [
-            d
-            for d in done[1:]
-            if d.feasible and d.why is None and not dominates(now.values, d.measured.values)
-            and any(a < b for a, b in zip(d.measured.values, now.values, strict=True))
-        ]  # fmt: skip
-        points = [_relative(d.measured, limit) for d in whole]
-        return [whole[i] for i in subset(points, (1.0, 1.0, 1.0), self.finalists)]
+
+def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3) -> list[Done]:
+    """Feasible candidates within the margins of the incumbent that cover most of what is better than it.
+
+    Where there is none, that may be noise in the incumbent's own numbers; those within it are for the decision to tell.
+    """
+    if not done or done[0].config != incumbent:  # nothing to compare with
+        return []
+    now = done[0].measured
+    limit: tuple[float, ...] = (now.error + margins.error, now.cost * margins.cost, now.latency_s * margins.latency)
+    if not done[0].feasible:  # what it costs to keep the SLO at all is for the user to see
+        kept: list[tuple[float, ...]] = [d.measured.values for d in done if d.feasible]
+        limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
+    noise = (2 * now.error_se, 2 * now.cost_se, now.latency_s - now.median_s)
+    wide = tuple(a + b for a, b in zip(limit, noise, strict=True))
+    whole = [
+        d
+        for d in done[1:]
+        if d.feasible and d.why is None and not dominates(now.values, d.measured.values)
+        and any(a < b for a, b in zip(d.measured.values, now.values, strict=True))
+    ]  # fmt: skip
+    for far in (limit, wide):
+        if chosen := subset([_relative(d.measured, far) for d in whole], (1.0, 1.0, 1.0), most):
+            return [whole[i] for i in chosen]
+    return []
 
 
 def _relative(found: Measured, limit: Sequence[float]) -> tuple[float, ...]:

@@ -139,7 +139,8 @@ def test_an_incumbent_that_was_interrupted_is_what_candidates_are_compared_with(
 
 
 def test_a_third_of_a_budget_of_calls_is_left_to_decide_with(tune: Callable[..., Any], recorded: Any) -> None:
-    found = json.loads(tune("--max-calls", "60", "--json").stdout)
+    wide = ("--margin", "cost=99", "--margin", "latency=99")  # of some milliseconds nothing is to depend
+    found = json.loads(tune("--max-calls", "60", *wide, "--json").stdout)
     assert "of at most 42" in found["stopped"] and found["fm_calls"]["made"] < 42 + 8
     assert found["fm_calls"]["to_decide"] > 0 and len(recorded.requests) < 60 + 4 * 8
 

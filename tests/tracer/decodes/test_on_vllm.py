@@ -58,7 +58,7 @@ def test_the_caller_gets_the_same_object(both: dict[str, Seen], way: Way) -> Non
     it = both[way.name]
     if way.stream:  # the server cuts a stream into chunks as it finds the time
         assert same_stream(it.plain, it.recorded)
-        assert len(it.recorded) > 2
+        assert len(it.recorded) > 1
     else:
         assert lasting(it.recorded) == lasting(it.plain)
 

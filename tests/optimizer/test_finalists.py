@@ -1,0 +1,36 @@
+"""Which candidates of a study the decision is about."""
+
+from __future__ import annotations
+
+from redecode.optimizer.objectives import Measured
+from redecode.optimizer.promotion.decide import Margins
+from redecode.optimizer.study.search import Done
+from redecode.optimizer.tuning import finalists
+
+
+def trial(number: int, values: tuple[float, float, float], *, se: float = 0.0, median_s: float | None = None) -> Done:
+    error, cost, latency_s = values
+    median_s = latency_s if median_s is None else median_s
+    found = Measured(
+        runs=8, scored=8, failed=0, missed=0, live=8, memo=0,
+        error=error, error_se=se, cost=cost, cost_se=se, latency_s=latency_s, median_s=median_s,
+    )  # fmt: skip
+    return Done(number=number, config={"k": number}, measured=found, outcomes={}, violation=0.0, pruned=False)
+
+
+def chosen(*done: Done) -> list[int]:
+    return [d.number for d in finalists(done, {"k": 0}, Margins())]
+
+
+def test_those_within_the_margins_and_better_in_something() -> None:
+    now = trial(0, (0.5, 1.0, 1.0))
+    assert chosen(now, trial(1, (0.2, 1.04, 1.0)), trial(2, (0.6, 0.5, 0.5)), trial(3, (0.5, 1.0, 1.0))) == [1]
+
+
+def test_where_none_is_those_within_the_noise_of_the_incumbent() -> None:
+    better = trial(1, (0.0, 1.3, 1.5))
+    assert chosen(trial(0, (0.5, 1.0, 1.0)), better) == []
+    assert chosen(trial(0, (0.5, 1.0, 1.0), se=0.2, median_s=0.5), better) == [1]
+    assert chosen(trial(0, (0.5, 1.0, 1.0), se=0.2), better) == [], "its latency is sure"
+    sure = trial(2, (0.4, 1.0, 1.0))
+    assert chosen(trial(0, (0.5, 1.0, 1.0), se=0.2, median_s=0.5), better, sure) == [2], "noise is a last resort"
