@@ -10,6 +10,7 @@ from redecode.dashboards.data import LoadedRun
 from redecode.dashboards.menu import COMPARE
 from redecode.dashboards.words import DASH, duration, moment, plain, signed, visible
 from redecode.replay import RunComparison
+from redecode.replay.lanes import Change
 from redecode.tracer.store import RunColumns
 
 _MOST_CHOICES = 300
@@ -102,7 +103,7 @@ def _verdict(found: RunComparison) -> None:
     elif found.changes:
         first = found.changes[0]
         st.warning(
-            f"{plain(first.what)}: {plain(' '.join(first.details), 400)}",
+            f"{plain(first.what)}: {plain(_details(first, ' '), 400)}",
             title=f"First difference: {plain(first.step_key or 'the run', 120)}",
             icon=":material/call_split:",
         )
@@ -187,6 +188,15 @@ def _steps(found: RunComparison) -> None:
     )
 
 
+def _details(change: Change, between: str) -> str:
+    """What is known of it; of a step that one run has not, that."""
+    lacks = {
+        "only recorded": "the candidate has no such step",
+        "only in the candidate": "the recorded run has no such step",
+    }
+    return between.join(change.details) or lacks.get(change.what, "")
+
+
 def _changes(found: RunComparison) -> None:
     if not found.changes and not found.edges:
         return
@@ -195,7 +205,7 @@ def _changes(found: RunComparison) -> None:
             {
                 "step": [visible(c.step_key) for c in found.changes[:_MOST_CHANGES]],
                 "what": [c.what for c in found.changes[:_MOST_CHANGES]],
-                "details": [visible("\n".join(c.details)) for c in found.changes[:_MOST_CHANGES]],
+                "details": [visible(_details(c, "\n")) for c in found.changes[:_MOST_CHANGES]],
             },
             hide_index=True,
             alt="Differences in what was done, asked and answered",

@@ -14,6 +14,7 @@ from redecode.dashboards.tuned import Measure, Report, Study, Trial, changes, op
 from redecode.dashboards.words import DASH, plain, seconds, visible
 
 KEY = "trials"
+PICK = "picked"
 NAMES = {"error": "error", "cost": "cost", "latency_s": "latency"}
 PAIRS = {"cost and error": ("cost", "error"), "latency and error": ("latency_s", "error"),
          "cost and latency": ("cost", "latency_s")}  # fmt: skip
@@ -261,7 +262,7 @@ def _trials(report: Report) -> None:
     chosen = int(asked) if asked.isdecimal() and int(asked) in numbers else None
     left, right = st.columns([1.25, 1], gap="medium")
     with left:
-        _front(report)
+        _front(report, chosen)
     with right:
         _importances(report)
     axes = axes_of(report, [(name, _axis_title(report, name)) for name in NAMES])
@@ -287,7 +288,18 @@ def _trials(report: Report) -> None:
 
 def _picked() -> None:
     """The drawing says which trial was chosen: into the address with it."""
-    trial = st.session_state[KEY].trial
+    _choose(st.session_state[KEY].trial)
+
+
+def _clicked(key: str, chosen: int | None) -> None:
+    """A point of the chart: chosen, or let go if it is the one that was."""
+    points = st.session_state[key].selection[PICK]
+    if points:
+        trial = int(points[0]["trial"])
+        _choose(None if trial == chosen else trial)
+
+
+def _choose(trial: int | None) -> None:
     if trial is None:
         st.query_params.pop("trial", None)
     else:
@@ -299,7 +311,7 @@ def _axis_title(report: Report, name: str) -> str:
     return {"error": "error", "cost": f"cost, {report.cost_unit}", "latency_s": f"latency p{percentile}, s"}[name]
 
 
-def _front(report: Report) -> None:
+def _front(report: Report, chosen: int | None) -> None:
     pair = st.segmented_control("Axes", list(PAIRS), default="cost and error", required=True, key="axes",
                                 bind="query-params", label_visibility="collapsed")  # fmt: skip
     x, y = PAIRS[pair or "cost and error"]
@@ -313,8 +325,9 @@ def _front(report: Report) -> None:
     shapes = dict(zip(STANDINGS, ["square", "diamond", "circle", "triangle-right", "cross"], strict=True))
     legend = {"title": None, "orient": "top", "symbolSize": 90, "columns": 2}
     scale = {"zero": False, "nice": True}
-    spec = {
-        "mark": {"type": "point", "size": 75, "strokeWidth": 1.8},
+    spec: dict[str, Any] = {
+        "params": [{"name": PICK, "select": {"type": "point", "fields": ["trial"], "toggle": False}}],
+        "mark": {"type": "point", "size": 75, "strokeWidth": 1.8, "cursor": "pointer"},
         "encoding": {
             "x": {"field": "x", "type": "quantitative", "title": _axis_title(report, x), "scale": scale},
             "y": {"field": "y", "type": "quantitative", "title": _axis_title(report, y), "scale": scale},
@@ -326,15 +339,21 @@ def _front(report: Report) -> None:
                       "scale": {"domain": there, "range": [shapes[s] for s in there]}},
             "tooltip": [{"field": "trial"}, {"field": "is"}, {"field": "x", "title": _axis_title(report, x)},
                         {"field": "y", "title": _axis_title(report, y)}, {"field": "candidate"}],
+            "size": {"condition": {"test": f"datum.trial === {chosen}", "value": 320}, "value": 75},
+            "strokeWidth": {"condition": {"test": f"datum.trial === {chosen}", "value": 4}, "value": 1.8},
         },
     }  # fmt: skip
+    if chosen is None:
+        del spec["encoding"]["size"], spec["encoding"]["strokeWidth"]
+    key = f"front {report.study} {pair} {chosen}"  # another one each time: what was clicked before can be clicked again
     st.vega_lite_chart(
-        {name: [row[name] for row in rows] for name in rows[0]}, spec, height=330,
+        {name: [row[name] for row in rows] for name in rows[0]}, spec, height=330, key=key, selection_mode=PICK,
+        on_select=lambda: _clicked(key, chosen),
         alt=f"Trials by {pair}; those on the feasible front are diamonds",
     )  # fmt: skip
     st.caption(
-        "To the lower left is better. The front is of trials that keep the SLO, over error, cost and latency together: "
-        "on two axes one may look dominated."
+        "To the lower left is better; click a point for its trial. The front is of trials that keep the SLO, over "
+        "error, cost and latency together: on two axes one may look dominated."
     )
 
 

@@ -35,3 +35,16 @@ def test_an_equal_replay_is_said_to_be_equal(open_page: App, filled: Path) -> No
 def test_a_run_with_nothing_beside_it_says_what_to_do(open_page: App, filled: Path) -> None:
     at = open_page(filled, "compare", run=HOSTILE)
     assert "redecode replay" in at.info[0].value
+
+
+def test_a_step_that_one_run_has_not_is_said_to_be_missing_there(open_page: App, filled: Path) -> None:
+    there = open_page(filled, "compare", run=STEPS, **{"with": HOSTILE})
+    assert "only in the candidate: the recorded run has no such step" in there.warning[0].value
+    told = there.expander[0].dataframe[0].value
+    known = {
+        "only recorded": "the candidate has no such step",
+        "only in the candidate": "the recorded run has no such step",
+    }
+    rows = told[told["what"].isin(list(known))]
+    assert set(rows["what"]) == set(known)
+    assert list(rows["details"]) == [known[what] for what in rows["what"]]

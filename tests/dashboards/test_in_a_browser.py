@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,14 @@ def test_trials_are_chosen_by_key_and_click_and_dragging_an_axis_keeps_some(
     tab.get_by_text(f"{kept} of {len(trials)} trials pass where you dragged").wait_for()
     tab.mouse.dblclick(x, low + 10)
     tab.wait_for_selector(f'{chart}[data-kept="{len(trials)}"]')
+    point = tab.locator(".mark-symbol.role-mark path[aria-label*='trial: ']").last  # the one on top
+    number = re.search(r"trial: (\d+)", point.get_attribute("aria-label"))[1]
+    assert number != str(trials[1])
+    for now in (number, "", number):  # chosen, let go, chosen again
+        point.click()
+        tab.wait_for_selector(f'{chart}[data-selected="{now}"]')
+        tab.wait_for_url(lambda url, now=now: ("trial=" in url) == bool(now) and (not now or f"trial={now}" in url))
+    tab.get_by_text(f"Trial {number}:").wait_for()
     tab.goto(f"{dashboard}/tuning?trial={trials[2]}&axes=cost+and+latency")  # an address that was passed on
     tab.wait_for_selector(f'{chart}[data-selected="{trials[2]}"]')
     tab.get_by_text(f"Trial {trials[2]}:").wait_for()
