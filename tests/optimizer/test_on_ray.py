@@ -32,7 +32,7 @@ SCORER = """def right(output, case):
     if ray.is_initialized():
         here = ray.get_runtime_context().get_node_id()
         pathlib.Path(f"ran-{here}").touch()
-        while pathlib.Path(f"stay-{here}").exists():  # until it is killed
+        while pathlib.Path(f"stay-{here}").exists():  # so that both have a block, until one is killed
             time.sleep(0.01)
     if pathlib.Path("kill").exists():
         pathlib.Path("kill").unlink()
@@ -83,10 +83,13 @@ def test_blocks_are_evaluated_by_actors(
 def _on_two_nodes(workers: Any, folder: Path, block: Block, expected: Any) -> None:
     """Two blocks beside each other, one on a node that is lost meanwhile: it is evaluated on the other."""
     with node() as (second, lose), ThreadPoolExecutor(2) as pool:
-        (folder / f"stay-{second}").touch()
+        (first,) = {p.name.removeprefix("ran-") for p in folder.glob("ran-*")}
+        for each in (first, second):
+            (folder / f"stay-{each}").touch()
         found = [pool.submit(workers.evaluate, block) for _ in range(2)]
         until((folder / f"ran-{second}").exists)
         lose()
+        (folder / f"stay-{first}").unlink()
         assert [said(f.result()) for f in found] == [expected] * 2
 
 
