@@ -2,8 +2,8 @@
 
 A run that was let in comes back with more calls; while it waits for its tools no replica shows it. Each is believed to
 need the work that is left of it (of the recorded calls that came after this step, the mean) before its deadline. Work
-over time left, summed over all runs, is the rate at which the cluster has to work; its share of what the cluster can do
-is how loaded it will be, and that gives the pace: base / (1 - share), as `work.Model` has it.
+over time left, summed over all runs, is the rate at which the replicas of each model have to work; its share of what
+they can do is how loaded they will be, and that gives the pace: base / (1 - share), as `work.Model` has it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class _Run:
     """A run that was let in.
 
     Attributes:
-        open: its calls that have not ended: their work in typical calls, since when, and for how long by estimate.
-        rest: work after them.
+        open: its calls that have not ended: their model, their work in typical calls, since when, and for how long by
+            estimate.
+        rest: work after them, by model.
         waits_s: what passes meanwhile.
         least_s: it takes that long on idle replicas, waits apart.
         since_s: since when it has no call; after that it may be over, which nobody tells.
     """
 
     deadline_s: float
-    model: str
-    open: dict[int, tuple[float, float, float]] = field(default_factory=dict)
-    rest: float = 0.0
+    open: dict[int, tuple[str, float, float, float]] = field(default_factory=dict)
+    rest: dict[str, float] = field(default_factory=dict)
     waits_s: float = 0.0
     least_s: float = 0.0
     since_s: float | None = None
@@ -49,11 +49,12 @@ class _Needs:
     """Of a call that is believed to be so, means: its output and what comes after it, in typical calls.
 
     Attributes:
+        rest: what comes after it, by model.
         waits_s, least_s: of the way to the end: waits, and FM calls on idle replicas.
     """
 
     own: float
-    rest: float
+    rest: dict[str, float]
     waits_s: float
     least_s: float
 
@@ -76,11 +77,13 @@ class Committed:
             estimator, n = self._estimator, len(belief.samples)
             idle = estimator.idle(replicas)
             pace = (idle.get(model) or idle.get("") or next(iter(idle.values()))).output_s
-            rest = waits = least = 0.0
+            waits = least = 0.0
+            rest: dict[str, float] = {}
             for sample in belief.samples:
                 waits += sample.waits_s / n
                 least += (sample.output_tokens * pace + tail_s(0.0, sample.later, idle)) / n
-                rest += sum(estimator.unit_s(name, work) for name, work in sample.rest) / n
+                for name, work in sample.rest:
+                    rest[name] = rest.get(name, 0.0) + estimator.unit_s(name, work) / n
             own = estimator.unit_tokens_s(model, belief.output_tokens)
             found = self._needs[key] = _Needs(own, rest, waits, least)
         return found
@@ -93,10 +96,10 @@ class Committed:
             return
         run = self._runs.get(call.run)
         if run is None:
-            run = self._runs[call.run] = _Run(call.deadline_s, call.model)
+            run = self._runs[call.run] = _Run(call.deadline_s)
         need = self._need(belief, call.model, replicas)
         prompt = self._estimator.unit_s(call.model, Work(prompt_tokens=call.prompt_tokens - estimate.cached_tokens))
-        run.open[call.call] = need.own + prompt, now_s, max(1e-6, estimate.l_est)
+        run.open[call.call] = call.model, need.own + prompt, now_s, max(1e-6, estimate.l_est)
         run.rest, run.waits_s, run.least_s, run.since_s = need.rest, need.waits_s, need.least_s, None
         self._whose[call.call] = call.run
         self._summed_s = float("-inf")
@@ -109,7 +112,7 @@ class Committed:
             run.open.pop(call, None)
             if not run.open:
                 run.since_s = now_s
-                if run.rest <= 0.0:
+                if not any(run.rest.values()):
                     del self._runs[number]
 
     def gone(self, run: int) -> None:
@@ -144,14 +147,15 @@ class Committed:
             if left <= 0.0:
                 over.append(number)
                 continue
-            rest = run.rest
+            to_come = 1.0
             if run.since_s is not None:
                 gap = run.waits_s + 0.2
-                rest *= max(0.0, 1.0 - (now_s - run.since_s) / (2.0 * gap))
-            work = rest
-            for own, since_s, takes_s in run.open.values():
-                work += own * max(_LEAST_TO_GO, 1.0 - (now_s - since_s) / takes_s)
-            sums[run.model] = sums.get(run.model, 0.0) + work / max(run.least_s, left - run.waits_s, 1e-3)
+                to_come = max(0.0, 1.0 - (now_s - run.since_s) / (2.0 * gap))
+            works = {name: work * to_come for name, work in run.rest.items()}
+            for name, own, since_s, takes_s in run.open.values():
+                works[name] = works.get(name, 0.0) + own * max(_LEAST_TO_GO, 1.0 - (now_s - since_s) / takes_s)
+            for name, work in works.items():
+                sums[name] = sums.get(name, 0.0) + work / max(run.least_s, left - run.waits_s, 1e-3)
         for number in over:
             del self._runs[number]
         self._sums = sums
@@ -164,17 +168,21 @@ class Committed:
         What this call's run will ask counts, too.
         """
         shares = self.shares(replicas, now_s)
-        more = 0.0
+        more: dict[str, float] = {}
         if ask.run not in self._runs and ask.deadline_s is not None:
             need = self._need(belief, ask.model, replicas)
-            able = sum(
-                self._estimator.model(r.engine).relative() for r in replicas if r.engine.model in (ask.model, "")
-            )
             left = max(need.least_s, ask.deadline_s - now_s - need.waits_s, 1e-3)
-            more = (need.own + need.rest) / left / max(1e-9, able)
+            works = {ask.model: need.own}
+            for name, work in need.rest.items():
+                works[name] = works.get(name, 0.0) + work
+            for name, work in works.items():
+                served = [r.engine for r in replicas if r.engine.model in (name, "")]
+                able = sum(self._estimator.model(e).relative() for e in served)
+                for serves in {e.model for e in served}:
+                    more[serves] = more.get(serves, 0.0) + work / left / max(1e-9, able)
         out = {}
         for name, speed in known.items():
-            share = min(_MOST_LOADED, shares.get(name, 0.0) + (more if name in (ask.model, "") else 0.0))
+            share = min(_MOST_LOADED, shares.get(name, 0.0) + more.get(name, 0.0))
             models = [self._estimator.model(r.engine) for r in replicas if r.engine.model == name]
             best = min(models, key=lambda m: m.base_s)
             pace = max(speed.output_s, min(best.base_s / (1.0 - share), 1.5 * best.pace_s(best.most)))
