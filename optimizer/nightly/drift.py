@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy import special, stats  # type: ignore[import-untyped]
 
 from redecode.optimizer.nightly.mix import NUMBERS, Row, of_agents
 from redecode.optimizer.promotion.statistics import holm
@@ -166,6 +165,8 @@ def _shares(kind: str, before: Sequence[Row], now: Sequence[Row], names_of: Any)
 
 
 def _share(name: str, counts: Sequence[int], rows: tuple[int, int]) -> Feature:
+    from scipy import stats  # type: ignore[import-untyped]
+
     (a, b), (n, m) = counts, rows
     p = float(stats.fisher_exact([[a, n - a], [b, m - b]]).pvalue)
     low, high = difference_interval((a, n), (b, m))
@@ -178,6 +179,8 @@ def _share(name: str, counts: Sequence[int], rows: tuple[int, int]) -> Feature:
 
 def difference_interval(before: tuple[int, int], now: tuple[int, int]) -> tuple[float, float]:
     """Of now's share minus before's, 95 %: Newcombe's method 10, from Wilson's intervals of both."""
+    from scipy import stats
+
     (a, n), (b, m) = before, now
     one = stats.binomtest(a, n).proportion_ci(_CONFIDENCE, method="wilson")
     two = stats.binomtest(b, m).proportion_ci(_CONFIDENCE, method="wilson")
@@ -188,6 +191,8 @@ def difference_interval(before: tuple[int, int], now: tuple[int, int]) -> tuple[
 
 
 def _number(name: str, before: Any, now: Any, rng: Any) -> Feature:
+    from scipy import stats
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # it says so when it takes the asymptotic p value
         test = stats.ks_2samp(before, now)
@@ -230,5 +235,7 @@ def _spread(values: Any) -> tuple[float, float, float]:
 
 def _visible(rows: tuple[int, int], alpha: float) -> float:
     """The difference of two distribution functions that is just significant."""
+    from scipy import special
+
     n, m = rows
     return min(1.0, float(special.kolmogi(alpha)) * math.sqrt((n + m) / (n * m)))

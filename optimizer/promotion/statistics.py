@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05
@@ -50,6 +49,8 @@ class Effect:
 
 def _p(share: float, resamples: int, clusters: int) -> float:
     """A share of resamples as a p value, by the same expansion as the bounds."""
+    from scipy import stats  # type: ignore[import-untyped]
+
     if clusters < 2:
         return 1.0
     share = min(max(share, 1 / (resamples + 1)), resamples / (resamples + 1))
@@ -77,6 +78,8 @@ def paired(
             Min, "On small-sample confidence intervals for parameters in discrete distributions", 2005, for paired
             proportions): on few pairs without any difference nothing would seem to vary.
     """
+    from scipy import stats
+
     of = difference_of_means if of is None else of
     names = list(dict.fromkeys(clusters))
     place = {name: i for i, name in enumerate(names)}
@@ -121,6 +124,8 @@ def ratio_of_sums(means: Floats, totals: Floats) -> Floats:
 
 def p_rate_above(misses: int, runs: int, allowed: float) -> float:
     """P value of "the rate is above what is allowed", exact binomial: small means it surely is not."""
+    from scipy import stats
+
     return float(stats.binom.cdf(misses, runs, allowed)) if runs else 1.0
 
 
@@ -137,6 +142,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def runs_for_rate(share: float, allowed: float, alpha: float = ALPHA, most: int = 100_000) -> int | None:
     """The fewest runs to be sure that a rate is allowed, if this share goes on missing; `None` if none would do."""
+    from scipy import stats
+
     if share >= allowed:
         return None
     runs = np.arange(1, most + 1)
@@ -146,6 +153,8 @@ def runs_for_rate(share: float, allowed: float, alpha: float = ALPHA, most: int 
 
 def runs_for_mean(distance: float, sd: float, alpha: float = ALPHA, power: float = 0.8) -> int | None:
     """Clusters needed to see a mean so far from a margin; `None` if no number would do."""
+    from scipy import stats
+
     if distance <= 0 or not math.isfinite(sd):
         return None
     z = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))
