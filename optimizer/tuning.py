@@ -193,10 +193,12 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
     name, about = find(storage, request.resume)
     if about.agent != spec.name:
         raise BadStudy(f"study {name} is of {about.agent} ({about.spec}), not of {spec.name}")
-    asked = {n: about.base[n] for n in about.base if n not in about.space}
+    rest = {n: v for n, v in about.base.items() if n not in about.space}
+    placed = {n: v for n, v in rest.items() if is_placement(n)}  # in use, and not searched
     described = [(n, _described(n, d)) for n, d in about.space.items()]
     spec, knobs = with_placement(spec, described, about.settings.get("at_load"))
-    space, _ = space_of(spec, knobs=knobs, fixed=asked, incumbent=about.incumbent)
+    asked = {n: v for n, v in rest.items() if n not in placed}
+    space, _ = space_of(spec, knobs=knobs, fixed=asked, incumbent={**placed, **about.incumbent})
     if space.digest != about.space_digest:
         changes = "; ".join(space.changes_from(about.space))
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")

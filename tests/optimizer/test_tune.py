@@ -104,9 +104,13 @@ def test_killed_in_the_middle_it_goes_on(tunable: Path, recorded: Any, store: Pa
 def test_studies_are_kept_in_a_database_as_well(tunable: Path, recorded: Any, store: Path, tmp_path: Path) -> None:
     options = ("--store", str(store), "--json", "--held-out", "0", "--slo", "30", "--studies")
     place = f"sqlite:///{tmp_path / 'studies.db'}"
-    first = json.loads(tune(*options, place, "--trials", "2").stdout)
+    in_use = tmp_path / "in-use.toml"
+    in_use.write_text('[context]\nwording = "Capital of"\n\n[placement]\nreplicas = 2\n')
+    first = json.loads(tune(*options, place, "--trials", "2", "--incumbent", str(in_use)).stdout)
     again = json.loads(tune(*options, place, "--trials", "4", "--resume", "last").stdout)
     assert again["study"] == first["study"] and again["resumed"] == 2
+    found = tomllib.loads(next(store.glob("tuned/*/tuned.toml")).read_text())
+    assert found["placement"] == {"replicas": 2}  # it was not searched, and stays
     assert [t["candidate"] for t in again["trials"]][:2] == [t["candidate"] for t in first["trials"]]
     assert len(again["trials"]) == 4 and all(t["feasible"] for t in again["trials"])
     assert not (store / "studies").exists()
