@@ -113,7 +113,8 @@ class RayWorkers:
                 import ray
         except ImportError as error:
             raise OptimizerError("workers on Ray need the extra 'ray' (redecode[ray])") from error
-        self.workers, self._ray, self._address = workers, ray, address
+        self.workers, self._address = workers, address
+        self._ray: Any = ray
         self._settings = replace(settings, store=settings.store.absolute(), source=settings.source.absolute())
         passed = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
         try:

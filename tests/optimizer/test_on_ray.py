@@ -5,6 +5,7 @@ The second node of the cluster is on this machine, with processes of its own.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,15 +105,15 @@ def until(there: Callable[[], Any]) -> Any:
 @contextmanager
 def node() -> Iterator[Any]:
     """A second node with one CPU: its id, and what ends it at once."""
-    import ray
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    ray: Any = importlib.import_module("ray")
     known = {n["NodeID"] for n in ray.nodes()}
     made = Node(
         RayParams(
             gcs_address=ray.get_runtime_context().gcs_address, num_cpus=1, num_gpus=0, min_worker_port=0,
-            max_worker_port=0, node_manager_port=0, include_log_monitor=False, dashboard_agent_listen_port=None,
+            max_worker_port=0, node_manager_port=0, dashboard_agent_listen_port=None,
             object_store_memory=100 * 2**20,
         ),
         head=False, shutdown_at_exit=False, spawn_reaper=False,
