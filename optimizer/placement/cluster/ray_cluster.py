@@ -1,9 +1,15 @@
-"""A cluster on Ray Serve: starts it, says where it is, and leaves nothing behind."""
+"""A cluster on Ray Serve: starts it, says where it is, and leaves nothing behind.
+
+On a Ray that goes on running, a second cluster of the same name, or elsewhere than Serve listens, is refused. Serve
+itself would put it in the place of the first without a word, whose end would then end the second; another address it
+would only note in its log.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -37,6 +43,7 @@ class RayCluster:
         host, port: where Serve's proxy listens.
         cpus, gpus: of each replica.
         max_ongoing_requests: of each replica; Ray Serve's own default is 5.
+        name: of the application on Serve; one there may be of it.
         address: of a Ray cluster that is there; one is started here otherwise, and stopped in the end.
         seed: of paced replicas.
     """
@@ -81,6 +88,7 @@ class RayCluster:
         self._address = address
         self._temp: Path | None = None
         self._own = False
+        self._deployed = False
 
     @property
     def url(self) -> str:
@@ -105,23 +113,31 @@ class RayCluster:
 
         Raises:
             RayMissing: it is not installed.
-            ClusterError: it does not start.
+            ClusterError: it does not start; or Serve has an application of this name or at this place already, or
+                listens elsewhere.
         """
         ray, serve = load_ray()
+        from ray.serve.exceptions import RayServeException
+
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's own
             self._own = not ray.is_initialized()
             if self._own:
+                if self._address is None:
+                    self._check_port()
                 self._connect(ray)
             try:
                 serve.start(
                     http_options={"host": self._host, "port": self._port},
                     logging_config={"log_level": "WARNING", "enable_access_log": False},
                 )
+                self._check(serve)
+                self._deployed = True
                 serve.run(self._app(serve), name=self._spec.name, route_prefix="/")
-            except RuntimeError as error:
-                raise ClusterError(f"Ray Serve did not start the cluster: {error}") from error
+            except (RuntimeError, RayServeException) as error:
+                why = str(error).strip().splitlines()[-1]  # the first ones are of another process's stack
+                raise ClusterError(f"Ray Serve did not start the cluster {self._spec.name}: {why}") from error
 
     def stop(self) -> None:
         """End the cluster, and Ray if it was started here. Does nothing the second time."""
@@ -130,12 +146,44 @@ class RayCluster:
         except RayMissing:
             return
         if ray.is_initialized():
-            serve.delete(self._spec.name)  # replicas end what they have
+            if self._deployed:
+                serve.delete(self._spec.name)  # replicas end what they have
+            self._deployed = False
             if self._own:
                 ray.shutdown()  # and Serve with it: its own shutdown says that it failed
         if self._temp is not None:
             shutil.rmtree(self._temp, ignore_errors=True)
             self._temp = None
+
+    def _check_port(self) -> None:
+        """Serve would share a port with the Serve of another Ray, and each get some of the calls."""
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((self._host, self._port))
+            except OSError as error:
+                raise ClusterError(
+                    f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; choose another port, or "
+                    "stop what is there"
+                ) from error
+
+    def _check(self, serve: Any) -> None:
+        """Refuse what a Serve that runs already would not do, or do to others."""
+        from ray.serve.context import _get_global_client
+
+        name = self._spec.name
+        if name in serve.status().applications:
+            raise ClusterError(
+                f"an application {name} is on this Ray already; stop that one first (if nobody is left to: "
+                f"`serve.delete({name!r})` in Python)"
+            )
+        client: Any = _get_global_client()  # nothing public tells it without Ray's dashboard
+        there = client.http_config
+        if (there.host, there.port) != (self._host, self._port):
+            raise ClusterError(
+                f"Ray Serve of this Ray listens on {there.host}:{there.port} already, and cannot on "
+                f"{self._host}:{self._port} as well; give it that address, or end it (`serve shutdown`)"
+            )
 
     @debugger_kept()
     def _connect(self, ray: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import urllib.error
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from redecode.optimizer.placement.cluster.errors import ClusterError
 from redecode.optimizer.placement.cluster.ray_cluster import RayCluster
 from redecode.optimizer.placement.cluster.ray_spec import RayReplica, load_ray
 from redecode.replay.simulator.views import Add, CallView, Command, Hold, ReplicaView, Route, Router
@@ -97,6 +99,21 @@ def last(cluster: RayCluster, count: int) -> list[dict[str, Any]]:
     return list(found)
 
 
+def test_a_port_on_which_another_serve_listens_is_refused_before_ray_is_started(ray_installed: None) -> None:
+    """Before the others: their cluster is of this process, too."""
+    with socket.socket() as theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as Serve does: two would share the calls
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen()
+        port = theirs.getsockname()[1]
+        with (
+            pytest.raises(ClusterError, match=f"cannot listen on 127.0.0.1:{port}"),
+            RayCluster([RayReplica(engine=an_engine())], None, port=port, cpus=0.01),
+        ):
+            pass
+    assert not load_ray()[0].is_initialized()
+
+
 def test_calls_go_where_the_policy_says_with_run_step_and_deadline(cluster: RayCluster) -> None:
     for number in (1, 0):
         status, body, _ = post(
@@ -172,6 +189,20 @@ def test_the_provisioner_starts_a_replica(cluster: RayCluster) -> None:
     assert post(cluster, ASK, x_redecode_step="to%202")[0] == 200
     assert last(cluster, 1)[0]["replica"] == 2
     assert len(get(cluster, "/redecode/replicas")["replicas"]) == 3
+
+
+def test_what_would_take_the_place_of_a_cluster_on_the_same_ray_is_refused_and_that_serves_on(
+    cluster: RayCluster,
+) -> None:
+    one, port = [RayReplica(engine=an_engine())], int(cluster.url.rpartition(":")[2])
+    for name, at, says in (
+        ("redecode", port, "an application redecode is on this Ray already"),
+        ("other", port + 1, f"listens on 127.0.0.1:{port} already"),
+        ("other", port, 'used by application "redecode"'),
+    ):
+        with pytest.raises(ClusterError, match=says), RayCluster(one, None, name=name, port=at, cpus=0.01):
+            pass
+    assert post(cluster, ASK, x_redecode_step="to%200")[0] == 200
 
 
 def until(true: Any, timeout_s: float = 20) -> None:
