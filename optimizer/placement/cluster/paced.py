@@ -51,6 +51,7 @@ class PacedEngine(Sink):
         self._told: dict[int, asyncio.Queue[Paced]] = {}
         self._outputs: dict[int, int] = {}
         self._cached: dict[int, int] = {}
+        self._firsts: set[int] = set()  # calls whose first token is still to be told
         self._next = 0
 
     async def call(
@@ -132,10 +133,12 @@ class PacedEngine(Sink):
     def first_token(self, row: Row, at: int) -> None:
         """Its caller gets it when it is there."""
         delay = max(0.0, (at - self._now()) / PS)
+        self._firsts.add(row.call)
         asyncio.get_running_loop().call_later(delay, self._first, row.call)
 
     def ended(self, row: Row, at: int) -> None:
-        """All its tokens are there."""
+        """All its tokens are there, the first one too, however late this process is."""
+        self._first(row.call)
         told = self._told.pop(row.call, None)
         output = self._outputs.pop(row.call)
         cached = self._cached.pop(row.call, 0)
@@ -144,5 +147,6 @@ class PacedEngine(Sink):
 
     def _first(self, call: int) -> None:
         told = self._told.get(call)
-        if told is not None and self._outputs[call] > 1:
+        if told is not None and call in self._firsts and self._outputs[call] > 1:
             told.put_nowait(Paced(1, self._cached.get(call, 0)))
+        self._firsts.discard(call)
