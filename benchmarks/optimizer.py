@@ -8,7 +8,7 @@ feasible points (error, log of cost, log of latency), as a share of that of the 
 1. hypervolume after 50, 100 and 200 trials, each sampler with the same seeds (mean and standard error);
 2. two fidelities: a cheap one that is biased (latency by up to a quarter, error by up to .05, by kind of candidate),
    then an exact one that is dear: hypervolume after 10, 20 and 40 dear evaluations, from nothing, and begun with those
-   ten of the cheap study's points that cover most, as they were measured, and with the noise taken out (`smoothing`);
+   ten of the cheap study's points that cover most, as they were measured, and with the noise taken out (`gaussian`);
 3. what a trial costs the driver itself, ask and tell, with the journal on a disk.
 
 `--quick` takes under a minute; `--json` prints the same as data.
@@ -214,21 +214,21 @@ def two_fidelities(job: tuple[str, int, int, tuple[int, ...]]) -> list[float]:
     how, seed, cheap, marks = job
     first: list[Config] = []
     if how != NOTHING:
-        configs, found = searched("tpe", seed + 1000, cheap, biased=True)
+        configs, found = searched("gp", seed + 1000, cheap, biased=True)
         kept = [i for i, m in enumerate(found) if sum(max(0.0, v) for v in GOALS.constraints(m).values()) <= 0]
         if how == MEASURED:
             places = [kept[i] for i in subset([judged(found[i].values) for i in kept], REFERENCE, 10)]
         else:
             places = begins_with(SPACE, configs, [m.values for m in found], kept, 10)
         first = [configs[i] for i in places]
-    configs, _ = searched("tpe", seed, max(marks), first=first)
+    configs, _ = searched("gp", seed, max(marks), first=first)
     return [volume(configs[:n]) for n in marks]
 
 
 def overhead(trials: int) -> dict[str, float]:
     """Milliseconds of the driver for a trial, median over the first and the last tenth, with the journal on a disk."""
     with tempfile.TemporaryDirectory() as folder:
-        search = Search(opened(Path(folder) / "studies.journal"), about(0, "tpe"), SPACE, GOALS)
+        search = Search(opened(Path(folder) / "studies.journal"), about(0, "gp"), SPACE, GOALS)
         rng, times = random.Random(0), []
         for _ in range(trials):
             begun = time.perf_counter()
@@ -273,7 +273,7 @@ def main() -> None:
     marks = (25, 50) if args.quick else (50, 100, 200)
     dear, cheap = ((10, 20), 60) if args.quick else ((10, 20, 40), 300)
     most, share = best_volume(20_000 if args.quick else 200_000)
-    samplers: tuple[str, ...] = ("random", "nsga2", "tpe-multivariate", "tpe-default", "tpe")
+    samplers: tuple[str, ...] = ("random", "nsga2", "tpe-multivariate", "tpe-default", "tpe", "gp")
     ways: tuple[str, ...] = (NOTHING, MEASURED, SMOOTHED)
     samplers = () if args.only == "fidelities" else samplers
     ways = () if args.only == "samplers" else ways

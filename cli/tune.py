@@ -79,8 +79,8 @@ def tune(
     finalists: Annotated[int, typer.Option(help="Candidates to decide on, at most.", min=1, max=5, **_STUDY)] = 3,
     seed: Annotated[int, typer.Option(help="The same one gives the same search.", **_STUDY)] = 0,
     sampler: Annotated[
-        str, typer.Option(help="tpe, tpe-default, tpe-multivariate, nsga2 or random.", **_STUDY)
-    ] = "tpe",
+        str, typer.Option(help="gp, tpe, tpe-default, tpe-multivariate, nsga2 or random.", **_STUDY)
+    ] = "gp",
     engine: Annotated[
         str | None,
         typer.Option(

@@ -57,7 +57,7 @@ class Request:
     most_error: float | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     margins: Margins = field(default_factory=Margins)
-    sampler: str = "tpe"
+    sampler: str = "gp"
     seed: int = 0
     trials: int | None = None
     cases: int = 40

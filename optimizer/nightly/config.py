@@ -84,7 +84,7 @@ class TuneSection(_Section):
     held_out: float = Field(default=1 / 3, gt=0, le=0.9)
     finalists: int = Field(default=3, ge=1, le=5)
     seed: int = 0
-    sampler: str = "tpe"
+    sampler: str = "gp"
     workers: int = Field(default=1, ge=0)
     concurrency: int = Field(default=4, ge=1)
     run_timeout: Seconds = 120.0

@@ -24,23 +24,28 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from redecode.optimizer.errors import BadStudy
 from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space
 from redecode.optimizer.objectives import NAMES, Goals, Measured, Outcome
+from redecode.optimizer.study.gaussian import smoothed
 from redecode.optimizer.study.hypervolume import scaled, subset
-from redecode.optimizer.study.smoothing import smoothed
+from redecode.optimizer.study.proposing import propose
 from redecode.optimizer.study.storage import ABOUT, About, studies
 
 STARTUP = 24
 """Random trials before the model: on the problem of benchmarks/optimizer.py 10 are better after 25, 24 from 50 on."""
-SAMPLERS = ("tpe", "tpe-default", "tpe-multivariate", "nsga2", "random")
+PROPOSING = 10
+"""Candidates that must be known before "gp" proposes some."""
+SAMPLERS = ("gp", "tpe", "tpe-default", "tpe-multivariate", "nsga2", "random")
 CONFIG, MEASURED, OUTCOMES, WHY = "candidate", "measured", "outcomes", "why"
 
 
 def sampler_of(name: str, seed: int, startup: int = STARTUP) -> BaseSampler:
-    """A sampler by name; "tpe" is univariate (with categorical knobs and several objectives multivariate is worse).
+    """A sampler of Optuna's by name; of "gp" the one that it begins with (what it proposes then: `Search.ask`).
+
+    "tpe" is univariate: with categorical knobs and several objectives multivariate is worse.
 
     Raises:
         BadStudy: there is none of that name.
     """
-    if name == "tpe":
+    if name in ("gp", "tpe"):
         return TPESampler(seed=seed, n_startup_trials=startup, multivariate=False)
     if name == "tpe-default":
         return TPESampler(seed=seed)
@@ -165,13 +170,33 @@ class Search:
         made = len(self._study.get_trials(deepcopy=False))
         # Any two (seed, number) give unlike streams: numpy's SeedSequence mixes them.
         self._study.sampler = sampler_of(self.about.sampler, (self.about.seed * 1_000_003 + made) % 2**32)
-        out = []
+        out: list[Asked] = []
         for _ in range(count):
+            if self.about.sampler == "gp":
+                self._propose([a.config for a in out])
             trial = self._study.ask()
             config = suggested(trial, self.space)
             trial.set_user_attr(CONFIG, json.dumps(config, sort_keys=True))
             out.append(Asked(trial.number, config, trial))
         return out
+
+    def _propose(self, pending: Sequence[Config]) -> None:
+        """Have the candidate asked for next that the models hope most of, if no other waits and enough is known."""
+        trials = self._study.get_trials(deepcopy=False)
+        done = done_of(self._study, self.goals)
+        if any(t.state == TrialState.WAITING for t in trials) or len(done) < PROPOSING:
+            return
+        running = [c for t in trials if t.state == TrialState.RUNNING and (c := self._config(t)) is not None]
+        config = propose(
+            self.space,
+            [d.config for d in done],
+            [*zip(*compared([d.measured.values for d in done]), strict=True)],
+            [list(self.goals.constraints(d.measured).values()) for d in done],
+            [*pending, *running],
+            random.Random(f"propose/{self.about.seed}/{len(trials)}"),
+        )
+        if config is not None:
+            self._study.enqueue_trial(dict(config))
 
     def known(self, config: Config) -> Done | None:
         """The trial that has evaluated this candidate, if one did."""
@@ -312,6 +337,12 @@ def _number(trial: Trial, name: str, knob: Range) -> float:
     return value if knob.step is None else round(value, 12)
 
 
+def compared(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Objectives by column, in the order of `NAMES`: cost and latency as logarithms, to compare ratios."""
+    columns = zip(*values, strict=True)
+    return [[math.log(v) for v in c] if place and min(c) > 0 else list(c) for place, c in enumerate(columns)]
+
+
 def begins_with(
     space: Space, configs: Sequence[Config], values: Sequence[Sequence[float]], kept: Sequence[int], count: int
 ) -> list[int]:
@@ -323,10 +354,7 @@ def begins_with(
     """
     if not kept:
         return []
-    columns = []
-    for place, column in enumerate(zip(*values, strict=True)):
-        ratios = place > 0 and min(column) > 0
-        columns.append(smoothed(space, configs, [math.log(v) for v in column] if ratios else column))
+    columns = [smoothed(space, configs, column) for column in compared(values)]
     points = [tuple(column[i] for column in columns) for i in kept]
     low, high = ([pick(v) for v in zip(*points, strict=True)] for pick in (min, max))
     return [kept[i] for i in subset(scaled(points, low, high), (1.1,) * len(low), count)]

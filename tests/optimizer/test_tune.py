@@ -127,5 +127,5 @@ def test_plain_optuna_reads_the_study(tunable: Path, recorded: Any, store: Path)
     study = optuna.load_study(study_name=name, storage=storage)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE"]
     assert study.metric_names == ["error", "cost", "latency_s"]
-    assert study.user_attrs["redecode"]["sampler"] == "tpe"
+    assert study.user_attrs["redecode"]["sampler"] == "gp"
     assert study.trials[0].params == {"temperature": 0.0, "wording": "Capital of"}

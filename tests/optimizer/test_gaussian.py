@@ -8,8 +8,8 @@ import random
 import pytest
 
 from redecode.optimizer.knobs import Choice, Config, Range, Space
+from redecode.optimizer.study.gaussian import LEAST, smoothed
 from redecode.optimizer.study.search import begins_with
-from redecode.optimizer.study.smoothing import LEAST, smoothed
 
 SPACE = Space(
     {
