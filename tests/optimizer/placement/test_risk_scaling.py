@@ -200,7 +200,7 @@ def rises(seed: int) -> Workload:
 
 
 def test_two_models_together_cost_no_more_than_apart_and_as_many_runs_are_in_time() -> None:
-    """On this seed; over four of them they cost the same as apart (0.2 % more), and 0.9 points more runs are in time."""
+    """On this seed; over four they cost the same as apart (0.2 % more), and 0.9 points more runs are in time."""
     w, kinds, rule, known = rises(1), [SMALL, LARGE], RiskRule(most=12), [*CHATS, *BOTH]
     made: list[RiskScaling] = []
     router = DeadlineRouter(Estimator(Beliefs(known, kinds)), began=lambda call, now: made[0].began(call, now))
