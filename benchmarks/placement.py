@@ -381,6 +381,7 @@ def autoscaled(mix: Mix, engine: Engine, seeds: int, seconds: float, trials: int
         best[2],
         risk(0.05, most, OURS),
         risk(0.15, most, "ours, epsilon 0.15"),
+        risk(0.01, most, "ours, epsilon 0.01"),
     ]
     found: dict[str, list[Outcome]] = {}
     for seed in range(_COMPARED, _COMPARED + seeds):
