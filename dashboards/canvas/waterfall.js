@@ -1,6 +1,7 @@
 // The waterfall: holds what is in view, folded and selected; draws when something changed. Only a selection goes to Python.
 const views = new WeakMap();
 const left = new Map();  // run -> what was in view when the drawing was taken away and made anew
+const ECHO_MS = 20_000;  // a choice that Python has not answered by then is forgotten
 
 // The rows that are not folded away, and where each row stands (a hidden one at the row that hides it).
 function arrange(view) {
@@ -33,7 +34,8 @@ function adopt(view, data) {
     view.pathOnly = false;
     view.fit = true;
     view.selectedId = null;
-    view.told = undefined;
+    view.heard = undefined;
+    view.asked = [];
     const kept = left.get(data.run);
     if (kept) {
       Object.assign(view, kept);
@@ -50,9 +52,13 @@ function adopt(view, data) {
     above.push(row);
     if (data.on_path[row] > 0) for (const a of above) view.lead[a] = 1;
   }
-  if (data.selected !== view.told) {
-    view.told = data.selected;
-    if (data.selected !== view.selectedId && !view.timer) {
+  if (data.selected !== view.heard) {
+    view.heard = data.selected;
+    // What was chosen here comes back, on a slow machine after something else was chosen: only news moves the selection.
+    view.asked = view.asked.filter((one) => performance.now() - one.at < ECHO_MS);
+    const echo = view.asked.findIndex((one) => one.id === data.selected);
+    if (echo >= 0) view.asked.splice(0, echo + 1);
+    else if (data.selected !== view.selectedId && !view.timer) {
       view.selectedId = data.selected && view.row.has(data.selected) ? data.selected : null;
       view.reveal = true;
     }
@@ -116,7 +122,7 @@ function report(view) {
   clearTimeout(view.timer);
   view.timer = setTimeout(() => {
     view.timer = 0;
-    view.told = view.selectedId;
+    view.asked.push({ id: view.selectedId, at: performance.now() });
     view.setStateValue("step", view.selectedId || "");
   }, 140);
 }
@@ -369,8 +375,8 @@ export default function (component) {
     document.removeEventListener("keydown", view.onKey);
     view.observer.disconnect();
     clearTimeout(view.timer);
-    const { folded, pathOnly, from, to, fit, scroll, selectedId, told } = view;
+    const { folded, pathOnly, from, to, fit, scroll, selectedId, heard, asked } = view;
     left.clear();
-    left.set(view.data.run, { folded, pathOnly, from, to, fit, scroll, selectedId, told, unsaid: Boolean(view.timer) });
+    left.set(view.data.run, { folded, pathOnly, from, to, fit, scroll, selectedId, heard, asked, unsaid: Boolean(view.timer) });
   };
 }

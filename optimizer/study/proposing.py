@@ -27,6 +27,8 @@ MOST = 800
 """Trials that are looked at, the last ones: time grows with the cube."""
 _DRAWN, _NEAR, _POINTS = 400, 400, 3000
 _BOLD = 1.0
+_LIKELY = 0.3
+"""A candidate that keeps the constraints with this chance counts for how far the front may reach."""
 _CLIPPED = 2.0
 """By how much a constraint is exceeded counts up to this: what is hopeless is hopeless."""
 
@@ -81,16 +83,17 @@ def _proposed(
     hopes = np.stack([mean - _BOLD * sd for mean, sd in guesses], axis=1)
     waiting = distances(space, configs, pending) if pending else None
     taken = [] if waiting is None else np.stack([m.at(waiting)[0] for m in models], axis=1).tolist()
-    gains = _gains(hopes, [*best, *taken], here, rng) * chance
+    likely = hopes[chance >= min(_LIKELY, chance.max())]
+    gains = _gains(hopes, [*best, *taken], np.concatenate([here, likely]), rng) * chance
     if gains.max() <= 0.0:  # nothing is hoped for: learn
         gains = chance * np.prod([sd for _, sd in guesses], axis=0)
     return pool[int(np.argmax(gains))]
 
 
 def _gains(hopes: Any, best: Sequence[Sequence[float]], here: Any, rng: random.Random) -> Any:
-    """Of each hope the volume that it adds to what the best cover, by random points of the box that all span."""
-    low, high = np.minimum(hopes.min(axis=0), here.min(axis=0)), here.max(axis=0)
-    high = high + 0.1 * np.maximum(high - here.min(axis=0), 1e-9)
+    """Of each hope the volume that it adds to what the best cover, by random points of the box that `here` spans."""
+    low, high = here.min(axis=0), here.max(axis=0)
+    high = high + 0.1 * np.maximum(high - low, 1e-9)
     points = np.random.default_rng(rng.getrandbits(64)).uniform(low, high, (_POINTS, len(low)))
     free = np.ones(_POINTS, bool)
     for p in best:

@@ -33,9 +33,22 @@ def selected(tab: Any, span_id: str) -> None:
     tab.wait_for_url(f"**step={span_id}**" if span_id else lambda url: "step=" not in url)
 
 
+WATCH = """sel => {
+  const canvas = document.querySelector(sel) ?? [...document.querySelectorAll('*')]
+    .map(e => e.shadowRoot?.querySelector('canvas[data-selected]')).find(Boolean);
+  window.chosen = [];
+  new MutationObserver(() => {
+    const now = canvas.dataset.selected;
+    if (now !== window.chosen.at(-1)) window.chosen.push(now);
+  }).observe(canvas, { attributes: true, attributeFilter: ['data-selected'] });
+}"""
+
+
 def test_keys_walk_through_steps_and_along_the_path(tab: Any, dashboard: str, filled: Path) -> None:
     tab.goto(f"{dashboard}/run?run={STEPS}")
     tab.wait_for_selector(CANVAS)
+    tab.wait_for_load_state("networkidle")
+    tab.evaluate(WATCH, CANVAS)
     tab.keyboard.press("j")
     selected(tab, span(filled, "brancher"))
     tab.keyboard.press("j")
@@ -47,9 +60,12 @@ def test_keys_walk_through_steps_and_along_the_path(tab: Any, dashboard: str, fi
     for step in walked:
         tab.keyboard.press("c")
         selected(tab, step)
+        tab.wait_for_timeout(160)  # each is told, and its answer comes while the next is chosen
     tab.keyboard.press("Shift+C")
     selected(tab, walked[1])
     tab.get_by_text("secret result").wait_for()
+    first = [span(filled, n) for n in ("brancher", "a", "brancher")]
+    assert tab.evaluate("window.chosen") == [*first, *walked, walked[1]], "nothing is chosen anew by an answer"
     tab.keyboard.press("Escape")
     selected(tab, "")
 

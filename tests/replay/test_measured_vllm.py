@@ -34,7 +34,7 @@ async def test_half_a_lookup_gains_what_was_predicted(engine_url: str, store: Pa
         return {"name": str(llm.invoke("Give only the name of the contact.\nArticle: Anna Novak sells books.").content)}
 
     def lookup(state: State) -> State:
-        time.sleep(0.2)
+        time.sleep(0.5)
         return {"known": True}
 
     graph = StateGraph(State)
@@ -53,8 +53,8 @@ async def test_half_a_lookup_gains_what_was_predicted(engine_url: str, store: Pa
     (run,) = opened.runs()
     found = await measure(store, opened.load(run.run_id), [Scale("lookup", 0.5)], engine_url, repeat=2)
     (step,) = found.steps
-    assert step.baseline.median_ns >= 195 * MS
-    assert 95 * MS <= step.measured.median_ns < 195 * MS
+    assert step.baseline.median_ns >= 450 * MS  # a replay that is late waits so much less
+    assert 200 * MS <= step.measured.median_ns < 450 * MS
     gain = found.baseline.median_ns - found.predicted_ns
-    assert 95 * MS <= gain <= found.baseline.median_ns / 2
+    assert 225 * MS <= gain <= found.baseline.median_ns / 2
     assert max(map(abs, found.calls_known_errors_ns)) < gain  # nearer to the truth than no prediction
