@@ -156,7 +156,7 @@ class RayWorkers:
             except self._ray.exceptions.RayActorError as error:  # it died, or its node did
                 self._drop(actor)
                 self._check_begun(error)
-                if self._was(up):
+                if self._began(up):
                     deaths += 1
                 else:  # it was sent to a node that is gone, which the cluster does not know yet
                     lost_s += _LOOK_S
@@ -187,7 +187,7 @@ class RayWorkers:
                 f"a worker on Ray cannot begin: {last}; redecode must be installed on every machine of the cluster"
             ) from error
 
-    def _was(self, up: Any) -> bool:
+    def _began(self, up: Any) -> bool:
         try:
             return bool(self._ray.get(up, timeout=0))
         except self._ray.exceptions.RayError:

@@ -2,8 +2,8 @@
 
 Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5. Two candidates are alike by
 exp(-Σ weight · distance) over the knobs: a categorical one is 0 or 1 away, a number the square of how far it is on
-0 to 1. Weights and noise are those under which the measurements are most
-likely, weights that are far from common paying for it (so that a few trials do not make a knob all that matters).
+0 to 1. Weights and noise are those under which the measurements are most likely, weights that are far from common
+paying for it (so that a few trials do not make a knob all that matters).
 
 With it the noise is taken out of measurements, too (`smoothed`): the candidate that looks best of hundreds is one that
 was lucky (the winner's curse). That is used to choose what a further study begins with, and never told to a study.

@@ -44,19 +44,27 @@ def propose(
     """A candidate that was not evaluated and is not under way; `None` if none was found, or too few trials are known.
 
     Args:
-        values: of each candidate; all are to be small. Positive ones are compared as they are: give logarithms.
+        values: of each candidate; all are to be small. Of what is to be compared by ratios give logarithms.
         violations: of each candidate and constraint; at or below 0 it is kept.
+
+    Candidates with a value that is not finite tell a model nothing, and are only not proposed again.
     """
-    if len(configs) < LEAST or not space.knobs:
+    told = [i for i, v in enumerate(values) if all(map(math.isfinite, (*v, *violations[i])))][-MOST:]
+    if len(told) < LEAST or not space.knobs:
         return None
+    gone = [c for i, c in enumerate(configs) if i not in set(told)]
     with one_thread():
-        return _proposed(space, configs[-MOST:], values[-MOST:], violations[-MOST:], pending, rng)
+        return _proposed(
+            space, [configs[i] for i in told], [values[i] for i in told], [violations[i] for i in told],
+            pending, gone, rng,
+        )  # fmt: skip
 
 
 def _proposed(
     space: Space, configs: Sequence[Config], values: Sequence[Sequence[float]], violations: Sequence[Sequence[float]],
-    pending: Sequence[Config], rng: random.Random,
+    pending: Sequence[Config], gone: Sequence[Config], rng: random.Random,
 ) -> Config | None:  # fmt: skip
+    """Args: gone: candidates that are known and not in the models."""
     apart = distances(space, configs, configs)
     models = [Process(space, apart, column) for column in zip(*values, strict=True)]
     limits = [
@@ -69,7 +77,7 @@ def _proposed(
     here = means.T[kept]
     best = [tuple(map(float, here[i])) for i in front([tuple(p) for p in here.tolist()])]
     at = [configs[i] for i in np.flatnonzero(kept)]
-    pool = _pool(space, [*configs, *pending], at or list(configs), rng)
+    pool = _pool(space, [*configs, *pending, *gone], at or list(configs), rng)
     if not pool:
         return None
     away = distances(space, configs, pool)

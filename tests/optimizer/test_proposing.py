@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +65,36 @@ def test_too_few_trials_no_knobs_and_an_exhausted_space_propose_nothing() -> Non
     little = Space({"n": Range(1, LEAST, integer=True)})
     every = list(little.candidates())
     assert propose(little, every, [(float(c["n"] or 0),) for c in every], [[]] * LEAST, [], random.Random(0)) is None
+
+
+def test_what_could_not_be_measured_is_not_proposed_again_and_spoils_nothing() -> None:
+    configs = known(20, 1)
+    values = [truth(c) for c in configs]
+    values[3], values[7] = (math.nan, 1.0), (1.0, math.inf)
+    found = propose(SPACE, configs, values, [[over(c)] for c in configs], [], random.Random(0))
+    assert found is not None and found not in configs
+    assert propose(SPACE, configs, [(math.nan, 1.0)] * 20, [[0.0]] * 20, [], random.Random(0)) is None
+
+
+def test_a_study_evaluates_the_very_candidate_that_was_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposed: list[Config | None] = []
+
+    def noted(*given: Any) -> Config | None:
+        proposed.append(propose(*given))
+        return proposed[-1]
+
+    monkeypatch.setattr("redecode.optimizer.study.search.propose", noted)
+    search = Search(opened(tmp_path / "j"), about(sampler="gp", space_digest=SPACE.digest), SPACE, GOALS)
+    made: list[Config] = []
+    for _ in range(PROPOSING + 6):
+        (one,) = search.ask(1)
+        error, cost = truth(one.config)
+        found = replace(values({"a": "x", "b": 0.0}), error=min(1.0, error / 3), cost=cost, latency_s=0.1 + cost)
+        search.tell(one, Evaluated(measured=found))
+        made.append(one.config)
+    assert len(proposed) >= 6 and made[-len(proposed) :] == proposed
 
 
 def test_without_any_that_keeps_the_constraints_it_looks_for_one() -> None:
