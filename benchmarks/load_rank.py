@@ -30,7 +30,7 @@ from redecode.agents.runner import Job, run_job_async
 from redecode.optimizer.evaluation.simulated import AtLoad
 from redecode.optimizer.objectives import nearest_rank
 from redecode.replay import ReplayMode
-from redecode.replay.engine_replay import choose
+from redecode.replay.closed_loop.engine_replay import choose
 from redecode.tracer import Store
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {

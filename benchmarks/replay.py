@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.support.chains import chains
 from benchmarks.support.vllm_bench import bench_serve
 from redecode.agents import BUNDLED_MODELS, DEFAULT_MODEL, model_dir
+from redecode.replay.closed_loop.engine_replay import choose, make_batch, replay_batch
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
+from redecode.replay.closed_loop.report import BatchReport
 from redecode.replay.engine import EngineClient, EngineOptions, start, stop
-from redecode.replay.engine_replay import choose, make_batch, replay_batch
-from redecode.replay.options import ReplayMode, ReplayOptions
-from redecode.replay.report import BatchReport
 from redecode.tracer import RecordedRun, Store
 
 _BEGAN = time.perf_counter()

@@ -18,8 +18,8 @@ from redecode.cli.common import (
     store_to_read,
 )
 from redecode.replay import RunComparison, StepLanes, compare_runs
-from redecode.replay.batch import LABEL
-from redecode.replay.compare import engine_differences
+from redecode.replay.closed_loop.batch import LABEL
+from redecode.replay.comparison.compare import engine_differences
 from redecode.tracer import Dataset, RecordedRun, Run, Store
 
 _SHOWN = 12  # lines of a kind

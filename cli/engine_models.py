@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from redecode.replay.plan import Plan
-from redecode.replay.simulated import models_of
+from redecode.replay.closed_loop.plan import Plan
+from redecode.replay.closed_loop.simulated import models_of
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.fit import info_of, key_of_engine

@@ -27,8 +27,8 @@ from redecode.optimizer.placement.cluster.ray_cluster import RayCluster
 from redecode.optimizer.placement.cluster.ray_spec import RayReplica
 from redecode.optimizer.placement.cluster.shown import plain
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.engine_replay import choose
-from redecode.replay.simulated import lay_out
+from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.simulated import lay_out
 from redecode.replay.simulator.catalogue import named, profile_for
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.errors import NoProfile

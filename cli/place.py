@@ -26,8 +26,8 @@ from redecode.cli.common import (
 from redecode.cli.replay_engine import Selection, load_selected
 from redecode.cli.screen import clean, screen
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.engine_replay import choose
-from redecode.replay.simulated import lay_out, models_of
+from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.simulated import lay_out, models_of
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.load import RunSlo, rate_of
 from redecode.replay.simulator.profile import EngineProfile

@@ -30,9 +30,9 @@ from redecode.cli.replay_engine import Selection, load_selected, replay_runs, re
 from redecode.cli.replay_program import fork_overrides, play
 from redecode.cli.replay_simulated import simulate_runs
 from redecode.replay import Changed, Fork, Playback, ReplayMode, ReplayOptions
-from redecode.replay.arrivals import Arrivals
-from redecode.replay.engine_replay import choose
-from redecode.replay.scaling import Scaling, parse_steps
+from redecode.replay.closed_loop.arrivals import Arrivals
+from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.scaling import Scaling, parse_steps
 from redecode.replay.simulator.fleet import Routing
 from redecode.tracer import Dataset
 

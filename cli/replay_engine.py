@@ -16,10 +16,10 @@ import typer
 from redecode.cli.common import duration_s, fail, print_json, progress, say, shown, store_to_read
 from redecode.cli.replay_report import bands, print_bands, print_report
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.batch import Batch, load_batch
+from redecode.replay.closed_loop.batch import Batch, load_batch
+from redecode.replay.closed_loop.engine_replay import Chosen, choose, make_batch, replay_batch
+from redecode.replay.closed_loop.report import BatchReport
 from redecode.replay.engine import status
-from redecode.replay.engine_replay import Chosen, choose, make_batch, replay_batch
-from redecode.replay.report import BatchReport
 from redecode.tracer import Clock, Dataset, RecordedRun, Store
 
 _INTERRUPTED = 130

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from redecode.cli.common import seconds
 from redecode.replay import ReplayMode, ReplayReport, TokenDivergence
-from redecode.replay.compare import logprob_gaps, notes_of
-from redecode.replay.noise import Band, band
+from redecode.replay.closed_loop.report import BatchReport
+from redecode.replay.comparison.compare import logprob_gaps, notes_of
+from redecode.replay.comparison.noise import Band, band
 from redecode.replay.pacing import ScheduleError
-from redecode.replay.report import BatchReport
 
 _TOLD = 20  # of a kind
 

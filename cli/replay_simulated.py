@@ -10,8 +10,8 @@ import typer
 from redecode.cli.common import print_json, progress, shown
 from redecode.cli.replay_report import bands, print_bands, print_report
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.engine_replay import Chosen, make_batch
-from redecode.replay.simulated import simulate_batch
+from redecode.replay.closed_loop.engine_replay import Chosen, make_batch
+from redecode.replay.closed_loop.simulated import simulate_batch
 from redecode.replay.simulator.fleet import Fleet
 from redecode.tracer import Dataset, Store
 

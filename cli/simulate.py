@@ -26,9 +26,9 @@ from redecode.cli.engine_models import NoNoiseOption, OtherFmOption, ProfileOpti
 from redecode.cli.replay_engine import Selection, load_selected
 from redecode.cli.screen import clean, screen
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.engine_replay import choose
-from redecode.replay.scaling import Scaling, parse_steps
-from redecode.replay.simulated import doubts, lay_out
+from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.scaling import Scaling, parse_steps
+from redecode.replay.closed_loop.simulated import doubts, lay_out
 from redecode.replay.simulator.fleet import Fleet, Routing
 from redecode.replay.simulator.load import LoadReport, RunSlo, poisson_workload, rate_of, report_of
 from redecode.replay.simulator.results import Quantiles

@@ -32,10 +32,10 @@ from redecode.cli.whatif_simulated import lines, side_by_side, simulated
 from redecode.replay.analysis import RunActivities, activities_of
 from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Remove, Scale
 from redecode.replay.analysis.what_if import WhatIf, what_if
+from redecode.replay.closed_loop.scaling import parse_steps
 from redecode.replay.errors import ReplayError
-from redecode.replay.measured import Measured, measure, options_of
-from redecode.replay.scaling import parse_steps
-from redecode.replay.what_if_simulated import SimulatedWhatIf
+from redecode.replay.what_if.measured import Measured, measure, options_of
+from redecode.replay.what_if.simulated import SimulatedWhatIf
 from redecode.tracer import Dataset, RecordedRun, Store
 
 _MOST = 5

@@ -12,10 +12,10 @@ from redecode.cli.engine_models import fleet_of
 from redecode.cli.screen import Unit, clean
 from redecode.replay.analysis.changes import Change
 from redecode.replay.analysis.what_if import WhatIf
-from redecode.replay.measured import Measured
 from redecode.replay.simulator.fleet import Fleet
 from redecode.replay.simulator.load import rate_of
-from redecode.replay.what_if_simulated import TIER, SimulatedWhatIf, plan_of, simulate_what_if
+from redecode.replay.what_if.measured import Measured
+from redecode.replay.what_if.simulated import TIER, SimulatedWhatIf, plan_of, simulate_what_if
 from redecode.tracer import Dataset, RecordedRun, Store
 
 

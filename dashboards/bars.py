@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redecode.replay.lanes import Share
+from redecode.replay.comparison.lanes import Share
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from redecode.dashboards.gains import affordable, gain_ns
 from redecode.replay import RunAnalysis
 from redecode.replay.analysis.activities import RunActivities
 from redecode.replay.analysis.model import ActivityAnalysis
-from redecode.replay.scaling import names_of
+from redecode.replay.closed_loop.scaling import names_of
 from redecode.tracer import SpanKind
 
 _LEAVES = frozenset({SpanKind.DECODE, SpanKind.TOOL, SpanKind.RETRIEVAL, SpanKind.PARSE, SpanKind.CACHE})

@@ -23,7 +23,7 @@ from redecode.replay.analysis import RunActivities, activities_of, analyze_recor
 from redecode.replay.analysis.aggregate import Aggregate, aggregate_stored
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
-from redecode.replay.batch import LABEL
+from redecode.replay.closed_loop.batch import LABEL
 from redecode.replay.prices import FILE, Cost, Price, cost_of, prices_of, read_prices
 from redecode.replay.simulator.catalogue import profiles_in
 from redecode.replay.simulator.profile import EngineProfile

@@ -1,8 +1,12 @@
 """Replay: reproduce a recorded run, and see what it waited for.
 
-`analyze` says where the time of a run went (the rest of that is in `analysis/`), `build_run_graph` what waited for
-what: pure functions of a recorded run. `replay_on_engine` repeats its FM calls on a real engine, closed loop over the
-recorded edges (`force`, `resample`); `engine/` runs that engine.
+closed_loop/   its FM calls alone, on an engine (`replay_on_engine`: `force`, `resample`) or on its model (`simulate`)
+program/       your own program again, answered from the recording (`playback`), or up to a step (`fork`)
+comparison/    recorded against replayed
+analysis/      where its time went (`analyze`): critical path, floats, what-if; what_if/ measures or simulates that
+engine/        vLLM, with forced tokens and a step clock
+simulator/     the engine model and the simulator
+run_graph.py   what waited for what (`build_run_graph`); pacing.py being on time; prices.py; withheld.py; errors.py
 
 The names are looked up when asked for: vLLM loads our plug-in through this package, and must not pay for
 (or fail on) the imports of the rest.
@@ -21,14 +25,14 @@ if TYPE_CHECKING:
         analyze,
         analyze_run,
     )
-    from redecode.replay.compare import DecodeComparison, ReplayReport, TokenDivergence
-    from redecode.replay.engine_replay import replay_on_engine
+    from redecode.replay.closed_loop.engine_replay import replay_on_engine
+    from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
+    from redecode.replay.comparison.compare import DecodeComparison, ReplayReport, TokenDivergence
+    from redecode.replay.comparison.lanes import RunComparison, StepLanes, compare_runs
     from redecode.replay.errors import ReplayDivergence, ReplayError, TooLittleRecorded
-    from redecode.replay.forking import Fork, fork
-    from redecode.replay.lanes import RunComparison, StepLanes, compare_runs
-    from redecode.replay.options import ReplayMode, ReplayOptions
-    from redecode.replay.overrides import Overrides
-    from redecode.replay.player import Changed, Playback, playback
+    from redecode.replay.program.forking import Fork, fork
+    from redecode.replay.program.overrides import Overrides
+    from redecode.replay.program.player import Changed, Playback, playback
     from redecode.replay.run_graph import RunGraph, build_run_graph
 
 _MODULES = {
@@ -39,26 +43,26 @@ _MODULES = {
     "activities_of": "analysis",
     "analyze": "analysis",
     "analyze_run": "analysis",
-    "RunComparison": "lanes",
-    "StepLanes": "lanes",
-    "compare_runs": "lanes",
-    "Changed": "player",
-    "DecodeComparison": "compare",
+    "RunComparison": "comparison.lanes",
+    "StepLanes": "comparison.lanes",
+    "compare_runs": "comparison.lanes",
+    "Changed": "program.player",
+    "DecodeComparison": "comparison.compare",
     "ReplayDivergence": "errors",
     "ReplayError": "errors",
-    "ReplayMode": "options",
-    "Fork": "forking",
-    "Overrides": "overrides",
-    "Playback": "player",
-    "ReplayOptions": "options",
-    "ReplayReport": "compare",
+    "ReplayMode": "closed_loop.options",
+    "Fork": "program.forking",
+    "Overrides": "program.overrides",
+    "Playback": "program.player",
+    "ReplayOptions": "closed_loop.options",
+    "ReplayReport": "comparison.compare",
     "RunGraph": "run_graph",
-    "TokenDivergence": "compare",
+    "TokenDivergence": "comparison.compare",
     "TooLittleRecorded": "errors",
     "build_run_graph": "run_graph",
-    "fork": "forking",
-    "playback": "player",
-    "replay_on_engine": "engine_replay",
+    "fork": "program.forking",
+    "playback": "program.player",
+    "replay_on_engine": "closed_loop.engine_replay",
 }
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from redecode.tracer import RedecodeError
 
 if TYPE_CHECKING:
-    from redecode.replay.divergence import FieldDifference
+    from redecode.replay.comparison.divergence import FieldDifference
 
 
 class ReplayError(RedecodeError):

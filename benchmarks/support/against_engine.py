@@ -31,10 +31,10 @@ from typing import Any
 
 from benchmarks.support.machine import AsItWas, predicted_s, slowness
 from redecode.agents import model_dir
-from redecode.replay.arrivals import Arrivals
+from redecode.replay.closed_loop.arrivals import Arrivals
+from redecode.replay.closed_loop.engine_replay import choose, make_batch, replay_batch
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
 from redecode.replay.engine import EngineClient, EngineInfo, EngineOptions, start, stop
-from redecode.replay.engine_replay import choose, make_batch, replay_batch
-from redecode.replay.options import ReplayMode, ReplayOptions
 from redecode.replay.simulator.cluster import Simulation
 from redecode.replay.simulator.costs import to_ps
 from redecode.replay.simulator.fit import fit_profile

@@ -16,7 +16,7 @@ from redecode.optimizer.placement.beliefs import Beliefs
 from redecode.optimizer.placement.kinds import longest_s
 from redecode.optimizer.placement.work import Model
 from redecode.replay import ReplayMode
-from redecode.replay.engine_replay import choose
+from redecode.replay.closed_loop.engine_replay import choose
 from redecode.replay.simulator.costs import StepCosts, to_ps
 from redecode.replay.simulator.engine import Engine
 from redecode.replay.simulator.rows import Limits

@@ -5,6 +5,23 @@ function typing(event) {
   return event.ctrlKey || event.metaKey || event.altKey || at?.isContentEditable || tag === "INPUT" || tag === "TEXTAREA" || tag === "SELECT";
 }
 
+const ECHO_MS = 20_000;  // a choice that Python has not answered by then is forgotten
+
+// Whether what Python says is selected is news. What was chosen here comes back, on a slow machine after something else
+// was chosen: only news moves the selection. `asked` says what went to Python.
+function news(view, selected) {
+  if (selected === view.heard) return false;
+  view.heard = selected;
+  view.asked = view.asked.filter((one) => performance.now() - one.at < ECHO_MS);
+  const echo = view.asked.findIndex((one) => one.id === selected);
+  if (echo >= 0) view.asked.splice(0, echo + 1);
+  return echo < 0;
+}
+
+function asked(view, id) {
+  view.asked.push({ id, at: performance.now() });
+}
+
 const ARRAYS = { f8: Float64Array, i4: Int32Array, u1: Uint8Array };
 
 // Columns that packing.py packed, as arrays again; everything else as it is.

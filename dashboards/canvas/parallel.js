@@ -149,6 +149,7 @@ function axisAt(view, x) {
 function choose(view, trial) {
   view.selected = trial;
   paint(view);
+  asked(view, trial);
   view.setStateValue("trial", trial);
 }
 
@@ -240,7 +241,9 @@ export default function (component) {
     listen(view);
   }
   if (!brushed.has(data.study)) brushed.set(data.study, new Map());
-  Object.assign(view, { data, setStateValue, theme: themeOf(box), brushes: brushed.get(data.study), selected: data.selected });
+  if (view.data?.study !== data.study) Object.assign(view, { heard: undefined, asked: [] });
+  if (news(view, data.selected)) view.selected = data.selected;
+  Object.assign(view, { data, setStateValue, theme: themeOf(box), brushes: brushed.get(data.study) });
   legendOf(view);
   view.observer?.disconnect();
   view.observer = new ResizeObserver(() => requestAnimationFrame(() => paint(view)));

@@ -1,7 +1,6 @@
 // The waterfall: holds what is in view, folded and selected; draws when something changed. Only a selection goes to Python.
 const views = new WeakMap();
 const left = new Map();  // run -> what was in view when the drawing was taken away and made anew
-const ECHO_MS = 20_000;  // a choice that Python has not answered by then is forgotten
 
 // The rows that are not folded away, and where each row stands (a hidden one at the row that hides it).
 function arrange(view) {
@@ -52,16 +51,9 @@ function adopt(view, data) {
     above.push(row);
     if (data.on_path[row] > 0) for (const a of above) view.lead[a] = 1;
   }
-  if (data.selected !== view.heard) {
-    view.heard = data.selected;
-    // What was chosen here comes back, on a slow machine after something else was chosen: only news moves the selection.
-    view.asked = view.asked.filter((one) => performance.now() - one.at < ECHO_MS);
-    const echo = view.asked.findIndex((one) => one.id === data.selected);
-    if (echo >= 0) view.asked.splice(0, echo + 1);
-    else if (data.selected !== view.selectedId && !view.timer) {
-      view.selectedId = data.selected && view.row.has(data.selected) ? data.selected : null;
-      view.reveal = true;
-    }
+  if (news(view, data.selected) && data.selected !== view.selectedId && !view.timer) {
+    view.selectedId = data.selected && view.row.has(data.selected) ? data.selected : null;
+    view.reveal = true;
   }
   view.selected = view.row.get(view.selectedId) ?? -1;
   arrange(view);
@@ -122,7 +114,7 @@ function report(view) {
   clearTimeout(view.timer);
   view.timer = setTimeout(() => {
     view.timer = 0;
-    view.asked.push({ id: view.selectedId, at: performance.now() });
+    asked(view, view.selectedId);
     view.setStateValue("step", view.selectedId || "");
   }, 140);
 }

@@ -10,7 +10,7 @@ from redecode.dashboards.data import LoadedRun
 from redecode.dashboards.menu import COMPARE
 from redecode.dashboards.words import DASH, duration, moment, plain, signed, visible
 from redecode.replay import RunComparison
-from redecode.replay.lanes import Change
+from redecode.replay.comparison.lanes import Change
 from redecode.tracer.store import RunColumns
 
 _MOST_CHOICES = 300

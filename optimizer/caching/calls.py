@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redecode.replay.analysis import RunActivities, activities_of
 from redecode.replay.analysis.errors import AnalysisError
-from redecode.replay.changes import TRACERS_OWN
+from redecode.replay.comparison.changes import TRACERS_OWN
 from redecode.tracer import Decode, Run, SpanKind, ToolStep
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from typing import Any
 
 from redecode.optimizer.cases import MODE, of_runs
 from redecode.replay import ReplayDivergence
-from redecode.replay.answers import answer, tool_answer
-from redecode.replay.changes import TRACERS_OWN
-from redecode.replay.divergence import diverged
+from redecode.replay.comparison.changes import TRACERS_OWN
+from redecode.replay.comparison.divergence import diverged
+from redecode.replay.program.answers import answer, tool_answer
 from redecode.tracer import (
     ANSWERED_BY,
     SOURCE_SPAN,

@@ -20,9 +20,9 @@ from redecode.optimizer.evaluation.placing import PROFILE, REPLICAS, ROUTING
 from redecode.optimizer.knobs import Config, Space, values_of
 from redecode.optimizer.objectives import Outcome
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.engine_replay import choose
-from redecode.replay.plan import Plan
-from redecode.replay.simulated import lay_out, models_of
+from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.plan import Plan
+from redecode.replay.closed_loop.simulated import lay_out, models_of
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.errors import NoProfile
 from redecode.replay.simulator.fleet import Fleet, Routing

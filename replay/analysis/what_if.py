@@ -28,7 +28,7 @@ from redecode.replay.analysis.changes import (
 from redecode.replay.analysis.errors import BadChange
 from redecode.replay.analysis.graph import Graph, build_graph
 from redecode.replay.analysis.model import ActivityKind
-from redecode.replay.scaling import names_of
+from redecode.replay.closed_loop.scaling import names_of
 from redecode.tracer import Edge, Provenance, SpanKind
 
 TIER = "algebraic (ms)"

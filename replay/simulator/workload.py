@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from redecode.replay.closed_loop import Kind, Program, compile_run
-from redecode.replay.plan import Plan
+from redecode.replay.closed_loop.loop import Kind, Program, compile_run
+from redecode.replay.closed_loop.plan import Plan
 from redecode.replay.simulator.errors import SimulationError
 from redecode.tracer import Decode
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from redecode.cli.main import app
 from redecode.replay.simulator.catalogue import keep
 from redecode.tracer import Store
+from tests.replay.closed_loop.test_engine_replay import record, run_of
 from tests.replay.simulator.made import made_profile
-from tests.replay.test_engine_replay import record, run_of
 
 QUICK = ("--seeds", "2", "--runs", "50")
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 from redecode.cli.main import app
 from redecode.replay.simulator.catalogue import keep, profiles_in
 from redecode.tracer import Store
+from tests.replay.closed_loop.test_engine_replay import record, run_of
 from tests.replay.simulator.made import call_s, made_profile
 from tests.replay.simulator.test_recorded_fit import SAID, some
 from tests.replay.simulator.test_recorded_fit import record as record_timed
-from tests.replay.test_engine_replay import record, run_of
 
 CALL_S = call_s(3, 4)
 

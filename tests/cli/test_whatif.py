@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from redecode.cli.main import app
 from redecode.tracer import Recorder, SpanKind, Store
 from tests.cli.test_show import MS, beside, write
-from tests.replay.test_engine_replay import record, run_of, served
+from tests.replay.closed_loop.test_engine_replay import record, run_of, served
 
 
 def whatif(store: Path, *arguments: str) -> Result:

@@ -19,7 +19,7 @@ from redecode.dashboards.data import source
 from redecode.dashboards.gains import most_to_gain
 from redecode.tracer import EdgeKind, SpanKind, Store
 from tests.dashboards.conftest import STEPS, App
-from tests.replay.test_engine_replay import run_of
+from tests.replay.closed_loop.test_engine_replay import run_of
 from tests.tracer.export.recorded_runs import Builder, keep
 
 MS = 1_000_000

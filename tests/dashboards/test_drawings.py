@@ -15,7 +15,7 @@ from redecode.dashboards.flow import END, START, flow_of, to_dot
 from redecode.dashboards.sameness import sameness
 from redecode.dashboards.strip import strip_of
 from redecode.dashboards.words import duration, plain, share, signed, visible
-from redecode.replay.lanes import Share
+from redecode.replay.comparison.lanes import Share
 from redecode.tracer import Decode, Fidelity, TimeSource
 from tests.dashboards.conftest import HOSTILE, STEPS, branches, replayed
 

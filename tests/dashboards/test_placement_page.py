@@ -17,8 +17,8 @@ from redecode.replay.simulator.catalogue import keep
 from redecode.tracer import Store
 from tests.dashboards.conftest import App
 from tests.dashboards.studies import planned
+from tests.replay.closed_loop.test_engine_replay import record, run_of
 from tests.replay.simulator.made import made_profile
-from tests.replay.test_engine_replay import record, run_of
 
 
 @pytest.fixture(scope="module")

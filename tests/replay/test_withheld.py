@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from redecode.cli.main import app
 from redecode.replay import Playback, ReplayMode, replay_on_engine
+from redecode.replay.closed_loop.plan import plan
 from redecode.replay.errors import TooLittleRecorded
-from redecode.replay.plan import plan
 from redecode.tracer import RecordedRun
 from redecode.tracer.privacy.redaction import Privacy
 from tests.tracer.privacy.support import MAIL, by, record

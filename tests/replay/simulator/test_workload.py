@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.support.chains import chain as recorded_chain
-from redecode.replay.closed_loop import Kind, Program
-from redecode.replay.options import ReplayMode
-from redecode.replay.plan import plan
+from redecode.replay.closed_loop.loop import Kind, Program
+from redecode.replay.closed_loop.options import ReplayMode
+from redecode.replay.closed_loop.plan import plan
 from redecode.replay.simulator.cluster import Simulation
 from redecode.replay.simulator.costs import StepCosts
 from redecode.replay.simulator.engine import Engine

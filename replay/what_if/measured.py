@@ -13,15 +13,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from redecode.replay.alterations import Alterations
 from redecode.replay.analysis.activities import RunActivities, activities_of
 from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Scale
 from redecode.replay.analysis.what_if import what_if
-from redecode.replay.engine_replay import choose, make_batch, replay_batch
+from redecode.replay.closed_loop.alterations import Alterations
+from redecode.replay.closed_loop.engine_replay import choose, make_batch, replay_batch
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
+from redecode.replay.closed_loop.scaling import Scaling, names_of
+from redecode.replay.comparison.noise import Band, band
 from redecode.replay.errors import ReplayError
-from redecode.replay.noise import Band, band
-from redecode.replay.options import ReplayMode, ReplayOptions
-from redecode.replay.scaling import Scaling, names_of
 from redecode.tracer import ReadableStore, RecordedRun, SpanKind, Store
 
 TIER = "measured (replays)"

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from redecode.replay.closed_loop.scaling import Scaling, names_of, unknown_step
 from redecode.replay.errors import ReplayError
-from redecode.replay.scaling import Scaling, names_of, unknown_step
 from redecode.tracer import Decode, Span
 
 if TYPE_CHECKING:
-    from redecode.replay.plan import Plan
+    from redecode.replay.closed_loop.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

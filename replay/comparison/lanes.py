@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from redecode.replay.analysis.runs import analyze_recorded
-from redecode.replay.changes import TRACERS_OWN
-from redecode.replay.compare import DecodeComparison, compare_decodes
-from redecode.replay.divergence import FieldDifference, differences, same
-from redecode.replay.noise import Band, band
+from redecode.replay.comparison.changes import TRACERS_OWN
+from redecode.replay.comparison.compare import DecodeComparison, compare_decodes
+from redecode.replay.comparison.divergence import FieldDifference, differences, same
+from redecode.replay.comparison.noise import Band, band
 from redecode.tracer import Decode, RecordedRun, Span, ToolStep
 
 _FM_PARTS = frozenset({"queue", "prefill", "decode", "transport"})

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from redecode.replay.closed_loop.options import ReplayMode
 from redecode.replay.engine import EngineInfo
 from redecode.replay.errors import EngineUnfit, TooLittleRecorded
-from redecode.replay.options import ReplayMode
 from redecode.replay.run_graph import RunGraph, build_run_graph
 from redecode.replay.withheld import withheld
 from redecode.tracer import Decode, RecordedRun

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from redecode.replay.analysis.changes import CacheHit, Change, FewerTokens, OffBarrier, Remove, Scale
-from redecode.replay.batch import LABEL
+from redecode.replay.closed_loop.batch import LABEL
+from redecode.replay.closed_loop.scaling import UnknownStep
 from redecode.replay.errors import ReplayError
-from redecode.replay.measured import Measured, NotMeasurable, measure, options_of
-from redecode.replay.scaling import UnknownStep
+from redecode.replay.what_if.measured import Measured, NotMeasurable, measure, options_of
 from redecode.tracer import Store
-from tests.replay.test_engine_replay import MS, run_of
+from tests.replay.closed_loop.test_engine_replay import MS, run_of
 from tests.replay.token_engine import TokenEngine, token_engine
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from redecode.replay.divergence import differences, diverged, same
+from redecode.replay.comparison.divergence import differences, diverged, same
 from redecode.replay.errors import ReplayDivergence, TooLittleRecorded
 from redecode.replay.withheld import first_withheld
 from redecode.tracer import Decode, FmRequest, LiveSpan, RecordedRun, Span, SpanKind, ToolStep, plain

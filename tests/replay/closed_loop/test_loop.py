@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.support.chains import chain
 from redecode.replay import build_run_graph
-from redecode.replay.closed_loop import ClosedLoop, Kind, Program, Session, compile_run
+from redecode.replay.closed_loop.loop import ClosedLoop, Kind, Program, Session, compile_run
 from redecode.replay.pacing import Alarm, ScheduleError, short_slices
 from redecode.tracer import Edge, EdgeKind, Provenance, RecordedRun, Run, Span, SpanKind
 

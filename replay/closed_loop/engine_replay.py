@@ -21,15 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.batch import Batch, Item, finished, new_batch_id
-from redecode.replay.compare import ReplayReport, engine_differences
+from redecode.replay.closed_loop.batch import Batch, Item, finished, new_batch_id
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
+from redecode.replay.closed_loop.plan import Plan, check_engine, plan
+from redecode.replay.closed_loop.report import BatchReport, name_tokens, report_of, report_of_recorded
+from redecode.replay.closed_loop.session import EngineLoop
+from redecode.replay.comparison.compare import ReplayReport, engine_differences
 from redecode.replay.engine import EngineClient, EngineInfo, requirements
 from redecode.replay.errors import ReplayError, TooLittleRecorded
-from redecode.replay.options import ReplayMode, ReplayOptions
 from redecode.replay.pacing import ScheduleError, short_slices
-from redecode.replay.plan import Plan, check_engine, plan
-from redecode.replay.report import BatchReport, name_tokens, report_of, report_of_recorded
-from redecode.replay.session import EngineLoop
 from redecode.tracer import Clock, ReadableStore, RecordedRun, Recorder, Store
 from redecode.tracer.fm.engine_probe import describe
 from redecode.tracer.privacy.keys import public_fields, public_url
@@ -140,7 +140,7 @@ async def replay_batch(
         ReplayError, EngineError: before anything is replayed.
     """
     if batch.mode is ReplayMode.SIMULATE:
-        raise ReplayError("a simulation needs an engine model, no engine: redecode.replay.simulated")
+        raise ReplayError("a simulation needs an engine model, no engine: redecode.replay.closed_loop.simulated")
     present = Store(store)
     batch.options.scaling.check(p.recorded for p in plans.values())
     altered = batch.options.altered

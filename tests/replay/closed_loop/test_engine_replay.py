@@ -16,13 +16,13 @@ import pytest
 
 from benchmarks.support.chains import chain
 from redecode.replay import ReplayMode, ReplayOptions, TooLittleRecorded, replay_on_engine
-from redecode.replay.batch import UnknownBatch, load_batch
+from redecode.replay.closed_loop.batch import UnknownBatch, load_batch
+from redecode.replay.closed_loop.engine_replay import ReplayStopped, choose, make_batch, replay_batch
+from redecode.replay.closed_loop.report import BatchReport
+from redecode.replay.closed_loop.scaling import Scaling
 from redecode.replay.engine import EngineError
 from redecode.replay.engine.errors import EngineUnreachable
-from redecode.replay.engine_replay import ReplayStopped, choose, make_batch, replay_batch
 from redecode.replay.errors import EngineUnfit
-from redecode.replay.report import BatchReport
-from redecode.replay.scaling import Scaling
 from redecode.tracer import Fidelity, RecordedRun, Recorder, Store, TimeSource
 from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.records import Choice
@@ -246,18 +246,21 @@ def redecode(*arguments: str) -> subprocess.Popen[str]:
 
 
 def served(delay_s: float) -> tuple[subprocess.Popen[str], str]:
-    program = Path(__file__).with_name("token_engine.py")
+    program = Path(__file__).parents[1] / "token_engine.py"
     engine = subprocess.Popen([sys.executable, str(program), str(delay_s)], stdout=subprocess.PIPE, text=True)
     assert engine.stdout is not None
-    return engine, engine.stdout.readline().strip()
+    url = engine.stdout.readline().strip()
+    assert url, "the engine did not start"
+    return engine, url
 
 
-def wait_for_a_replay_under_way(store: Path) -> None:
+def wait_for_a_replay_under_way(store: Path, process: subprocess.Popen[str]) -> None:
     """Until one run is done and another is not: both are in the journal as soon as they are."""
-    while True:
+    while process.poll() is None:
         mine = [r for r in Store(store).runs() if r.replay_mode == "force"]
         if any(r.status == "ok" for r in mine) and any(r.status == "open" for r in mine):
             return
+    raise AssertionError(f"it ended: {process.communicate()}")
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL of the engine", "SIGKILL of the replay"])
@@ -266,7 +269,7 @@ def test_a_replay_that_is_stopped_for_real_is_gone_on_with(store: Path, how: str
     engine, url = served(0.5)
     process = redecode("replay", "--last", "3", "--engine", url, "--store", str(store), "--json")
     try:
-        wait_for_a_replay_under_way(store)
+        wait_for_a_replay_under_way(store, process)
         if how == "SIGKILL of the engine":
             engine.kill()
         else:

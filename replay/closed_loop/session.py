@@ -8,16 +8,16 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from redecode.replay.batch import LABEL, Batch
-from redecode.replay.calls import StepClocks, replayed_decode
-from redecode.replay.closed_loop import ClosedLoop, Kind, Session, compile_run
-from redecode.replay.compare import first_divergence
+from redecode.replay.closed_loop.batch import LABEL, Batch
+from redecode.replay.closed_loop.calls import StepClocks, replayed_decode
+from redecode.replay.closed_loop.loop import ClosedLoop, Kind, Session, compile_run
+from redecode.replay.closed_loop.mirror import Mirror
+from redecode.replay.closed_loop.options import ReplayMode
+from redecode.replay.closed_loop.plan import Plan, sampling_for_replay
+from redecode.replay.comparison.compare import first_divergence
 from redecode.replay.engine import EngineClient, EngineError, EngineInfo
 from redecode.replay.engine.errors import EngineRefused, EngineUnreachable
-from redecode.replay.mirror import Mirror
-from redecode.replay.options import ReplayMode
 from redecode.replay.pacing import ScheduleError
-from redecode.replay.plan import Plan, sampling_for_replay
 from redecode.tracer import Decode, Recorder
 
 _SERVER_ERROR = 500

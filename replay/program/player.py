@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.answers import answer, model_answer, plain_json, recorded_error, tool_answer
-from redecode.replay.changes import decode_differences, tool_differences, what_changed
-from redecode.replay.divergence import FieldDifference, differences, diverged, nearest, same
+from redecode.replay.comparison.changes import decode_differences, tool_differences, what_changed
+from redecode.replay.comparison.divergence import FieldDifference, differences, diverged, nearest, same
 from redecode.replay.errors import ReplayDivergence
-from redecode.replay.pinned import Pinned
-from redecode.replay.sources import Source, Sources
+from redecode.replay.program.answers import answer, model_answer, plain_json, recorded_error, tool_answer
+from redecode.replay.program.pinned import Pinned
+from redecode.replay.program.sources import Source, Sources
 from redecode.tracer import (
     ANSWERED_BY,
     CHANGED,

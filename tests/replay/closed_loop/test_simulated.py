@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 
 from redecode.replay import ReplayMode, ReplayOptions, replay_on_engine
-from redecode.replay.alterations import Alterations
 from redecode.replay.analysis.changes import CacheHit, FewerTokens, OffBarrier, Scale
-from redecode.replay.arrivals import Arrivals, poisson_offsets
-from redecode.replay.engine_replay import choose, make_batch
+from redecode.replay.closed_loop.alterations import Alterations
+from redecode.replay.closed_loop.arrivals import Arrivals, poisson_offsets
+from redecode.replay.closed_loop.engine_replay import choose, make_batch
+from redecode.replay.closed_loop.report import BatchReport
+from redecode.replay.closed_loop.scaling import Scaling, UnknownStep
+from redecode.replay.closed_loop.simulated import ENGINE, lay_out, simulate_batch, times_of, workload_of
+from redecode.replay.comparison.lanes import compare_runs
 from redecode.replay.errors import ReplayError
-from redecode.replay.lanes import compare_runs
-from redecode.replay.measured import NotMeasurable
-from redecode.replay.report import BatchReport
-from redecode.replay.scaling import Scaling, UnknownStep
-from redecode.replay.simulated import ENGINE, lay_out, simulate_batch, times_of, workload_of
 from redecode.replay.simulator.errors import CallDoesNotFit, NoProfile
 from redecode.replay.simulator.fleet import Fleet
 from redecode.replay.simulator.profile import EngineLimits, Overheads, Range
-from redecode.replay.what_if_simulated import simulate_what_if
+from redecode.replay.what_if.measured import NotMeasurable
+from redecode.replay.what_if.simulated import simulate_what_if
 from redecode.tracer import PROVIDER, RecordedRun, SpanKind, Store
+from tests.replay.closed_loop.test_engine_replay import record, run_of
 from tests.replay.simulator.made import AFTER_S, BEFORE_S, PAUSE_S, PROMPT_TOKEN_S, STEP_S, call_s, made_profile
-from tests.replay.test_engine_replay import record, run_of
 
 SIMULATE = ReplayMode.SIMULATE
 FLEET = Fleet((made_profile(),))

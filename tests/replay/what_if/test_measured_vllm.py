@@ -15,7 +15,7 @@ from langgraph.graph import START, StateGraph
 from pydantic import SecretStr
 
 from redecode.replay.analysis.changes import Scale
-from redecode.replay.measured import measure
+from redecode.replay.what_if.measured import measure
 from redecode.tracer import Store, instrument, uninstrument
 
 MS = 1_000_000

@@ -8,9 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.alterations import Alterations
-from redecode.replay.arrivals import Arrivals, BadArrivals, given_offsets, poisson_offsets, recorded_offsets
-from redecode.replay.scaling import Scaling
+from redecode.replay.closed_loop.alterations import Alterations
+from redecode.replay.closed_loop.arrivals import Arrivals, BadArrivals, given_offsets, poisson_offsets, recorded_offsets
+from redecode.replay.closed_loop.scaling import Scaling
 from redecode.tracer import RecordedRun
 
 

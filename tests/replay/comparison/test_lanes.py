@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redecode.replay import RunComparison, compare_runs
-from redecode.replay.lanes import Change
-from redecode.replay.noise import band
+from redecode.replay.comparison.lanes import Change
+from redecode.replay.comparison.noise import band
 from redecode.tracer import Decode, Edge, EdgeKind, Fidelity, Provenance, RecordedRun, Run, Span, SpanKind, ToolStep
 
 

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from redecode.replay.analysis.changes import Change
-from redecode.replay.engine_replay import choose
-from redecode.replay.measured import options_of
-from redecode.replay.options import ReplayMode, ReplayOptions
-from redecode.replay.plan import Plan
-from redecode.replay.simulated import doubts, lay_out, workload_of
+from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
+from redecode.replay.closed_loop.plan import Plan
+from redecode.replay.closed_loop.simulated import doubts, lay_out, workload_of
 from redecode.replay.simulator.fleet import Fleet
 from redecode.replay.simulator.load import poisson_workload
 from redecode.replay.simulator.results import Quantiles, Simulated
+from redecode.replay.what_if.measured import options_of
 from redecode.tracer import RecordedRun
 
 TIER = "simulated (engine model)"

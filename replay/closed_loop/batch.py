@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
 from redecode.replay.errors import ReplayError
-from redecode.replay.options import ReplayMode, ReplayOptions
 from redecode.tracer import Run
 from redecode.tracer.store.modes import private_files
 

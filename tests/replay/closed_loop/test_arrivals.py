@@ -9,10 +9,10 @@ from statistics import fmean
 import pytest
 
 from benchmarks.support.chains import chain
-from redecode.replay.arrivals import Arrivals, BadArrivals, given_offsets, poisson_offsets, recorded_offsets
+from redecode.replay.closed_loop.arrivals import Arrivals, BadArrivals, given_offsets, poisson_offsets, recorded_offsets
+from redecode.replay.closed_loop.options import ReplayOptions
+from redecode.replay.closed_loop.scaling import Scaling, UnknownStep, parse_steps
 from redecode.replay.errors import ReplayError
-from redecode.replay.options import ReplayOptions
-from redecode.replay.scaling import Scaling, UnknownStep, parse_steps
 from redecode.tracer import RecordedRun, Span, SpanKind
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redecode.replay.divergence import MISSING, FieldDifference, differences
+from redecode.replay.comparison.divergence import MISSING, FieldDifference, differences
 from redecode.tracer import Decode, FmRequest, ToolStep, plain
 
 TRACERS_OWN = frozenset({"logprobs", "return_token_ids", "stream_options", "enable_response_messages"})

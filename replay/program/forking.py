@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.answers import plain_json
-from redecode.replay.changes import decode_differences, tool_differences
-from redecode.replay.divergence import differences, same
+from redecode.replay.comparison.changes import decode_differences, tool_differences
+from redecode.replay.comparison.divergence import differences, same
 from redecode.replay.errors import ReplayDivergence, ReplayError
-from redecode.replay.fork_point import AFTER, BEFORE, BESIDE, ForkPoint
-from redecode.replay.overrides import Overrides
-from redecode.replay.player import LIVE, Changed, Playback, loaded, playing
-from redecode.replay.sources import Source
+from redecode.replay.program.answers import plain_json
+from redecode.replay.program.fork_point import AFTER, BEFORE, BESIDE, ForkPoint
+from redecode.replay.program.overrides import Overrides
+from redecode.replay.program.player import LIVE, Changed, Playback, loaded, playing
+from redecode.replay.program.sources import Source
 from redecode.tracer import (
     ANSWERED_BY,
     CONVERSATION,

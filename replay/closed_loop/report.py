@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from redecode.replay.batch import LABEL
-from redecode.replay.closed_loop import Kind
-from redecode.replay.compare import ReplayReport, compare_decodes, logprob_gaps, notes_of
+from redecode.replay.closed_loop.batch import LABEL
+from redecode.replay.closed_loop.loop import Kind
+from redecode.replay.closed_loop.options import ReplayMode
+from redecode.replay.closed_loop.plan import Plan
+from redecode.replay.comparison.compare import ReplayReport, compare_decodes, logprob_gaps, notes_of
 from redecode.replay.engine import EngineClient, EngineError
-from redecode.replay.options import ReplayMode
 from redecode.replay.pacing import ScheduleError
-from redecode.replay.plan import Plan
 from redecode.replay.run_graph import END, START
 from redecode.tracer import Decode, RecordedRun, Run
 from redecode.tracer.conventions import SOURCE_SPAN
 
 if TYPE_CHECKING:
-    from redecode.replay.session import ReplayedRun
+    from redecode.replay.closed_loop.session import ReplayedRun
 
 _MOST_NAMED = 50  # diverging tokens whose text is asked for
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from redecode.replay.changes import decode_differences, what_changed
-from redecode.replay.divergence import MISSING, FieldDifference, differences, diverged, same
+from redecode.replay.comparison.changes import decode_differences, what_changed
+from redecode.replay.comparison.divergence import MISSING, FieldDifference, differences, diverged, same
 from redecode.tracer import Decode, Fidelity, FmRequest
 
 SYSTEM = "You are a clerk.\nRead the article.\nAnswer in JSON.\nBe brief."

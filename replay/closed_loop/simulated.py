@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redecode.replay.batch import LABEL, Batch
-from redecode.replay.closed_loop import Kind, Program, compile_run
-from redecode.replay.mirror import Mirror
-from redecode.replay.options import ReplayMode, ReplayOptions
-from redecode.replay.plan import Plan
-from redecode.replay.report import BatchReport, report_of_simulated
+from redecode.replay.closed_loop.batch import LABEL, Batch
+from redecode.replay.closed_loop.loop import Kind, Program, compile_run
+from redecode.replay.closed_loop.mirror import Mirror
+from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
+from redecode.replay.closed_loop.plan import Plan
+from redecode.replay.closed_loop.report import BatchReport, report_of_simulated
 from redecode.replay.simulator.costs import to_ps
 from redecode.replay.simulator.fleet import Fleet
 from redecode.replay.simulator.profile import EngineProfile

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redecode.replay.compare import compare_decodes, engine_differences, first_divergence
+from redecode.replay.comparison.compare import compare_decodes, engine_differences, first_divergence
 from redecode.tracer import Decode, Fidelity
 
 
