@@ -2,9 +2,9 @@
 
 A call is known again by its engine, model, messages, tools and sampling parameters. One that draws at random without a
 seed of its caller's is known only at the same step of the same case: so each case has one draw, the same for all
-candidates, and different cases have different ones. Only decodes of evaluations count, since those of the recorded
-runs had another load around them. The store is the memo: nothing is kept besides, and what is forgotten there is
-forgotten here.
+candidates, and different cases have different ones. An answer that ended by itself is the answer under any lower limit
+on its tokens that it stays below. Only decodes of evaluations count, since those of the recorded runs had another load
+around them. The store is the memo: nothing is kept besides, and what is forgotten there is forgotten here.
 
 The first calls of each model in a process always go to the engine: they tell which one is there.
 """
@@ -50,8 +50,8 @@ RECORDING, LIVE, STAND_IN = "recording", "live", "stand-in"
 _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
            d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
-           d.logprobs, d.prompt_tail, d.chunk_gaps_us, d.chunk_tokens, d.fidelity, s.attributes, s.name, s.start_ns,
-           s.end_ns,
+           d.logprobs, d.prompt_tail, d.chunk_gaps_us, d.chunk_tokens, d.fidelity, d.finish_reason, d.output_tokens,
+           s.attributes, s.name, s.start_ns, s.end_ns,
            (SELECT flatten(list(b.tokens ORDER BY u.at))
             FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
             JOIN prompt_blocks b USING (hash)) AS prompt_body,
@@ -67,6 +67,8 @@ _QUERY = f"""
     ORDER BY d.sent_ns
 """
 _MOST = 200_000
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_BY_ITSELF = ("stop", "tool_calls", "function_call")
 
 
 def engine_of(engine_id: str | None, base_url: str | None, fingerprint: str | None) -> str:
@@ -89,7 +91,7 @@ def call_key(
 
     Args:
         load: how many runs there were at a time, which their times depend on.
-        sampling: without what the tracer had added.
+        sampling: without what the tracer had added, and without the limit on its tokens (`limited`).
         place: case and step of the call.
     """
     drawn = sampling.get("temperature") != 0 and sampling.get("seed") is None
@@ -99,6 +101,34 @@ def call_key(
 
 Known = tuple[Decode, Span]
 """What answers a call: held in memory, since reading it from the store would be part of the time that is measured."""
+
+
+def limited(sampling: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """Sampling parameters without the limit on the tokens of the answer, and that limit, if there is just one."""
+    named = [name for name in _LIMITS if isinstance(sampling.get(name), int)]
+    if len(named) != 1:
+        return dict(sampling), None
+    return {k: v for k, v in sampling.items() if k not in _LIMITS}, sampling[named[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A call that was made under a limit.
+
+    Attributes:
+        limit: tokens; `None`: no limit was set, or it is in the call's name.
+        tokens: of its answer where that ended by itself, else `None`.
+    """
+
+    limit: int | None
+    tokens: int | None
+    known: Known
+
+    def answers(self, limit: int | None) -> bool:
+        """Whether a call with this limit gets the same answer; a higher one the engine may refuse."""
+        if self.limit is None or limit is None or self.limit == limit:
+            return self.limit == limit
+        return self.tokens is not None and self.tokens < limit < self.limit
 
 
 def known_of(row: Mapping[str, Any]) -> Known:
@@ -150,7 +180,7 @@ class Memo:
 
     store: Store
     load: str
-    _known: dict[str, Known] = field(default_factory=dict)
+    _known: dict[str, list[_Made]] = field(default_factory=dict)
     _latest: int = 0
 
     def refresh(self) -> int:
@@ -161,6 +191,7 @@ class Memo:
             sampling = {k: v for k, v in (c.from_json(row["sampling"]) or {}).items() if k not in TRACERS_OWN}
             if row["seed_source"] == "tracer":
                 sampling.pop("seed", None)
+            sampling, limit = limited(sampling)
             key = call_key(
                 engine=engine_of(row["engine_id"], row["base_url"], row["fingerprint"]),
                 load=row["load"] or "",
@@ -171,23 +202,29 @@ class Memo:
                 stream=bool(row["stream"]),
                 place=f"{row['case_id']} {row['step_key']}",
             )
-            if key not in self._known:
-                self._known[key] = known_of(row)
-        return len(self._known)
+            made = self._known.setdefault(key, [])
+            if all(m.limit != limit for m in made):
+                tokens = row["output_tokens"] if row["finish_reason"] in _BY_ITSELF else None
+                made.append(_Made(limit, tokens, known_of(row)))
+        return sum(map(len, self._known.values()))
 
     def find(self, engine: str, request: FmRequest, place: str) -> Known | None:
         """The decode and span that answer a call, if one does."""
+        asked = {k: v for k, v in plain(request.sampling).items() if k not in TRACERS_OWN}
+        sampling, limit = limited(asked)
         key = call_key(
             engine=engine,
             load=self.load,
             model=request.model,
             messages=plain(request.messages),
             tools=plain(request.tools),
-            sampling={k: v for k, v in plain(request.sampling).items() if k not in TRACERS_OWN},
+            sampling=sampling,
             stream=request.stream,
             place=place,
         )
-        return self._known.get(key)
+        # The very same limit first.
+        made = sorted(self._known.get(key, []), key=lambda m: m.limit != limit)
+        return next((m.known for m in made if m.answers(limit)), None)
 
 
 class Evaluator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
 from redecode.optimizer.spec import load
 from redecode.tracer import Store
-from tests.optimizer.conftest import capitals
+from tests.optimizer.conftest import capitals, record
 
 TUNING = """
 from capitals import graph
@@ -67,6 +68,32 @@ def test_a_call_that_was_made_before_is_not_made_again(here: Any, recorded: Any,
     assert {o.usage["m"].output_tokens for o in again} == {o.usage["m"].output_tokens for o in first}
     here.evaluate(Block(values={**POLITE, "temperature": 0.5}, cases=cases))
     assert len(recorded.requests) == 8
+
+
+def test_an_answer_that_ended_by_itself_serves_lower_limits_that_it_keeps_below(
+    folder: Path, store: Path, serve: Any, monkeypatch: Any
+) -> None:
+    text = (folder / "capitals.py").read_text()
+    text = text.replace("temperature=knobs.temperature)", "temperature=knobs.temperature, max_tokens=knobs.limit)")
+    text = text.replace('    model: str = "m"', '    model: str = "m"\n    limit: int = 64')
+    (folder / "capitals.py").write_text(text)
+    (folder / "tuning.py").write_text(TUNING)
+    server = serve(capitals)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    record(importlib.import_module("capitals"), store, 6)
+    made = InProcess(Settings(spec="tuning:spec", store=store, source=store, concurrency=1))
+    cases = cases_of(store, 6)
+    long = sum(len(str(case.expected)) >= 13 for case in cases)  # the server takes a character for a token
+    assert 0 < long < len(cases)
+    try:
+        made.evaluate(Block(values={**POLITE, "limit": 64}, cases=cases))  # asks which engine is there
+        for limit, live in ((64, 0), (32, 0), (13, long), (128, len(cases))):
+            outcomes = made.evaluate(Block(values={**POLITE, "limit": limit}, cases=cases))
+            assert [o.quality for o in outcomes] == [1.0] * len(cases)
+            assert sum(o.live for o in outcomes) == live, limit
+    finally:
+        made.close()
 
 
 def test_without_the_memo_every_call_is_made(here: Any, recorded: Any, store: Path) -> None:
