@@ -2,9 +2,10 @@
 
 A call is known again by its engine, model, messages, tools and sampling parameters. One that draws at random without a
 seed of its caller's is known only at the same step of the same case: so each case has one draw, the same for all
-candidates, and different cases have different ones. An answer that ended by itself is the answer under any lower limit
-on its tokens that it stays below. Only decodes of evaluations count, since those of the recorded runs had another load
-around them. The store is the memo: nothing is kept besides, and what is forgotten there is forgotten here.
+candidates, and different cases have different ones. An answer that ended by itself is the answer under any limit on its
+tokens that it stays below and that the engine takes: a lower one, or one that its context has room for, as far as it
+says. Only decodes of evaluations count, since those of the recorded runs had another load around them. The store is the
+memo: nothing is kept besides, and what is forgotten there is forgotten here.
 
 The first calls of each model in a process always go to the engine: they tell which one is there.
 """
@@ -51,6 +52,8 @@ _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
            d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
            d.logprobs, d.prompt_tail, d.chunk_gaps_us, d.chunk_tokens, d.fidelity, d.finish_reason, d.output_tokens,
+           (SELECT max(TRY_CAST(e.info->>'max_model_len' AS BIGINT)) FROM engines e WHERE e.engine_id = d.engine_id)
+               - d.input_tokens AS room,
            s.attributes, s.name, s.start_ns, s.end_ns,
            (SELECT flatten(list(b.tokens ORDER BY u.at))
             FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
@@ -112,23 +115,28 @@ def limited(sampling: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Made:
     """A call that was made under a limit.
 
     Attributes:
-        limit: tokens; `None`: no limit was set, or it is in the call's name.
+        limit: tokens; `None`: none was set, or it is in the call's name.
         tokens: of its answer where that ended by itself, else `None`.
+        room: tokens that the engine's context has for the answer, if that is known.
     """
 
     limit: int | None
     tokens: int | None
+    room: int | None
     known: Known
 
     def answers(self, limit: int | None) -> bool:
-        """Whether a call with this limit gets the same answer; a higher one the engine may refuse."""
-        if self.limit is None or limit is None or self.limit == limit:
-            return self.limit == limit
-        return self.tokens is not None and self.tokens < limit < self.limit
+        """Whether a call with this limit, and like it otherwise, gets the same answer."""
+        if self.limit == limit:
+            return True
+        if self.tokens is None or limit is None:  # without one the engine has a limit of its own
+            return False
+        lower = self.limit is not None and limit < self.limit
+        return self.tokens < limit and (lower or (self.room is not None and limit <= self.room))
 
 
 def known_of(row: Mapping[str, Any]) -> Known:
@@ -180,7 +188,7 @@ class Memo:
 
     store: Store
     load: str
-    _known: dict[str, list[_Made]] = field(default_factory=dict)
+    _known: dict[str, list[Made]] = field(default_factory=dict)
     _latest: int = 0
 
     def refresh(self) -> int:
@@ -205,7 +213,7 @@ class Memo:
             made = self._known.setdefault(key, [])
             if all(m.limit != limit for m in made):
                 tokens = row["output_tokens"] if row["finish_reason"] in _BY_ITSELF else None
-                made.append(_Made(limit, tokens, known_of(row)))
+                made.append(Made(limit, tokens, row["room"], known_of(row)))
         return sum(map(len, self._known.values()))
 
     def find(self, engine: str, request: FmRequest, place: str) -> Known | None:

@@ -10,6 +10,7 @@ import pytest
 
 from redecode.optimizer.cases import MODE, select
 from redecode.optimizer.errors import EngineGone, OptimizerError, ScorerFailed
+from redecode.optimizer.evaluation.memo import Made
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
 from redecode.optimizer.spec import load
@@ -170,3 +171,27 @@ def test_an_answer_from_the_memo_is_recorded_with_its_tokens(
         assert then.sampled_ids and now.sampled_ids == then.sampled_ids
         assert now.prompt_ids == then.prompt_ids == (1, 2, 3)
         assert b.latency_s >= (then.e2e_ns or 0) / 1e9
+
+
+@pytest.mark.parametrize(
+    ("made", "tokens", "room", "asked", "same"),
+    [
+        (64, 5, None, 64, True),
+        (64, None, 900, 64, True),  # it was cut off at 64, and is again
+        (64, None, 900, 32, False),
+        (64, 5, None, 6, True),
+        (64, 5, None, 5, False),  # would it say why it ended?
+        (64, 5, None, 65, False),  # the engine may refuse that
+        (64, 5, 900, 900, True),
+        (64, 5, 900, 901, False),
+        (None, 5, 900, 64, True),
+        (None, 5, None, 64, False),
+        (64, 5, 900, None, False),  # the engine's own limit
+        (None, None, None, None, True),
+    ],
+)
+def test_which_limits_an_answer_serves(
+    made: int | None, tokens: int | None, room: int | None, asked: int | None, same: bool
+) -> None:
+    known: Any = None
+    assert Made(made, tokens, room, known).answers(asked) is same
