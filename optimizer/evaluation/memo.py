@@ -258,9 +258,7 @@ class Evaluator:
 
     def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
         """From the memo, in the time it took; else live."""
-        case = case_of(span)
-        if case is not None:
-            span.root.replays(case, MODE)
+        case = self._marked(span)
         engine = self._engines.get(request.model)
         found = None
         if self._memo is not None and engine is not None:
@@ -325,8 +323,16 @@ class Evaluator:
         return Live()
 
     def context(self, graph: LiveSpan, step_key: str, edges: list[Dependency], context: Any) -> Any:
-        """Its own."""
+        """Its own; a run says whose input it has before it does anything, since a cache may answer all of it."""
+        self._marked(graph)
         return context
+
+    def _marked(self, span: LiveSpan) -> str | None:
+        """The case whose input a span's run has, which the run then says of itself."""
+        case = case_of(span)
+        if case is not None and c.SOURCE_RUN not in span.root.event.attributes:
+            span.root.replays(case, MODE)
+        return case
 
     def ended(self, event: SpanEvent) -> None:
         """A live decode says which engine its model is on."""

@@ -127,6 +127,7 @@ def test_hits_are_where_a_cache_in_use_would_have_had_them(triage: Any, server: 
     assert all(not o.usage for place, o in outcomes.items() if place[0] == "2")
     hit = Store(store).load(outcomes["20"].run_id)
     assert [s.kind for s in hit.spans if s.name == "sort"][-1] is SpanKind.CACHE and not hit.decodes
+    assert (hit.run.replay_mode, hit.run.source_run_id) == (MODE, hit.run.labels[MODE]["case"])
     # Each of the first round was run once more to have something to read; that is paid for, and in nobody's costs.
     assert sum(o.live + o.memo for o in outcomes.values()) == 15
     assert sum(sum(u.calls for u in o.usage.values()) for o in outcomes.values()) == 10
