@@ -40,7 +40,8 @@ def show(result: dict[str, Any]) -> None:
             f"\n== {part['workload']}: {part['rates_per_s']} runs/s, up and down in {part['seconds']:g} s; "
             "1 to 8 replicas"
         )
-        print(f"   Serve tuned: {part['tuned']}")
+        for name, numbers in part["settings"].items():
+            print(f"   {name}: {numbers}")
         for row in part["rows"]:
             d = row.get("ours_less_it")
             less = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]" if d else ""
