@@ -6,12 +6,12 @@ knowing them would be worth; its rule is ours, so it is no strict bound). Provis
 Serve's rule with Serve's router as they come and tuned, and ours. Seeds are paired: every policy has the same runs;
 differences are of pairs, with a bootstrap interval (95 %).
 
-Serve is tuned by `--trials` trials (its provisioner by three times as many, ours by eight) on seeds of their own at the
-load near saturation. The numbers of ours (`deadline.Parts`) were chosen by hand, on other seeds than are compared on. Policies
-that learn learn from other runs of the same kind, never from those they place. Workloads: runs of our own agents (the
-shipped recording, or `--store`); made-up ones: coding agents matched to published means, chats beside them with an SLO
-of their own, fan-outs; a sample of Mooncake's conversations. Engines are made up (an 8B-like model on three kinds of
-hardware). `--quick` takes about half a minute on a machine with nothing to do.
+Serve is tuned by `--trials` trials (its provisioner by three times as many, ours by eight) on seeds of their own at
+the load near saturation. The numbers of ours (`deadline.Parts`) were chosen by hand, on other seeds than are compared
+on. Policies that learn learn from other runs of the same kind, never from those they place. Workloads: runs of our own
+agents (the shipped recording, or `--store`); made-up ones: coding agents matched to published means, chats beside them
+with an SLO of their own, fan-outs; a sample of Mooncake's conversations. Engines are made up (an 8B-like model on
+three kinds of hardware). `--quick` takes about half a minute on a machine with nothing to do.
 """
 
 from __future__ import annotations
