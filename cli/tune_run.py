@@ -20,7 +20,7 @@ from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import at_load
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.promotion.decide import Margins, Verdict
-from redecode.optimizer.report import read_context, saved_share, to_json, write
+from redecode.optimizer.report import read_context, saved_share, to_json, unmet, write
 from redecode.optimizer.spec import load
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
@@ -194,6 +194,8 @@ def _tell(tuned: Tuned, written: Sequence[Path]) -> None:
     typer.echo(f"{tuned.prepared.spec.name}: {tuned.decision}")
     if tuned.decision.why:
         typer.echo(tuned.decision.why)
+    if (none := unmet(tuned)) is not None:
+        typer.echo(none)
     for path in written:
         typer.echo(str(path))
 

@@ -72,6 +72,7 @@ def select(
     """
     agents = set(spec.agents) or {spec.name}
     gone: Counter[str] = Counter()
+    others: dict[str, None] = {}
     out: list[Case] = []
     asked = _asked(runs, which, now_ns)
     for run in asked:
@@ -80,6 +81,7 @@ def select(
             gone["replays"] += 1
         elif run.agent not in agents:
             gone[f"of other agents than {', '.join(sorted(agents))}"] += 1
+            others[run.agent] = None
         elif run.status == "open":
             gone["still open"] += 1
         elif run.input is None:
@@ -90,6 +92,9 @@ def select(
             out.append(case)
     if not out:
         why = "; ".join(f"{count} {reason}" for reason, count in gone.most_common()) or "none was recorded in that time"
+        if others:
+            first = ", ".join([*others][:5])
+            why += f" ({first}{', …' if len(others) > 5 else ''}; a spec's `agents` says whose runs it takes)"
         raise NoRuns(f"no recorded run of {spec.name} to tune on in {which}: {why}")
     search, decide, doubled = _cut(out, held_out, repeats=bool(spec.caches))
     if doubled:

@@ -148,6 +148,20 @@ def label(value: Any) -> Label:
     return plain if plain is None or isinstance(plain, str | int | float | bool) else str(plain)
 
 
+def as_json(value: Any) -> Any:
+    """A value as a study, a file or another process has it: lists and mappings of labels, else its label."""
+    if isinstance(value, Mapping):
+        return {str(name): as_json(inner) for name, inner in value.items()}
+    return [as_json(inner) for inner in value] if isinstance(value, list | tuple) else label(value)
+
+
+def known_as(value: Any, said: Any) -> bool:
+    """Whether a value is the one that is said, by its label or as JSON has it."""
+    return any(
+        known == said and isinstance(known, bool) == isinstance(said, bool) for known in (as_json(value), label(value))
+    )
+
+
 def _when(when: When) -> dict[str, Any]:
     return {"when": {k: [label(v) for v in values] for k, values in sorted(when.items())}} if when else {}
 

@@ -139,6 +139,10 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value) if math.isfinite(value) else '"' + str(value) + '"'
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(str(n))} = {_toml(v)}" for n, v in value.items() if v is not None) + "}"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
 
@@ -203,10 +207,18 @@ def _verdict(tuned: Tuned) -> Iterator[str]:
         rows = [[k, str(p.incumbent.get(k, "-")), str(v)] for k, v in changed.items()]
         rows += [[k, str(p.incumbent[k]), "(does not matter)"] for k in dropped]
         yield from table(["knob", "was", "becomes"], rows)
-    if p.goals.slo_s is not None and not any(t.feasible for t in tuned.done):
-        best = min(tuned.done, key=lambda t: t.violation, default=None)
-        near = "" if best is None else f" The nearest is trial {best.number}: {_config(best.config)}."
-        yield f"**No candidate keeps what it must** ({_goals(tuned)}).{near}"
+    if (said := unmet(tuned)) is not None:
+        what, dot, near = said.partition(". ")
+        yield f"**{what}**{dot}{near}"
+
+
+def unmet(tuned: Tuned) -> str | None:
+    """That no candidate keeps the constraints, and the nearest, if so."""
+    if not tuned.done or any(t.feasible for t in tuned.done):
+        return None
+    best = min(tuned.done, key=lambda t: t.violation)
+    nearest = f"The nearest is trial {best.number}: {_config(best.config)}."
+    return f"No candidate keeps what it must ({_goals(tuned)}). {nearest}"
 
 
 def _goals(tuned: Tuned) -> str:

@@ -11,10 +11,10 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, NotRequired, Required, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from typing_extensions import is_typeddict
+from typing_extensions import ReadOnly, is_typeddict
 
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.knobs import Choice, Fixed, Knob, Range, label
@@ -43,6 +43,17 @@ class SchemaField:
         """Whether it may be left out."""
         return self.default is not _MISSING
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole number, or None."""
+        return _is(self.type, int)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Those that can be listed: what its type and its marks say, and its default."""
+        marked = [v for m in self.marks if isinstance(m, Choice) for v in m.values]
+        return (*marked, *(_listed(self.type) or ()), *((self.default,) if self.has_default else ()))
+
     def knob(self) -> Knob | None:
         """How it may vary; `None` if nothing says that it may.
 
@@ -52,7 +63,7 @@ class SchemaField:
         explicit = [m for m in self.marks if isinstance(m, Choice | Range | Fixed)]
         if len(explicit) > 1:
             raise BadSpec(f"field {self.name} is marked twice as a knob")
-        integer = self.type is int
+        integer = self.whole
         if explicit:
             found = explicit[0]
             if isinstance(found, Fixed):
@@ -63,7 +74,7 @@ class SchemaField:
         values = _listed(self.type)
         if values is not None:
             return Choice(*values)
-        if self.type not in (int, float):
+        if not (integer or _is(self.type, float)) or self.default is None:  # nothing lies between None and a number
             return None
         low, high, step = _bounds(self.marks, integer=integer)
         if low is None or high is None:
@@ -80,7 +91,8 @@ def fields_of(schema: Any) -> Iterator[SchemaField]:
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         for name, info in schema.model_fields.items():
             default = _MISSING if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
-            yield SchemaField(name, info.annotation, tuple(info.metadata), default)
+            kind, marks = _bare(info.annotation)
+            yield SchemaField(name, kind, (*info.metadata, *marks), default)
         return
     try:
         hints = typing.get_type_hints(schema, include_extras=True)
@@ -94,15 +106,35 @@ def fields_of(schema: Any) -> Iterator[SchemaField]:
     elif not is_typeddict(schema):
         raise BadSpec(f"the context schema {_name(schema)} is no pydantic model, dataclass or TypedDict")
     for name, hint in hints.items():
-        marks: tuple[Any, ...] = ()
-        if get_origin(hint) is typing.Annotated:
-            hint, *rest = get_args(hint)
-            marks = tuple(_flat(rest))
-        yield SchemaField(name, hint, marks, defaults.get(name, _MISSING))
+        kind, marks = _bare(hint)
+        yield SchemaField(name, kind, marks, defaults.get(name, _MISSING))
 
 
 def _name(schema: Any) -> str:
     return getattr(schema, "__qualname__", None) or repr(schema)
+
+
+def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without the names (`type X = ...`) and marks around it, and these marks; those within a union too."""
+    if type(hint).__name__ == "TypeAliasType":  # Python's or typing_extensions'
+        return _bare(hint.__value__)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is typing.Annotated:
+        kind, within = _bare(args[0])
+        return kind, (*within, *_flat(args[1:]))
+    if origin in (NotRequired, Required, ReadOnly):
+        return _bare(args[0])
+    if origin in (typing.Union, types.UnionType):
+        parts = [_bare(part) for part in args]
+        return typing.Union[tuple(kind for kind, _ in parts)], tuple(m for _, marks in parts for m in marks)  # noqa: UP007
+    return hint, ()
+
+
+def _is(kind: Any, number: type) -> bool:
+    """Whether it is this kind of number, or that and None."""
+    return kind is number or (
+        get_origin(kind) in (typing.Union, types.UnionType) and {*get_args(kind)} == {number, type(None)}
+    )
 
 
 def _flat(marks: Sequence[Any]) -> Iterator[Any]:
@@ -161,13 +193,19 @@ def made(schema: Any, values: Mapping[str, Any]) -> Any:
     if is_typeddict(schema):
         return given
     try:
-        return schema(**given)
+        context = schema(**given)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise BadSpec(f"{_name(schema)}.{place}: {first['msg']}, not {first['input']!r}") from error
     except (TypeError, ValueError) as error:
         raise BadSpec(f"{_name(schema)}: {error}") from error
+    if isinstance(context, BaseModel) and (lost := given.keys() - context.model_fields_set):
+        raise BadSpec(
+            f"{_name(schema)}.{min(lost)} is not taken by that name, but by an alias: give the model's config "
+            "populate_by_name=True, so that `tuned.toml` can name it"
+        )
+    return context
 
 
 def parse_value(text: str) -> Any:
@@ -215,6 +253,6 @@ def typed(knob: Knob, like: SchemaField | None) -> Knob:
     if like is None:
         return knob
     if isinstance(knob, Range):
-        return dataclasses.replace(knob, integer=like.type is int)
+        return dataclasses.replace(knob, integer=like.whole)
     known = {label(v): v for v in _listed(like.type) or ()}
     return Choice(*(known.get(label(v), v) for v in knob.values), when=knob.when)

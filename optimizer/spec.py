@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redecode.optimizer.errors import BadSpec
-from redecode.optimizer.knobs import Choice, Fixed, Knob, Range, Space
+from redecode.optimizer.knobs import Choice, Fixed, Knob, Range, Space, as_json, known_as, label
 from redecode.optimizer.schema import SchemaField, fields_of, made, typed
 from redecode.replay.prices import Price
 
@@ -104,6 +104,19 @@ class Spec(BaseModel):
     def fields(self) -> dict[str, SchemaField]:
         """Of the context, by name."""
         return {} if self.schema_type is None else {f.name: f for f in fields_of(self.schema_type)}
+
+    def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values themselves, where a study, a file or another process has their labels: the members of an Enum, say."""
+        fields = self.fields()
+        return {name: self._own(name, fields.get(name), value) for name, value in values.items()}
+
+    def _own(self, name: str, field: SchemaField | None, value: Any) -> Any:
+        known: list[Any] = [] if field is None else [*field.values]
+        if isinstance(knob := _knob(name, self.knobs.get(name)), Choice):
+            known = [*knob.values, *known]
+        known += [given[name] for given in (self.fixed, self.incumbent) if name in given]
+        said = as_json(value)
+        return next((v for v in known if known_as(v, said)), value)
 
     def built(self, values: Mapping[str, Any]) -> Any:
         """The graph of a candidate's values.
@@ -255,7 +268,17 @@ def space_of(
     defaults = {name: f.default for name, f in fields.items() if f.has_default}
     now = {**defaults, **given, **spec.incumbent, **(incumbent or {}), **(fixed or {})}
     if missing := [name for name in searched if name not in now]:
-        raise BadSpec(f"knob {missing[0]} has no default: say what is in use now, in the spec's `incumbent`")
+        raise BadSpec(
+            f"knob {missing[0]} has no default: say what is in use now, in the spec's `incumbent` or "
+            "by --incumbent FILE"
+        )
+    for name, knob in searched.items():
+        usual = fields[name].default if name in fields else None
+        if isinstance(knob, Choice) and None in knob and usual is not None:
+            raise BadSpec(
+                f"knob {name} may be None, which a tuned.toml cannot say: left out, it is {label(usual)!r}; "
+                f"make None its default, or name its values (--knob {name}=...)"
+            )
     # Only what differs from the defaults is said of every candidate: a default may well change with the graph.
     base = {
         n: v for n, v in now.items() if n in given or n in spec.incumbent or n in (incumbent or {}) or n in searched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -13,12 +14,12 @@ from redecode.optimizer.errors import BadSpec, BadStudy, OptimizerError
 from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates, lanes
 from redecode.optimizer.evaluation.placing import is_placement, with_placement
 from redecode.optimizer.evaluation.session import Evaluates
-from redecode.optimizer.knobs import Config, Knob, Space, label
+from redecode.optimizer.knobs import Config, Knob, Space, as_json
 from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
 from redecode.optimizer.spec import Case, Spec, space_of
 from redecode.optimizer.study.hypervolume import dominates, subset
-from redecode.optimizer.study.search import Asked, Done, Search, warm_starts
+from redecode.optimizer.study.search import Asked, Done, Evaluated, Search, warm_starts
 from redecode.optimizer.study.stopping import PATIENCE, Budget, stagnant
 from redecode.optimizer.study.storage import About, find, studies
 from redecode.replay.prices import Price
@@ -164,7 +165,7 @@ def prepare(
         fidelity=request.fidelity,
         space={name: knob.described() for name, knob in space.knobs.items()},
         space_digest=space.digest,
-        base={name: label(value) for name, value in space.base.items()},
+        base=as_json(space.base),
         incumbent=incumbent,
         search=tuple(c.id for c in chosen.search),
         decide=tuple(c.id for c in chosen.decide),
@@ -380,11 +381,11 @@ class Tuner:
                 found = replace(ladder, race=not first).batch(new, kept) if new else []
             except BudgetSpent as over:
                 return str(over)  # what was asked stays running; it is asked again when the study goes on
+            if first and found and asked[0].config == p.incumbent:
+                _check_first(found[0])  # not told: it is asked again once it is mended
             for candidate, result in zip(new, found, strict=True):
                 search.tell(candidate, result)
                 self.tell(_line(candidate, result.measured, result.out or result.failed))
-            if first and [a.config for a in asked] == [p.incumbent]:
-                self._check_first(search, found[0].failed if found else None)
 
     def _sorted(self, search: Search, asked: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
         """Candidates to evaluate, and those known already, which are told at once; in a batch each once."""
@@ -404,16 +405,16 @@ class Tuner:
                 new.append(candidate)
         return new, old
 
-    def _check_first(self, search: Search, failed: str | None) -> None:
-        """The incumbent must work: nothing can be compared with one that does not."""
-        if failed is not None:
-            raise OptimizerError(f"the incumbent cannot be evaluated: {failed}")
-        first = search.done()[0]
-        if first.measured.failed == first.measured.runs:
-            raise OptimizerError(
-                f"every run of the incumbent failed ({first.measured.runs}); `redecode runs --mode tune` lists them, "
-                "`redecode show RUN` says why"
-            )
+
+def _check_first(found: Evaluated) -> None:
+    """The incumbent must work: nothing can be compared with one that does not."""
+    if found.failed is not None:
+        raise OptimizerError(f"the incumbent cannot be evaluated: {found.failed}")
+    if found.outcomes and all(o.error is not None for o in found.outcomes):
+        why, _ = Counter(o.error for o in found.outcomes).most_common(1)[0]
+        run = next((o.run_id for o in found.outcomes if o.run_id and o.error == why), None)
+        shown = "" if run is None else f"; `redecode show {run[:12]}` has more"
+        raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}")
 
 
 def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3) -> list[Done]:

@@ -25,7 +25,7 @@ from redecode.optimizer.debugger import debugger_kept
 from redecode.optimizer.errors import BadSpec, OptimizerError, Stopped
 from redecode.optimizer.evaluation.process import asked
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
-from redecode.optimizer.evaluation.worker import KINDS
+from redecode.optimizer.evaluation.worker import KINDS, kind_of
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case
 from redecode.tracer import RedecodeError
@@ -59,8 +59,7 @@ class _Evaluating:
             block = Block(**{**document, "cases": [Case(**case) for case in document["cases"]]})
             return {"outcomes": [o.to_json() for o in self._here().evaluate(block)]}
         except RedecodeError as error:
-            kind = next((k for k, cls in KINDS.items() if isinstance(error, cls)), "other")
-            return {"error": f"{error} (on Ray, machine {socket.gethostname()})", "kind": kind}
+            return {"error": f"{error} (on Ray, machine {socket.gethostname()})", "kind": kind_of(error)}
 
     def _here(self) -> InProcess:
         """What evaluates, opened when it is first needed, so that what is wrong can be told.

@@ -17,6 +17,7 @@ from typing import Any
 from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.session import Block, Settings
 from redecode.optimizer.evaluation.worker import KINDS
+from redecode.optimizer.knobs import as_json
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case
 
@@ -122,9 +123,9 @@ class Workers:
 
 
 def asked(block: Block) -> dict[str, Any]:
-    """A block as plain data: the arguments of `Block`, cases as those of `Case`."""
+    """A block as plain data: the arguments of `Block`, cases as those of `Case`; `Spec.own` has the values again."""
     return {
-        "values": dict(block.values),
+        "values": as_json(block.values),
         "cases": [_asked(case) for case in block.cases],
         "labels": dict(block.labels),
         "memo": block.memo,

@@ -124,7 +124,8 @@ class Runner:
             ScorerFailed: the scorer raised.
             BadSpec: the graph cannot be built, or does not take these values.
         """
-        graph, context = self.spec.built(values), self.spec.context_of(values)
+        own = self.spec.own(values)
+        graph, context = self.spec.built(own), self.spec.context_of(own)
         if self.warming is None:
             return await self._all([partial(self._run, graph, context, case, labels) for case in cases])
         warming = self.warming

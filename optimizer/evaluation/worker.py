@@ -13,12 +13,18 @@ import os
 import sys
 from typing import IO, Any
 
-from redecode.optimizer.errors import EngineGone, OptimizerError, ScorerFailed
+from redecode.optimizer.errors import BadSpec, EngineGone, OptimizerError, ScorerFailed
 from redecode.optimizer.evaluation.session import Block, Session, Settings
 from redecode.optimizer.spec import Case
 from redecode.tracer import RedecodeError
 
-KINDS = {"engine": EngineGone, "scorer": ScorerFailed, "other": OptimizerError}
+KINDS = {"engine": EngineGone, "scorer": ScorerFailed, "candidate": BadSpec, "other": OptimizerError}
+"""What a worker's error is here. `candidate`: this one's values are refused, as they are by an agent's own checks."""
+
+
+def kind_of(error: RedecodeError) -> str:
+    """Of an error in the evaluation of a block."""
+    return next((kind for kind, cls in KINDS.items() if isinstance(error, cls)), "other")
 
 
 def main() -> None:
@@ -37,8 +43,7 @@ def main() -> None:
                     block = Block(**{**ask, "cases": [Case(**case) for case in ask["cases"]]})
                     _say(out, {"outcomes": [o.to_json() for o in loop.run(session.block(block))]})
             except RedecodeError as error:
-                kind = next((k for k, cls in KINDS.items() if isinstance(error, cls)), "other")
-                _say(out, {"error": str(error), "kind": kind})
+                _say(out, {"error": str(error), "kind": "other" if session is None else kind_of(error)})
             except (KeyboardInterrupt, BrokenPipeError):  # whoever asked is gone
                 break
         if session is not None:

@@ -334,11 +334,11 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
     per_cluster = len(lane) / max(1, min(e.clusters for e in found.effects.values()))
     wanted = [math.ceil(LEAST_CLUSTERS * per_cluster)]
     for name, e in found.effects.items():
-        if found.not_worse[name] > ALPHA:
+        if found.not_worse[name] > ALPHA and e.clusters > 1:  # one alone does not say how much they vary
             wanted.append(_runs(runs_for_mean(margins.of(name) - e.estimate, e.sd), per_cluster))
-    if min(found.better.values()) * _WAYS > ALPHA:
-        ways = [_runs(runs_for_mean(-e.estimate, e.sd, ALPHA / _WAYS), per_cluster) for e in found.effects.values()]
-        wanted.append(min(ways))
+    telling = [e for e in found.effects.values() if e.clusters > 1]
+    if telling and min(found.better.values()) * _WAYS > ALPHA:
+        wanted.append(min(_runs(runs_for_mean(-e.estimate, e.sd, ALPHA / _WAYS), per_cluster) for e in telling))
     if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
         misses, runs, _ = found.slo_counts
         wanted.append(runs_for_rate(misses / runs, goals.allowed) or _NEVER)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redecode.optimizer.cases import MODE, select
-from redecode.optimizer.errors import EngineGone, OptimizerError, ScorerFailed
+from redecode.optimizer.errors import BadSpec, EngineGone, OptimizerError, ScorerFailed
+from redecode.optimizer.evaluation.ladder import Ladder
 from redecode.optimizer.evaluation.memo import Made
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
-from redecode.optimizer.spec import load
+from redecode.optimizer.knobs import Choice, Space
+from redecode.optimizer.objectives import Goals
+from redecode.optimizer.spec import load, space_of
+from redecode.optimizer.study.search import Asked
 from redecode.tracer import Store
 from tests.optimizer.conftest import capitals, record
 
@@ -30,7 +35,7 @@ def raises(output, case):
 spec = Spec(graph=graph, score=right, needs_expected=True)
 broken = Spec(graph=graph, score=raises)
 """
-POLITE = {"wording": "Please name the capital of", "temperature": 0.0, "model": "m"}
+POLITE: dict[str, Any] = {"wording": "Please name the capital of", "temperature": 0.0, "model": "m"}
 
 
 @pytest.fixture
@@ -151,6 +156,48 @@ def test_a_candidate_whose_runs_fail_is_wrong_not_the_end(here: Any, store: Path
 def test_a_candidate_that_the_context_does_not_take_is_refused(here: Any, store: Path) -> None:
     with pytest.raises(OptimizerError, match="wording"):
         here.evaluate(Block(values={**POLITE, "wording": "Shout"}, cases=cases_of(store, 1)))
+
+
+def test_a_worker_says_as_much_of_a_candidate_and_goes_on(folder: Path, recorded: Any, store: Path) -> None:
+    """A context may check one field against another: such candidates are out, and the study goes on."""
+    (folder / "tuning.py").write_text(TUNING)
+    space = Space({"wording": Choice("Shout", POLITE["wording"])}, {"temperature": 0.0, "model": "m"})
+    ladder_of = partial(Ladder, space=space, goals=Goals(), cases=cases_of(store, 1))
+    workers = Workers(Settings(spec="tuning:spec", store=store, source=store))
+    try:
+        refused = ladder_of(evaluates=workers).one(Asked(0, {"wording": "Shout"}, trial=None), [])  # type: ignore[arg-type]
+        taken = ladder_of(evaluates=workers).one(Asked(1, {"wording": POLITE["wording"]}, trial=None), [])  # type: ignore[arg-type]
+    finally:
+        workers.close()
+    assert refused.failed is not None and "wording" in refused.failed
+    assert taken.failed is None and taken.measured is not None and taken.measured.failed == 0
+    gone = Workers(Settings(spec="tuning:nothing", store=store, source=store))
+    with pytest.raises(OptimizerError, match="tuning has no nothing") as caught:
+        gone.evaluate(Block(values=POLITE, cases=cases_of(store, 1)))
+    assert not isinstance(caught.value, BadSpec)  # no candidate's fault
+
+
+def test_a_worker_gives_a_dataclass_the_members_of_its_enum(folder: Path, recorded: Any, store: Path) -> None:
+    text = (folder / "capitals.py").read_text()
+    begin, end = text.index("class Context"), text.index("def answer")
+    text = (
+        text[:begin]
+        + "import enum\nfrom dataclasses import dataclass\n\n\nclass Wording(enum.Enum):\n"
+        + '    SHORT = "Capital of"\n    POLITE = "Please name the capital of"\n\n\n'
+        + '@dataclass\nclass Context:\n    wording: Wording = Wording.SHORT\n    model: str = "m"\n'
+        + "    temperature: float = 0.0\n\n\n"
+        + text[end:].replace("{knobs.wording}", "{knobs.wording.value}")
+    )
+    (folder / "capitals.py").write_text(text)
+    (folder / "tuning.py").write_text(TUNING)
+    workers = Workers(Settings(spec="tuning:spec", store=store, source=store))
+    (space, _) = space_of(load("tuning:spec"))
+    values = space.decoded({"wording": "Please name the capital of"})
+    try:
+        (outcome,) = workers.evaluate(Block(values=values, cases=cases_of(store, 1)))
+    finally:
+        workers.close()
+    assert (outcome.error, outcome.quality) == (None, 1.0)
 
 
 def test_an_answer_from_the_memo_is_recorded_with_its_tokens(

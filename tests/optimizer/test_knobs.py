@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import enum
+import json
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from redecode.optimizer.errors import BadSpec
-from redecode.optimizer.knobs import Choice, Fixed, Range, Space
+from redecode.optimizer.knobs import Choice, Fixed, Range, Space, as_json
 from redecode.optimizer.schema import fields_of, made, parse_fix, parse_knob
 from redecode.optimizer.spec import Spec, as_spec, load, space_of
 
@@ -208,3 +210,83 @@ def test_a_factory_gets_the_topology_and_its_context_the_rest() -> None:
     broken = Spec(build=lambda values: 1 / 0, knobs={"a": [1, 2]})
     with pytest.raises(BadSpec, match="ZeroDivisionError"):
         broken.built({"a": 1})
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+    LARGE = 2
+
+
+Wordings = TypeAliasType("Wordings", Literal["brief", "long"])
+
+
+@dataclass
+class Plain:
+    tone: Tone = Tone.WARM
+    size: Size = Size.SMALL
+    wordings: Wordings = "brief"
+    most: Annotated[int | None, Field(ge=1, le=4)] = 2
+    least: Annotated[int, Field(ge=1, le=4)] | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Pydantic(BaseModel):
+    most: Annotated[int | None, Field(ge=1, le=4)] = 2
+    least: Annotated[int, Field(ge=1, le=4)] | None = None
+    wordings: Wordings = "brief"
+
+
+class Loose(TypedDict, total=False):
+    wordings: NotRequired[Wordings]
+
+
+def test_names_of_types_and_optional_numbers_are_seen_through() -> None:
+    assert knobs(Plain) == {
+        "tone": "{warm, cold}",
+        "size": "{1, 2}",
+        "wordings": "{brief, long}",
+        "most": "1 to 4",
+    }
+    assert knobs(Pydantic) == {"most": "1 to 4", "wordings": "{brief, long}"}
+    assert knobs(Loose) == {"wordings": "{brief, long}"}
+    space, _ = space_of(as_spec(Graph(Pydantic), "g"), knobs=[parse_knob("least=1..4")], incumbent={"least": 1})
+    assert space.decoded({"least": 3})["least"] == 3 and space.knobs["least"] == Range(1, 4, integer=True)
+
+
+@pytest.mark.parametrize("schema", [Plain, Model])
+def test_labels_become_the_values_themselves_whatever_the_schema(schema: Any) -> None:
+    spec = as_spec(Graph(schema), "g")
+    context = spec.context_of(spec.own({"tone": "cold"}))
+    assert context.tone is Tone.COLD
+
+
+def test_values_that_json_has_not_are_the_specs_own_again() -> None:
+    greeting = re.compile("hello")
+    spec = Spec(
+        graph=Graph(Plain),
+        knobs={"where": [greeting, re.compile("bye")], "pair": Choice((1, 2), (3, 4))},
+        fixed={"tags": ("a",), "tone": "cold"},
+        incumbent={"where": greeting, "pair": (1, 2)},
+    )
+    space, _ = space_of(spec)
+    there = json.loads(json.dumps(as_json(space.decoded({"where": str(greeting), "pair": "(3, 4)"}))))
+    own = spec.own(there)
+    assert own["where"] is greeting and own["pair"] == (3, 4) and own["tags"] == ("a",) and own["tone"] is Tone.COLD
+
+
+def test_a_field_that_its_name_does_not_reach_is_refused() -> None:
+    class Hidden(BaseModel):
+        rounds: Annotated[int, Field(ge=1, le=4, alias="Rounds")] = 2
+
+    with pytest.raises(BadSpec, match="populate_by_name"):
+        made(Hidden, {"rounds": 3})
+
+
+def test_none_is_refused_where_leaving_a_knob_out_means_another_value() -> None:
+    class Hinted(BaseModel):
+        hint: Literal["careful", "quick"] | None = "careful"
+
+    with pytest.raises(BadSpec, match="may be None"):
+        space_of(as_spec(Graph(Hinted), "g"))
+    space, _ = space_of(as_spec(Graph(Hinted), "g"), knobs=[parse_knob("hint=careful,quick")])
+    assert space.base == {"hint": "careful"}

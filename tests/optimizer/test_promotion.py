@@ -167,6 +167,12 @@ def test_too_few_runs_say_how_many_more() -> None:
     assert str(found) == "not enough evidence: need 39 more runs"
 
 
+def test_one_run_alone_says_how_many_are_needed_at_least() -> None:
+    rng = np.random.default_rng(3)
+    found = verdict({"incumbent": lane(rng, 1), "new": lane(rng, 1, seconds=0.5)}, slo_s=99.0)
+    assert found.verdict is Verdict.UNSURE and found.more == 58
+
+
 def test_equal_candidates_are_hardly_ever_promoted() -> None:
     """Three finalists that are the incumbent again: a false promotion at most in one of twenty."""
     rng, promoted = np.random.default_rng(11), 0

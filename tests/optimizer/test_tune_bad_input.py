@@ -89,6 +89,12 @@ def test_an_slo_that_nothing_can_meet_is_said_with_the_nearest(tune: Callable[..
     assert found["chosen"] == found["incumbent"]
 
 
+def test_an_error_that_nothing_can_keep_below_is_said_on_the_terminal(tune: Callable[..., Any]) -> None:
+    result = tune("--max-error", "0", "--held-out", "0", "--trials", "1", "--cases", "4")
+    assert result.exit_code == 1
+    assert "No candidate keeps what it must" in result.stdout and "The nearest is trial 0" in result.stdout
+
+
 # The eleventh case is wrong: the first block went well.
 _LATE = "(case.expectd if case.input['country'] == 'Country9' else case.expected)"
 
@@ -158,6 +164,56 @@ def test_changed_knobs_are_named_when_a_study_is_gone_on_with(tune: Callable[...
 def test_an_incumbent_that_fails_everywhere_ends_it_at_once(tune: Callable[..., Any], recorded: Any) -> None:
     result = tune("--fix", "model=missing", "--held-out", "0")
     assert result.exit_code == 2 and "every run of the incumbent failed (12)" in result.stderr
+
+
+LATER = """
+import pathlib
+
+from capitals import Context, graph
+
+from redecode.optimizer import Spec
+
+
+class Runs:
+    nodes = graph.nodes
+
+    async def ainvoke(self, *args, **options):
+        check("runs")
+        return await graph.ainvoke(*args, **options)
+
+
+def check(what):
+    if not pathlib.Path("mended").exists() and pathlib.Path("broken").read_text() == what:
+        raise ValueError(f"{what} not yet")
+
+
+def build(values):
+    check("builds")
+    return Runs()
+
+
+spec = Spec(build=build, context=Context, name="capitals")
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("builds", "builds not yet"), ("runs", "every run of the incumbent failed (8): ValueError: runs not yet")],
+)
+def test_an_incumbent_that_is_mended_is_evaluated_then(
+    tune: Callable[..., Any], folder: Path, broken: str, said: str
+) -> None:
+    """What it was before is not what candidates are compared with."""
+    (folder / "tuning.py").write_text(LATER)
+    (folder / "broken").write_text(broken)
+    options = ("--held-out", "0", "--trials", "1", "--cases", "8")
+    for _ in range(2):
+        result = tune(*options)
+        assert result.exit_code == 2 and said in result.stderr
+    (folder / "mended").touch()
+    found = json.loads(tune(*options, "--json").stdout)
+    (trial,) = found["trials"]
+    assert trial["candidate"] == found["incumbent"] and trial["measured"]["failed"] == 0
 
 
 TOOLS = """
