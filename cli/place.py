@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_LAST = 100
 _MOST = 8
+_RUNS, _MOST_RUNS = 400, 2000
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +94,12 @@ def place(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Simulations of the plan that is printed.", min=2)] = 10,
-    runs: Annotated[int, typer.Option(help="Runs in each.", min=50)] = 400,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Runs in each; by default {_RUNS}, or as many as begin within the SLO ({_MOST_RUNS} at most).", min=50
+        ),
+    ] = None,
     profiles_in: Annotated[
         Path | None, typer.Option(help="Store with the profiles, if not the one with the runs.", metavar="PATH")
     ] = None,
@@ -153,9 +160,11 @@ def place(
             fail(f"--slo {unknown[0]}=…: no recorded run of that agent; there are {', '.join(sorted(agents))}")
         if "" not in slos and (without := sorted(agents - set(slos))):
             fail(f"no --slo for {', '.join(without)}; give one without an agent, or leave them out with --agent")
-        wanted = Wanted(shapes=shapes, slos=slos, per_s=rate, kinds=tuple(kinds), seeds=seeds, runs=runs)
+        wanted = Wanted(shapes=shapes, slos=slos, per_s=rate, kinds=tuple(kinds), seeds=seeds, runs=runs or _RUNS)
+        if runs is None:
+            wanted = replace(wanted, runs=max(_RUNS, min(_MOST_RUNS, wanted.runs_within_slo())))
         told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
-        wished = {"slos": {a: str(s) for a, s in slos.items()}, "per_s": rate, "seeds": seeds, "runs": runs}
+        wished = {"slos": {a: str(s) for a, s in slos.items()}, "per_s": rate, "seeds": seeds, "runs": wanted.runs}
         place_ = source.path if isinstance(source, Store) else profiles_in
         log = kept.First()
         try:

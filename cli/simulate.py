@@ -104,7 +104,7 @@ def simulate(
             found = fleet.simulate(
                 workload, seed=seed, noise=not no_noise, on_run=lambda done, total: tell(f"{done / total:.0%}")
             )
-        report = report_of(found, rate, target, doubts(fleet, found))
+        report = report_of(found, rate, target, doubts(fleet, found), fleet.alone_ps)
     if as_json:
         told = {"profiles": [p.key for p in fleet.profiles], "replicas": replicas, "routing": routing.value}
         drawn = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "seed": seed}

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
+from math import ceil, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -33,6 +33,7 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18,
 """Student's t at 97.5 % for 1, 2, ... degrees of freedom."""
 _SEARCH_SEEDS = 3
 _MOST_CHANGES = 40
+_MOST_HALVES = 16
 
 
 class Impossible(PlacementError):
@@ -71,6 +72,21 @@ class Wanted:
         """Of this agent's runs."""
         return self.slos.get(agent) or self.slos[""]
 
+    def longest_s(self) -> float:
+        """The longest of the SLOs."""
+        return max(self.slo(shape.name).threshold_s for shape in self.shapes)
+
+    def runs_within_slo(self) -> int:
+        """Fewer tell nothing: all have begun while the first may still run.
+
+        Whatever pile of work there is by then may be done in time, and ever more of it would not be.
+        """
+        return ceil(self.per_s * self.longest_s())
+
+    def most_told(self) -> float:
+        """The greatest load, runs a second, of which so many runs do tell something."""
+        return self.runs / self.longest_s()
+
 
 @dataclass(frozen=True, slots=True)
 class Class:
@@ -94,7 +110,7 @@ class Breaks:
     """The load at which the plan's SLO is missed, and what takes the time then.
 
     Attributes:
-        per_s: runs a second; `None` if none was found up to 8 times the load.
+        per_s: runs a second; `None` if none was found up to 8 times the load, or `Wanted.most_told`.
         holds_per_s: the most at which it was met.
         step: the step that takes the most more time than at the load that was asked for, on average over runs.
     """
@@ -157,7 +173,7 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None, 
     Raises:
         Impossible: runs alone on the best replicas take longer; names the way.
         BeyondCapacity: there are not enough replicas; says what they serve.
-        PlacementError: something asked for makes no sense, or is not known.
+        PlacementError: something asked for makes no sense, or is not known, or too few runs tell nothing.
     """
     check_models(wanted.shapes, wanted.kinds)
     tell("runs alone")
@@ -169,6 +185,12 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None, 
     if not _met(wanted, found) and (grown := _grow(wanted, counts, tell, seeds=wanted.seeds)) != counts:
         counts = grown
         found = [_simulate(wanted, counts, wanted.per_s, seed) for seed in range(wanted.seeds)]
+    if (least := wanted.runs_within_slo()) > wanted.runs:
+        raise PlacementError(
+            f"{wanted.runs} runs at {wanted.per_s:g} a second begin within less than the SLO: that they end in time "
+            "does not tell whether as many can go on to begin. Simulate "
+            f"{least} (--runs), or plan a part of the load"
+        )
     if log is not None:
         _simulate(wanted, counts, wanted.per_s, 0, log)
     tell("more and more load")
@@ -289,12 +311,23 @@ def _shrink(wanted: Wanted, counts: list[int], tell: Callable[[str], None]) -> l
 
 
 def _most_served(wanted: Wanted, counts: Sequence[int], tell: Callable[[str], None]) -> float:
-    low, high = 0.0, wanted.per_s
-    for _ in range(6):
+    """By halves until it is met (the load that was asked for may be thousands of times that), then between the two."""
+
+    def served(per_s: float) -> bool:
+        tell(f"simulating {per_s:.3g} runs a second")
+        return _met(wanted, [_simulate(wanted, counts, per_s, seed) for seed in range(_SEARCH_SEEDS)])
+
+    high = min(wanted.per_s, wanted.most_told())
+    for _ in range(_MOST_HALVES):
+        low = high / 2
+        if served(low):
+            break
+        high = low
+    else:
+        return 0.0
+    for _ in range(5):
         middle = (low + high) / 2
-        tell(f"simulating {middle:.3g} runs a second")
-        found = [_simulate(wanted, counts, middle, seed) for seed in range(_SEARCH_SEEDS)]
-        low, high = (middle, high) if _met(wanted, found) else (low, middle)
+        low, high = (middle, high) if served(middle) else (low, middle)
     return low
 
 
@@ -391,7 +424,9 @@ def _breaks(wanted: Wanted, counts: Sequence[int], found: Sequence[Simulated]) -
     load = wanted.per_s
     curve = [_at_load(wanted, load, found)]
     for _ in range(6):
-        load *= sqrt(2.0)
+        load = min(load * sqrt(2.0), wanted.most_told())
+        if load <= holds:
+            break
         tried = [_simulate(wanted, counts, load, seed) for seed in range(_SEARCH_SEEDS)]
         curve.append(_at_load(wanted, load, tried))
         if not _met(wanted, tried):

@@ -24,6 +24,7 @@ from redecode.replay.closed_loop.options import ReplayMode, ReplayOptions
 from redecode.replay.closed_loop.plan import Plan
 from redecode.replay.closed_loop.report import BatchReport, report_of_simulated
 from redecode.replay.simulator.costs import to_ps
+from redecode.replay.simulator.errors import virtual_time
 from redecode.replay.simulator.fleet import Fleet
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.results import Simulated
@@ -77,11 +78,9 @@ def workload_of(laid: Sequence[Laid], begins_s: Sequence[float]) -> Workload:
     first = min(begins_s, default=0.0)
     order = sorted(range(len(laid)), key=lambda i: (begins_s[i], i))
     assert order == list(range(len(laid))), "runs come in the order in which they begin"
-    return Workload(
-        tuple(run.shape for run in laid),
-        array("q", [to_ps(at - first) for at in begins_s]),
-        array("l", range(len(laid))),
-    )
+    with virtual_time():
+        begins = array("q", [to_ps(at - first) for at in begins_s])
+    return Workload(tuple(run.shape for run in laid), begins, array("l", range(len(laid))))
 
 
 def simulate_batch(

@@ -15,7 +15,7 @@ from typing import Any
 
 from redecode.replay.simulator.costs import to_ps
 from redecode.replay.simulator.engine import Engine
-from redecode.replay.simulator.errors import BadRoute, CallDoesNotFit, SimulationError
+from redecode.replay.simulator.errors import BadRoute, CallDoesNotFit, SimulationError, virtual_time
 from redecode.replay.simulator.replica import FINISH, SCHEDULE, Replica
 from redecode.replay.simulator.results import Simulated, new_times
 from redecode.replay.simulator.rows import Counts, Extremes, Row, Sink
@@ -140,6 +140,7 @@ class Simulation(Sink):
 
     # --- the loop --------------------------------------------------------------------------
 
+    @virtual_time()
     def run(self, on_run: Callable[[int, int], None] | None = None) -> Simulated:
         """Until all runs have ended.
 
@@ -147,7 +148,7 @@ class Simulation(Sink):
             on_run: called about a hundred times, with (runs that have ended, runs in all).
 
         Raises:
-            CallDoesNotFit, BadRoute: where the router sent a call.
+            CallDoesNotFit, BadRoute: where the router sent a call. TooLong: runs that last for months.
         """
         heap, members, workload = self._heap, self._members, self._workload
         self._on_run, self._each = on_run, -(-len(workload.begins) // _TOLD) or 1
@@ -155,8 +156,7 @@ class Simulation(Sink):
             heapq.heappush(heap, (workload.begins[0], _BEGIN, 0))
             if self._provisioner is not None:
                 heapq.heappush(heap, (0, _TICK, 0))
-        pop = heapq.heappop
-        now = events = 0
+        pop, now, events = heapq.heappop, 0, 0
         while heap:
             event = pop(heap)
             kind = event[1]

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 PS = 1_000_000_000_000
 """Picoseconds in a second."""
 
+LONGEST_S = 2**63 // PS
+"""Virtual time that a simulation has, seconds: columns of times are whole numbers of 64 bits."""
+
 
 def to_ps(seconds: float) -> int:
     """Seconds as whole picoseconds."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from redecode.replay.errors import ReplayError
 
 
@@ -27,3 +30,23 @@ class OutsideTheFit(SimulationError):
 
 class NoProfile(SimulationError):
     """There is no engine profile of this name, or for this FM; says how one is made."""
+
+
+class TooLong(SimulationError):
+    """What was asked for lasts longer than virtual time does."""
+
+
+@contextmanager
+def virtual_time() -> Iterator[None]:
+    """Where times go into columns of whole picoseconds, 64 bits each (`costs.LONGEST_S`).
+
+    Raises:
+        TooLong: one is beyond that.
+    """
+    try:
+        yield
+    except OverflowError as error:
+        raise TooLong(
+            "this goes beyond 106 days of virtual time, the most that can be simulated: leave out the runs that take "
+            "so long, or make what they wait for shorter (--tool-speed, --step)"
+        ) from error

@@ -14,7 +14,7 @@ from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.results import Simulated
 from redecode.replay.simulator.rows import Extremes
 from redecode.replay.simulator.views import CallView, ReplicaView, Router
-from redecode.replay.simulator.workload import Contents, Workload
+from redecode.replay.simulator.workload import Contents, Shape, Workload
 
 
 class Routing(StrEnum):
@@ -99,6 +99,11 @@ class Fleet:
         engines = self.engines()
         router = FleetRouter(self.routing) if len(engines) > 1 else None
         return Simulation(workload, engines, router=router, seed=seed, noise=noise).run(on_run)
+
+    def alone_ps(self, shape: Shape) -> int:
+        """What a run takes with nothing beside it, on one replica of each profile; without noise."""
+        found = replace(self, replicas=1).simulate(Workload.of([shape], [0]), noise=False)
+        return found.run_ended[0]
 
     def outside(self, *found: Simulated) -> list[str]:
         """In what respects simulations went where nothing was measured, one sentence for each."""

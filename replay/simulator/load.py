@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from redecode.replay.simulator.costs import to_ps
-from redecode.replay.simulator.errors import SimulationError
+from redecode.replay.simulator.costs import LONGEST_S, to_ps
+from redecode.replay.simulator.errors import SimulationError, TooLong
 from redecode.replay.simulator.results import Quantiles, Simulated
 from redecode.replay.simulator.workload import Call, Shape, Workload
 
@@ -28,7 +29,7 @@ def rate_of(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(?:rp|/)([smh])|)", text.strip())
     rate = float(found[1]) * _PER_S[found[2] or "s"] if found else 0.0
-    if not rate > 0:
+    if not 0 < rate < math.inf:
         raise SimulationError(f"a load is runs a second above 0, like 10rps, 0.5rps or 30/m, not '{text}'")
     return rate
 
@@ -50,7 +51,10 @@ class RunSlo:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m)(?:@p(\d+(?:\.\d+)?))?", text.strip())
         if found is None or not float(found[1]) > 0 or not 0 < float(found[3] or 95) <= 100:
             raise SimulationError(f"an SLO is a time within which so many of 100 runs end, like 2s@p95, not '{text}'")
-        return cls(float(found[1]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[found[2]], float(found[3] or 95))
+        threshold_s = float(found[1]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[found[2]]
+        if threshold_s > LONGEST_S:
+            raise TooLong(f"an SLO is at most {LONGEST_S // 86400} days, not '{text}'")
+        return cls(threshold_s, float(found[3] or 95))
 
     def __str__(self) -> str:
         return f"{self.threshold_s:g}s@p{self.percentile:g}"
@@ -64,8 +68,13 @@ def poisson_workload(
     A run that is drawn twice does not find itself in a prefix cache: what only one shape has is of each copy alone.
     """
     shapes = _told_apart(shapes)
-    begins = accumulate((rng.expovariate(rate_per_s) for _ in range(runs - 1)), initial=0.0)
     which = array("l", (rng.randrange(len(shapes)) for _ in range(runs)))
+    begins = list(accumulate((rng.expovariate(rate_per_s) for _ in range(runs - 1)), initial=0.0))
+    if begins and begins[-1] > LONGEST_S:
+        raise TooLong(
+            f"{runs} runs at {rate_per_s:.3g} a second begin within {begins[-1] / 86400:.3g} days, and "
+            f"{LONGEST_S // 86400} can be simulated: ask for a greater load or fewer runs"
+        )
     deadlines = array("q", [to_ps(slo.threshold_s)] * runs if slo is not None else [])
     return Workload(tuple(shapes), array("q", map(to_ps, begins)), which, deadlines)
 
@@ -122,8 +131,18 @@ class LoadReport:
         return asdict(self)
 
 
-def report_of(found: Simulated, rate_per_s: float, slo: RunSlo | None, doubts: Sequence[str]) -> LoadReport:
-    """What came of a simulation."""
+def report_of(
+    found: Simulated,
+    rate_per_s: float,
+    slo: RunSlo | None,
+    doubts: Sequence[str],
+    alone_ps: Callable[[Shape], int] = lambda shape: 0,
+) -> LoadReport:
+    """What came of a simulation.
+
+    Args:
+        alone_ps: what a run takes by itself: so long it is under way at any load.
+    """
     runs = len(found.workload.begins)
     attained = found.attained()
     cached = sum(c.cached for c in found.counts)
@@ -149,17 +168,23 @@ def report_of(found: Simulated, rate_per_s: float, slo: RunSlo | None, doubts: S
         preemptions=sum(c.preempted for c in found.counts),
         cached_share=cached / prompts if prompts else None,
         tokens=found.tokens(),
-        growing=_growing(found),
+        growing=_growing(found, lambda shape: 0) and _growing(found, alone_ps),
         doubts=tuple(doubts),
     )
 
 
-def _growing(found: Simulated) -> bool:
+def _growing(found: Simulated, alone_ps: Callable[[Shape], int]) -> bool:
     """Whether there are ever more runs under way: in the mean over each third of the arrivals clearly more.
 
-    A load that is served has so many as Little's law says, all along. Beyond it they are as 1, 3, 5 in the thirds.
+    A load that is served has so many as Little's law says, all along. Beyond it they are as 1, 3, 5 in the thirds. The
+    time that runs take by themselves does not count: of runs of an hour there are ever more for an hour.
     """
-    begins, ends = found.workload.begins, found.run_ended
+    w = found.workload
+    alone = {which: alone_ps(w.shapes[which]) for which in set(w.which)}
+    begins = w.begins
+    ends = [
+        max(b, e - alone[which]) if e >= 0 else e for b, e, which in zip(begins, found.run_ended, w.which, strict=True)
+    ]
     last = begins[-1] if begins else 0
     if len(begins) < _FEWEST or not last:
         return False

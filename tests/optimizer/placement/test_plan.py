@@ -77,6 +77,21 @@ def test_the_most_that_can_be_served_is_served_and_not_much_more_is() -> None:
     make_plan(wanted(only, per_s=0.8 * most))
 
 
+def test_the_most_that_can_be_served_is_found_of_whatever_load_was_asked_for() -> None:
+    for per_s in (300.0, 1e6):
+        with pytest.raises(BeyondCapacity) as said:
+            make_plan(replace(wanted(kind(engine(), 1.0, most=1), per_s=per_s), runs=150))
+        assert 5 < said.value.most_per_s < 60
+
+
+def test_that_a_few_runs_end_in_time_is_no_plan_for_a_load_at_which_more_begin_meanwhile() -> None:
+    with pytest.raises(PlacementError, match=r"60 runs at 100000 a second .* Simulate 6000000 \(--runs\)") as said:
+        make_plan(wanted(kind(engine(), 1.0), slo="60s@p90", per_s=100_000.0))
+    assert not isinstance(said.value, BeyondCapacity)
+    plan = make_plan(wanted(kind(engine(), 1.0), slo="6s@p90", per_s=8.0))
+    assert plan.breaks.holds_per_s <= 10.0  # 60 runs within 6 s
+
+
 def test_the_load_that_breaks_a_plan_does_break_it() -> None:
     plan = make_plan(wanted(kind(engine(), 1.0, most=1), per_s=10.0))
     assert plan.breaks.per_s is not None
@@ -97,6 +112,12 @@ def test_the_way_of_a_run_is_what_it_took() -> None:
     assert sum(leg.seconds for leg in way) == pytest.approx(found.run_ended[0] / PS)
     (alone,) = runs_alone([forked], [engine()])
     assert "wait before s2 4 s" in alone.words()
+
+
+def test_more_runs_than_virtual_time_has_room_for_are_each_alone() -> None:
+    alone = runs_alone([one("a", 20)] * 1001, [engine()])
+    assert {round(a.seconds, 9) for a in alone} == {round(alone[0].seconds, 9)}
+    assert len(alone) == 1001
 
 
 def test_the_longest_way_at_one_speed_is_what_a_simulation_of_many_replicas_takes() -> None:

@@ -8,10 +8,11 @@ from statistics import fmean
 
 import pytest
 
-from redecode.replay.simulator.errors import SimulationError
+from redecode.replay.simulator.costs import to_ps
+from redecode.replay.simulator.errors import SimulationError, TooLong
 from redecode.replay.simulator.fleet import Fleet, Routing
 from redecode.replay.simulator.load import LoadReport, RunSlo, poisson_workload, rate_of, report_of
-from redecode.replay.simulator.workload import Call, Shape, single
+from redecode.replay.simulator.workload import Call, Shape, chain, single
 from tests.replay.simulator.made import call_s, made_profile
 
 CALL = Call(step="s", prompt_tokens=34, output_tokens=10, model="m", hashes=(0, 1))
@@ -33,7 +34,7 @@ def test_a_load_is_runs_a_second(text: str, rate: float) -> None:
     assert rate_of(text) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize("text", ["", "0rps", "-1rps", "rps", "1 per s", "nan", "1e3rps"])
+@pytest.mark.parametrize("text", ["", "0rps", "-1rps", "rps", "1 per s", "nan", "1e3rps", "9" * 400])
 def test_what_is_no_load_is_refused(text: str) -> None:
     with pytest.raises(SimulationError, match="like 10rps"):
         rate_of(text)
@@ -67,6 +68,26 @@ def test_more_than_the_replicas_serve_is_said_and_more_replicas_serve_it() -> No
     many = at(60.0, fleet=Fleet((made_profile(),), replicas=12))
     assert not many.growing
     assert many.utilisation < 0.8
+
+
+def test_runs_that_only_take_long_do_not_pile_up_and_those_of_them_that_do_are_seen() -> None:
+    slow = [chain([CALL, CALL], [to_ps(900.0), 0])]
+    fleet = Fleet((made_profile(),))
+    workload = poisson_workload(slow, 400, 4.0, random.Random(0))
+    assert report_of(fleet.simulate(workload, noise=False), 4.0, None, (), fleet.alone_ps).growing is False
+    workload = poisson_workload(slow, 400, 200.0, random.Random(0))
+    assert report_of(fleet.simulate(workload, noise=False), 200.0, None, (), fleet.alone_ps).growing is True
+
+
+def test_what_goes_beyond_virtual_time_is_refused() -> None:
+    for seldom in (1e-9, 1e-300):
+        with pytest.raises(TooLong, match=r"begin within .* days, and 106 can be simulated"):
+            poisson_workload([single(CALL)], 50, seldom, random.Random(0))
+    with pytest.raises(TooLong, match="at most 106 days"):
+        RunSlo.parse("99999999999s")
+    months = chain([CALL, CALL], [0, to_ps(200 * 86400.0)])
+    with pytest.raises(TooLong, match="106 days of virtual time"):
+        at(1.0, runs=2, shapes=[months])
 
 
 def test_a_run_drawn_twice_does_not_find_itself_but_what_two_have_is_found() -> None:
