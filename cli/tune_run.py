@@ -186,7 +186,7 @@ def _say_what(prepared: Prepared) -> None:
         when = f", when {', '.join(f'{k} is {list(v)}' for k, v in knob.when.items())}" if knob.when else ""
         say(f"  {name}: {knob}{when}")
     if not p.cases.decide:
-        say("redecode: there are too few runs to keep some apart: nothing can be promoted")
+        say("redecode: no run is kept apart to decide on: nothing can be promoted")
 
 
 def _tell(tuned: Tuned, written: Sequence[Path]) -> None:

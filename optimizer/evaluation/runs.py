@@ -143,9 +143,18 @@ class Runner:
                 for c in cases
             ]
         )
-        # What filled the caches was paid for; it is no part of what a run costs or takes.
-        live, memo = sum(o.live for o in filled), sum(o.memo for o in filled)
-        return [replace(o, live=o.live + live, memo=o.memo + memo) if n == 0 else o for n, o in enumerate(outcomes)]
+        return besides(outcomes, filled)
+
+    async def first(self, values: Mapping[str, Any], case: Case, labels: Mapping[str, Any]) -> Outcome:
+        """A run before any that counts: in a new process it is what imports and connects that takes the time.
+
+        Raises:
+            EngineGone, BadSpec: as `block`.
+        """
+        own = self.spec.own(values)
+        graph, context = self.spec.built(own), self.spec.context_of(own)
+        caches = None if self.warming is None else self.warming.of_case(self._token(labels), {})
+        return await self._run(graph, context, case, {**labels, "fills": True}, caches)
 
     async def _all(self, runs: Sequence[Callable[[], Awaitable[Outcome]]]) -> list[Outcome]:
         """So many at a time."""
@@ -234,6 +243,14 @@ class Runner:
         if quality is not None and not 0 <= quality <= 1:
             raise ScorerFailed(f"the scorer gave {quality:g} for run {case.id[:12]}; a quality is from 0 to 1")
         return quality
+
+
+def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes, the first with the calls of runs that were made beside them: these were paid for, and are no part of
+    what a run costs or takes.
+    """
+    live, memo = sum(o.live for o in made), sum(o.memo for o in made)
+    return [replace(o, live=o.live + live, memo=o.memo + memo) if n == 0 else o for n, o in enumerate(outcomes)]
 
 
 def alike(output: Any, case: Case) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from redecode.optimizer.cases import past_of
 from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.memo import Evaluator, Memo
-from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch
+from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch, besides
 from redecode.optimizer.evaluation.warming import Past, Warming
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case, load
@@ -114,6 +114,7 @@ class Session:
             memo: Evaluator(self._memo if memo else None, tools, recorded, self._spec.stand_in)
             for memo in (True, False)
         }
+        self._cold = True
         self._warming = None
         if self._spec.caches:
             past = past_of(Store(settings.source).runs(), self._spec)
@@ -129,7 +130,13 @@ class Session:
             self._memo.refresh()
         play(player)
         labels = {**block.labels, "load": self._load}
-        outcomes = await self._runner.block(block.values, block.cases, labels, block.withheld)
+        made: list[Outcome] = []
+        if self._cold and block.cases:
+            made = [await self._runner.first(block.values, block.cases[0], labels)]
+            self._cold = False
+            if block.memo:
+                self._memo.refresh()
+        outcomes = besides(await self._runner.block(block.values, block.cases, labels, block.withheld), made)
         if player.refused is not None:
             raise OptimizerError(player.refused)
         return outcomes

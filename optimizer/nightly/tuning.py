@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.cases import read_expected
-from redecode.optimizer.errors import Stopped
+from redecode.optimizer.errors import NoRuns, Stopped
 from redecode.optimizer.evaluation.placing import asked_for
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
@@ -106,6 +106,8 @@ def ready(
         fidelity="engine" if simulates is None else simulates.fidelity,
         settings=evaluation,
     )
+    if not runs:
+        raise NoRuns(f"no recorded run of {spec.name} to tune on ({words})")
     storage = opened(place_of(store))
     expected = {} if tune.expected is None else read_expected(tune.expected, runs)
     prepared = prepare(request, spec, runs, storage, now_ns=now_ns, expected=expected)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redecode.optimizer.cases import MODE, select
-from redecode.optimizer.errors import BadSpec, EngineGone, OptimizerError, ScorerFailed
+from redecode.optimizer.errors import BadSpec, EngineGone, NoRuns, OptimizerError, ScorerFailed
 from redecode.optimizer.evaluation.ladder import Ladder
 from redecode.optimizer.evaluation.memo import Made
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
-from redecode.optimizer.knobs import Choice, Space
+from redecode.optimizer.evaluation.worker import kind_of
 from redecode.optimizer.objectives import Goals
 from redecode.optimizer.spec import load, space_of
 from redecode.optimizer.study.search import Asked
@@ -104,9 +103,12 @@ def test_an_answer_that_ended_by_itself_serves_lower_limits_that_it_keeps_below(
 
 def test_without_the_memo_every_call_is_made(here: Any, recorded: Any, store: Path) -> None:
     cases = cases_of(store, 2)
-    for _ in range(2):
-        here.evaluate(Block(values=POLITE, cases=cases, memo=False))
-    assert len(recorded.requests) == 4
+    first, second = (here.evaluate(Block(values=POLITE, cases=cases, memo=False)) for _ in range(2))
+    # A process begins with a run that does not count: its first one is slow.
+    assert [o.live for o in first] == [2, 1] and [o.live for o in second] == [1, 1]
+    assert len(recorded.requests) == 5
+    fills = [r for r in Store(store).runs() if r.labels.get(MODE, {}).get("fills")]
+    assert len(fills) == 1 and fills[0].run_id not in {o.run_id for o in (*first, *second)}
 
 
 def test_a_worker_that_is_killed_is_started_again_and_pays_for_nothing_twice(
@@ -158,46 +160,49 @@ def test_a_candidate_that_the_context_does_not_take_is_refused(here: Any, store:
         here.evaluate(Block(values={**POLITE, "wording": "Shout"}, cases=cases_of(store, 1)))
 
 
-def test_a_worker_says_as_much_of_a_candidate_and_goes_on(folder: Path, recorded: Any, store: Path) -> None:
-    """A context may check one field against another: such candidates are out, and the study goes on."""
-    (folder / "tuning.py").write_text(TUNING)
-    space = Space({"wording": Choice("Shout", POLITE["wording"])}, {"temperature": 0.0, "model": "m"})
-    ladder_of = partial(Ladder, space=space, goals=Goals(), cases=cases_of(store, 1))
-    workers = Workers(Settings(spec="tuning:spec", store=store, source=store))
-    try:
-        refused = ladder_of(evaluates=workers).one(Asked(0, {"wording": "Shout"}, trial=None), [])  # type: ignore[arg-type]
-        taken = ladder_of(evaluates=workers).one(Asked(1, {"wording": POLITE["wording"]}, trial=None), [])  # type: ignore[arg-type]
-    finally:
-        workers.close()
-    assert refused.failed is not None and "wording" in refused.failed
-    assert taken.failed is None and taken.measured is not None and taken.measured.failed == 0
-    gone = Workers(Settings(spec="tuning:nothing", store=store, source=store))
-    with pytest.raises(OptimizerError, match="tuning has no nothing") as caught:
-        gone.evaluate(Block(values=POLITE, cases=cases_of(store, 1)))
-    assert not isinstance(caught.value, BadSpec)  # no candidate's fault
+CHECKED = """
+import enum
+from dataclasses import dataclass
 
 
-def test_a_worker_gives_a_dataclass_the_members_of_its_enum(folder: Path, recorded: Any, store: Path) -> None:
+class Wording(enum.Enum):
+    SHORT = "Capital of"
+    POLITE = "Please name the capital of"
+
+
+@dataclass
+class Context:
+    wording: Wording = Wording.SHORT
+    temperature: float = 0.0
+    model: str = "m"
+
+    def __post_init__(self):
+        if self.wording is Wording.SHORT and self.model == "m":
+            raise ValueError("m wants more words")
+
+
+"""
+
+
+def test_a_worker_gives_a_dataclass_its_enum_and_says_what_its_checks_refuse(
+    folder: Path, recorded: Any, store: Path
+) -> None:
+    """A context may check one field against another: such a candidate is out, and the study goes on."""
     text = (folder / "capitals.py").read_text()
-    begin, end = text.index("class Context"), text.index("def answer")
-    text = (
-        text[:begin]
-        + "import enum\nfrom dataclasses import dataclass\n\n\nclass Wording(enum.Enum):\n"
-        + '    SHORT = "Capital of"\n    POLITE = "Please name the capital of"\n\n\n'
-        + '@dataclass\nclass Context:\n    wording: Wording = Wording.SHORT\n    model: str = "m"\n'
-        + "    temperature: float = 0.0\n\n\n"
-        + text[end:].replace("{knobs.wording}", "{knobs.wording.value}")
-    )
-    (folder / "capitals.py").write_text(text)
+    text = text[: text.index("class Context")] + CHECKED + text[text.index("def answer") :]
+    (folder / "capitals.py").write_text(text.replace("{knobs.wording}", "{knobs.wording.value}"))
     (folder / "tuning.py").write_text(TUNING)
+    space, _ = space_of(load("tuning:spec"))
     workers = Workers(Settings(spec="tuning:spec", store=store, source=store))
-    (space, _) = space_of(load("tuning:spec"))
-    values = space.decoded({"wording": "Please name the capital of"})
+    ladder = Ladder(evaluates=workers, space=space, goals=Goals(), cases=cases_of(store, 1))
     try:
-        (outcome,) = workers.evaluate(Block(values=values, cases=cases_of(store, 1)))
+        refused = ladder.one(Asked(0, {"wording": "Capital of"}, trial=None), [])  # type: ignore[arg-type]
+        taken = ladder.one(Asked(1, {"wording": POLITE["wording"]}, trial=None), [])  # type: ignore[arg-type]
     finally:
         workers.close()
-    assert (outcome.error, outcome.quality) == (None, 1.0)
+    assert refused.failed == "Context: m wants more words"
+    assert [(o.error, o.quality) for o in taken.outcomes] == [(None, 1.0)]
+    assert kind_of(BadSpec("")) == "candidate" and kind_of(NoRuns("")) == "other"
 
 
 def test_an_answer_from_the_memo_is_recorded_with_its_tokens(

@@ -65,7 +65,7 @@ def test_begun_again_it_goes_on_where_it_was(tunable: Path, recorded: Any, store
     assert again["trials"] == first["trials"]
     # Only the held-out runs are made again: a decision is always on fresh ones.
     held = again["runs"]["held_out"] * (1 + len(again["finalists"])) if again["finalists"] else 0
-    assert len(recorded.requests) - asked == held
+    assert len(recorded.requests) - asked == held + (held > 0)  # a process begins with a run that does not count
 
 
 def test_the_same_seed_proposes_the_same_candidates(tunable: Path, recorded: Any, store: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_an_engine_that_is_down_is_exit_2_and_the_night_stays_open(job: Job, mon
 def test_a_selection_without_runs_says_why(job: Job) -> None:
     job.configure(('runs = "all"', 'runs = "last-0"'))
     result = job.run()
-    assert result.exit_code == 2 and "no recorded run of capitals" in result.stderr
+    assert result.exit_code == 2 and "no recorded run of capitals to tune on (last-0)" in result.stderr
     assert "no recorded run" in job("history", str(job.file)).stdout
 
 
