@@ -13,7 +13,7 @@ from redecode.replay.closed_loop.simulated import models_of
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.fit import info_of, key_of_engine
-from redecode.replay.simulator.fleet import Fleet, Routing
+from redecode.replay.simulator.fleet import OTHER_FM, Fleet, Routing
 from redecode.tracer import ReadableStore
 
 ProfileOption = Annotated[
@@ -47,7 +47,7 @@ def fleet_of(
     names: Sequence[str] | None,
     *,
     replicas: int = 1,
-    other_fm: bool = False,
+    other_fm: bool | None = None,
     routing: Routing = Routing.LEAST,
 ) -> Fleet:
     """Replicas for these runs.
@@ -56,6 +56,7 @@ def fleet_of(
         path: the store that the profiles are in.
         source: what says on which engines the runs were recorded.
         names: of profiles; by default that of each FM, of the engine it was recorded on if there are several.
+        other_fm: `--other-fm`; `None` for a verb that has no such option.
 
     Raises:
         SimulationError: there is none, or not for every FM.
@@ -67,8 +68,8 @@ def fleet_of(
         profiles = [
             catalogue.profile_for(path, model, _recorded_on(source, plans, model)) for model in sorted(models_of(plans))
         ]
-    fleet = Fleet(tuple(profiles), replicas, other_fm, routing)
-    fleet.check(models_of(plans))
+    fleet = Fleet(tuple(profiles), replicas, bool(other_fm), routing)
+    fleet.check(models_of(plans), "" if other_fm is None else OTHER_FM)
     return fleet
 
 

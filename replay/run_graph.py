@@ -83,6 +83,8 @@ def build_run_graph(run: RecordedRun) -> RunGraph:
         parent = span.parent_span_id
         if not build.before.get((span_id, START)) and parent in ended:
             build.arc((str(parent), START), (span_id, START))  # no edge was recorded: at least it was called
+        if parent == root and ended[root].end_ns is None:
+            build.arc((span_id, END), (root, END))  # nothing returned to a run that never ended: it lasts so long
         if span_id in leaves or not build.before.get((span_id, END)):
             build.arc((span_id, START), (span_id, END))
     latest = max((s.end_ns or s.start_ns for s in ended.values()), default=0)

@@ -16,6 +16,8 @@ from redecode.replay.simulator.rows import Extremes
 from redecode.replay.simulator.views import CallView, ReplicaView, Router
 from redecode.replay.simulator.workload import Contents, Shape, Workload
 
+OTHER_FM = "; --other-fm simulates them on that all the same: as many tokens, the times of the other FM"
+
 
 class Routing(StrEnum):
     """Which of the replicas of its FM gets a call."""
@@ -67,8 +69,11 @@ class Fleet:
             engines = [replace(e, model="") for e in engines]
         return [e for e in engines for _ in range(self.replicas)]
 
-    def check(self, models: Iterable[str]) -> None:
+    def check(self, models: Iterable[str], way_out: str = OTHER_FM) -> None:
         """Refuse FMs that nobody here serves.
+
+        Args:
+            way_out: what else could be done, in words.
 
         Raises:
             NoProfile: names them, and what there is.
@@ -77,8 +82,7 @@ class Fleet:
         missing = sorted(set(models) - served)
         if missing and not self.any_model:
             raise NoProfile(
-                f"these runs call {', '.join(missing)}, and the profile is of {', '.join(sorted(served))}; "
-                "--other-fm simulates them on that all the same: as many tokens, the times of the other FM"
+                f"these runs call {', '.join(missing)}, and the profile is of {', '.join(sorted(served))}{way_out}"
             )
 
     def contents(self) -> dict[str, Contents]:

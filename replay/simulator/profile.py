@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redecode.replay.simulator.costs import StepCosts, to_ps
 from redecode.replay.simulator.engine import Engine, Spread
@@ -25,17 +25,27 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Seconds(_Frozen):
     """`StepCosts` in seconds, for the mean step."""
 
-    step: float
-    prefill_token: float
-    prefill_pair: float
-    prefill_call: float
-    decode: float
-    context_token: float
-    gap: float
-    gap_row: float
+    step: _Time
+    prefill_token: _Time
+    prefill_pair: _Time
+    prefill_call: _Time
+    decode: _Time
+    context_token: _Time
+    gap: _Time
+    gap_row: _Time
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Seconds:
+        if not self.step + self.decode + self.context_token + self.gap + self.gap_row > 0:
+            raise ValueError("a step that takes no time")
+        return self
 
     def costs(self) -> StepCosts:
         """In whole picoseconds."""
@@ -52,9 +62,9 @@ class Overheads(_Frozen):
         before: measured over predicted, by quantiles.
     """
 
-    before_s: float = 0.0
-    before_token_s: float = 0.0
-    after_s: float = 0.0
+    before_s: _Finite = 0.0
+    before_token_s: _Finite = 0.0
+    after_s: _Finite = 0.0
     before: tuple[float, ...] = ()
 
     @property
@@ -148,7 +158,7 @@ class EngineProfile(_Frozen):
     lasts_s: float = 0.0
     r2: float | None = None
     sample: tuple[Sampled, ...] = ()
-    cold_start_s: float | None = None
+    cold_start_s: _Time | None = None
     memory_bytes: int | None = None
 
     @property
@@ -228,8 +238,8 @@ class EngineProfile(_Frozen):
             raise SimulationError(f"no engine profile at {path}: {error.strerror or error}") from error
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise SimulationError(f"{path} is no engine profile: {where} {first['msg']}") from error
+            where = f"{'.'.join(map(str, first['loc']))} " if first["loc"] else ""
+            raise SimulationError(f"{path} is no engine profile: {where}{first['msg']}") from error
         if profile.version != VERSION:
             raise SimulationError(
                 f"{path} is an engine profile of version {profile.version}, not {VERSION}; make it anew"

@@ -148,6 +148,8 @@ def test_without_a_profile_the_command_that_makes_one_is_named(store: Path) -> N
     keep(store, made_profile("n"))
     done = redecode(store, "simulate", "--load", "1rps", "--profile", "n")
     assert "these runs call m, and the profile is of n; --other-fm" in done.stderr
+    done = redecode(store, "whatif", first_run(store), "--step", "m=0.5", "--simulate", "--profile", "n")
+    assert done.stderr.strip().endswith("these runs call m, and the profile is of n")  # it has no --other-fm
     done = redecode(store, "simulate", "--load", "1rps", "--profile", "n", "--other-fm", "--runs", "5")
     assert done.exit_code == 0, done.output
     assert "1 replica of n on a machine" in done.stdout

@@ -73,3 +73,10 @@ def test_the_order_of_points_is_that_of_waiting_whatever_the_order_of_the_rows(
     assert all(place[w] < place[p] for p, waited in graph.before.items() for w in waited)
     shuffled = build_run_graph(recorded(data.draw(st.permutations(spans)), data.draw(st.permutations(edges))))
     assert shuffled.order == graph.order
+
+
+def test_a_run_that_never_ended_lasts_until_its_parts_have() -> None:
+    spans = [span("root", None, 0, None), span("a", "root", 1, 9), span("b", "root", 9, 20)]
+    graph = build_run_graph(recorded(spans, [("root", "a", EdgeKind.CALL), ("a", "b", EdgeKind.RETURN)]))
+    assert set(graph.before["root", "end"]) >= {("a", "end"), ("b", "end")}
+    assert graph.gap_ns(("root", "end")) == 0

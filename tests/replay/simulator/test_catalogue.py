@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,22 @@ def test_an_fm_has_the_profile_of_the_engine_it_was_recorded_on(tmp_path: Path) 
         profile_for(tmp_path, "m")
     with pytest.raises(NoProfile, match=r"no engine profile of o .*there are"):
         profile_for(tmp_path, "o")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"),
+    [
+        ({"step": "NaN"}, "seconds.step Input should be a finite number"),
+        ({"decode": -1e-3}, "seconds.decode Input should be greater than or equal to 0"),
+        (dict.fromkeys(("step", "gap"), 0), "a step that takes no time"),
+    ],
+)
+def test_a_profile_whose_steps_take_no_or_less_than_no_time_is_refused(
+    tmp_path: Path, seconds: dict[str, Any], why: str
+) -> None:
+    path = keep(tmp_path, made_profile()).path
+    told = json.loads(path.read_text())
+    told["seconds"].update(seconds)
+    path.write_text(json.dumps(told))
+    with pytest.raises(SimulationError, match=f"{path.name} is no engine profile: .*{why}"):
+        profiles_in(tmp_path)
