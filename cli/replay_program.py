@@ -78,10 +78,10 @@ def play(path: Path, settings: dict[str, Any], command: list[str]) -> NoReturn:
     """Run a program with its FM calls and tools answered from recorded runs, and end as it ends.
 
     Args:
-        settings: of `replay.player.start_from_settings` or, with an `until`, of `replay.forking.start_from_settings`.
+        settings: of `start_from_settings` in `replay.program.player` or, with an `until`, in `replay.program.forking`.
     """
     until = settings.get("until")
-    start = f"redecode.replay.{'player' if until is None else 'forking'}:start_from_settings"
+    start = f"redecode.replay.program.{'player' if until is None else 'forking'}:start_from_settings"
     env = environment(os.environ, settings, start=start)
     opened = Store(path)
     before = {r.run_id for r in opened.runs()}

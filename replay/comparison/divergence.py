@@ -157,7 +157,7 @@ def user_location() -> str | None:
     return None
 
 
-_HERE = Path(__file__).resolve().parents[1]
+_HERE = Path(__file__).resolve().parents[2]
 _NOT_THE_USERS = (
     *(str(_HERE / room) for room in ("tracer", "replay", "cli")),
     *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
+import httpx
 import pytest
 
 pytest.importorskip("langgraph")
@@ -28,7 +29,11 @@ class State(TypedDict, total=False):
 
 
 async def test_half_a_lookup_gains_what_was_predicted(engine_url: str, store: Path) -> None:
-    llm = ChatOpenAI(base_url=f"{engine_url}/v1", api_key=SecretStr("none"), model="redecode-fm-xs", max_tokens=16)
+    # A client of its own: LangChain's is shared by all tests on this engine, and one of them may have closed it.
+    http = httpx.Client()
+    llm = ChatOpenAI(
+        base_url=f"{engine_url}/v1", api_key=SecretStr("none"), model="redecode-fm-xs", max_tokens=16, http_client=http
+    )
 
     def ask(state: State) -> State:
         return {"name": str(llm.invoke("Give only the name of the contact.\nArticle: Anna Novak sells books.").content)}
@@ -45,9 +50,11 @@ async def test_half_a_lookup_gains_what_was_predicted(engine_url: str, store: Pa
         graph.add_edge(one, other)
     made: Any = graph.compile()
     instrument(store)
-    made.invoke({})
-    uninstrument()
-    llm.root_client.close()
+    try:
+        made.invoke({})
+    finally:
+        uninstrument()
+        http.close()
 
     opened = Store(store)
     (run,) = opened.runs()
