@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_LAST = 100
 _MOST = 8
-_RUNS, _MOST_RUNS = 400, 2000
 
 
 def register(app: typer.Typer) -> None:
@@ -96,9 +95,7 @@ def place(
     seeds: Annotated[int, typer.Option(help="Simulations of the plan that is printed.", min=2)] = 10,
     runs: Annotated[
         int | None,
-        typer.Option(
-            help=f"Runs in each; by default {_RUNS}, or as many as begin within the SLO ({_MOST_RUNS} at most).", min=50
-        ),
+        typer.Option(help="Runs in each; by default 400, or what begins within 5 SLOs (2000 at most).", min=50),
     ] = None,
     profiles_in: Annotated[
         Path | None, typer.Option(help="Store with the profiles, if not the one with the runs.", metavar="PATH")
@@ -160,9 +157,9 @@ def place(
             fail(f"--slo {unknown[0]}=…: no recorded run of that agent; there are {', '.join(sorted(agents))}")
         if "" not in slos and (without := sorted(agents - set(slos))):
             fail(f"no --slo for {', '.join(without)}; give one without an agent, or leave them out with --agent")
-        wanted = Wanted(shapes=shapes, slos=slos, per_s=rate, kinds=tuple(kinds), seeds=seeds, runs=runs or _RUNS)
+        wanted = Wanted(shapes=shapes, slos=slos, per_s=rate, kinds=tuple(kinds), seeds=seeds, runs=runs or 1)
         if runs is None:
-            wanted = replace(wanted, runs=max(_RUNS, min(_MOST_RUNS, wanted.runs_within_slo())))
+            wanted = replace(wanted, runs=wanted.runs_that_tell())
         told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
         wished = {"slos": {a: str(s) for a, s in slos.items()}, "per_s": rate, "seeds": seeds, "runs": wanted.runs}
         place_ = source.path if isinstance(source, Store) else profiles_in

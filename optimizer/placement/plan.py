@@ -34,6 +34,8 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18,
 _SEARCH_SEEDS = 3
 _MOST_CHANGES = 40
 _MOST_HALVES = 16
+_SLOS, _FEWEST_RUNS, _MOST_RUNS = 5, 400, 2000
+"""Of a load a fifth beyond what is served the last runs of so many SLOs' worth end too late; those of one do not."""
 
 
 class Impossible(PlacementError):
@@ -82,6 +84,10 @@ class Wanted:
         Whatever pile of work there is by then may be done in time, and ever more of it would not be.
         """
         return ceil(self.per_s * self.longest_s())
+
+    def runs_that_tell(self) -> int:
+        """How many to simulate if nobody says: enough to see an overload, not so many that it takes all day."""
+        return max(_FEWEST_RUNS, min(_MOST_RUNS, _SLOS * self.runs_within_slo()))
 
     def most_told(self) -> float:
         """The greatest load, runs a second, of which so many runs do tell something."""

@@ -114,6 +114,24 @@ def test_the_way_of_a_run_is_what_it_took() -> None:
     assert "wait before s2 4 s" in alone.words()
 
 
+def test_as_many_runs_as_begin_within_five_slos_are_simulated_if_nobody_says() -> None:
+    for slo, per_s, runs in (("2s@p95", 10.0, 400), ("2s@p95", 100.0, 1000), ("60s@p90", 100.0, 2000)):
+        assert wanted(kind(engine(), 1.0), slo=slo, per_s=per_s).runs_that_tell() == runs
+
+
+def test_that_many_show_a_load_a_fifth_beyond_what_is_served() -> None:
+    asked = replace(wanted(kind(engine(), 1.0, most=1), slo="3s@p95"), runs=2000)
+    with pytest.raises(BeyondCapacity) as said:
+        make_plan(replace(asked, per_s=300.0))
+    for beyond, met in ((0.9, True), (1.2, False)):
+        more = replace(asked, per_s=beyond * said.value.most_per_s)
+        more = replace(more, runs=more.runs_that_tell())
+        try:
+            assert make_plan(more).met is met
+        except BeyondCapacity:
+            assert not met
+
+
 def test_more_runs_than_virtual_time_has_room_for_are_each_alone() -> None:
     alone = runs_alone([one("a", 20)] * 1001, [engine()])
     assert {round(a.seconds, 9) for a in alone} == {round(alone[0].seconds, 9)}
