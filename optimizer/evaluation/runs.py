@@ -124,8 +124,7 @@ class Runner:
             ScorerFailed: the scorer raised.
             BadSpec: the graph cannot be built, or does not take these values.
         """
-        own = self.spec.own(values)
-        graph, context = self.spec.built(own), self.spec.context_of(own)
+        graph, context = self._candidate(values)
         if self.warming is None:
             return await self._all([partial(self._run, graph, context, case, labels) for case in cases])
         warming = self.warming
@@ -151,10 +150,14 @@ class Runner:
         Raises:
             EngineGone, BadSpec: as `block`.
         """
-        own = self.spec.own(values)
-        graph, context = self.spec.built(own), self.spec.context_of(own)
+        graph, context = self._candidate(values)
         caches = None if self.warming is None else self.warming.of_case(self._token(labels), {})
         return await self._run(graph, context, case, {**labels, "fills": True}, caches)
+
+    def _candidate(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Its graph and its context."""
+        own = self.spec.own(values)
+        return self.spec.built(own), self.spec.context_of(own)
 
     async def _all(self, runs: Sequence[Callable[[], Awaitable[Outcome]]]) -> list[Outcome]:
         """So many at a time."""
