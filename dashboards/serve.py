@@ -105,6 +105,9 @@ def _options(port: int, *, browser: bool) -> dict[str, Any]:
         "runner_magicEnabled": False,
         "browser_gatherUsageStats": False,
         "browser_serverAddress": HOST,
+        # A browser that is to take a message from its cache and has just dropped it gives the page up for good, as
+        # happens where runs of a page follow each other fast (streamlit/streamlit#11299): nothing is cached there.
+        "global_minCachedMessageSize": 1 << 40,
         "client_toolbarMode": "minimal",
         "client_showErrorDetails": "type",
         "logger_hideWelcomeMessage": True,

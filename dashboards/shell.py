@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import streamlit as st
@@ -16,6 +17,8 @@ from redecode.tracer import RedecodeError, Run, UnknownRun, default_store
 
 LOOK_EVERY_S = 1.0
 _SEEN = "_version_seen"
+_WRITTEN = "_address_written"
+_ARRIVES_S = 10.0
 
 
 def current() -> Source:
@@ -42,8 +45,27 @@ def watch(version: Version) -> None:
 
 @st.fragment(run_every=LOOK_EVERY_S)
 def _look() -> None:
-    if current().version() != st.session_state.get(_SEEN):
+    if current().version() != st.session_state.get(_SEEN) and _has_arrived():
         st.rerun()
+
+
+def address(name: str, value: str | None) -> None:
+    """Put a value into the address, or take it out."""
+    if value is None:
+        st.query_params.pop(name, None)
+    else:
+        st.query_params[name] = value
+    st.session_state[_WRITTEN] = time.monotonic(), st.query_params.to_dict()
+
+
+def _has_arrived() -> bool:
+    """Whether the browser's address, which every request brings along, is the one written last.
+
+    While it is on its way, a page that draws itself again would do so from the address before: what was chosen in
+    between would be lost.
+    """
+    at, written = st.session_state.get(_WRITTEN, (0.0, None))
+    return written is None or st.query_params.to_dict() == written or time.monotonic() - at > _ARRIVES_S
 
 
 def run_id() -> str | None:
@@ -56,7 +78,7 @@ def run_id() -> str | None:
         ids = current().runs().run_id
         asked = ids[0] if ids else None
     if asked and st.query_params.get("run") != asked:
-        st.query_params["run"] = asked
+        address("run", asked)
     st.session_state["run_looked_at"] = asked
     return asked
 
@@ -69,7 +91,7 @@ def pick(label: str, name: str, options: list[str], words: Callable[[str], str])
     key = f"picked {name}"
 
     def changed() -> None:
-        st.query_params[name] = st.session_state[key]
+        address(name, st.session_state[key])
 
     asked = st.query_params.get(name)
     st.session_state[key] = asked if asked in options else options[0]  # the address has the last word

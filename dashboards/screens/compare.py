@@ -59,7 +59,7 @@ def _other(recorded: LoadedRun) -> str | None:
         return None
 
     def changed() -> None:
-        st.query_params["with"] = st.session_state["against"]
+        shell.address("with", st.session_state["against"])
 
     if len(named) > 1:
         st.caption(f"{len(named)} runs were picked: they stand first in the list.")
@@ -69,7 +69,7 @@ def _other(recorded: LoadedRun) -> str | None:
         format_func=lambda i: _words(columns, known[i], mine),
     )  # fmt: skip
     if picked and not named:
-        st.query_params["with"] = picked
+        shell.address("with", picked)
     return picked
 
 

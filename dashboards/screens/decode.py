@@ -51,7 +51,7 @@ def _chosen(recorded: RecordedRun) -> Decode | None:
     ids = list(calls)
 
     def changed() -> None:
-        st.query_params["step"] = st.session_state["call"]
+        shell.address("step", st.session_state["call"])
 
     st.session_state["call"] = step  # the address has the last word
     picked = st.selectbox(

@@ -3,6 +3,7 @@
 from functools import partial
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from redecode.dashboards import shell
 from redecode.dashboards.canvas.mount import waterfall
@@ -17,6 +18,7 @@ from redecode.dashboards.waterfall import KINDS, Waterfall, drawing
 from redecode.dashboards.words import DASH, duration, plain, seconds, signed
 from redecode.replay import RunAnalysis
 from redecode.replay.prices import BadPrices, cost_of
+from redecode.tracer import RecordedRun
 
 KEY = "waterfall"
 ROW_PX, HEAD_PX = 22, 66
@@ -33,36 +35,46 @@ def show() -> None:
     recorded = here.recorded(run_id)
     shell.run_heading(recorded.run)
     shell.run_links(run_id, RUN)
-    numbers, badges, told, place = st.empty(), st.empty(), st.empty(), st.empty()
-    if len(recorded.spans) >= _MANY and st.session_state.get("run_drawn") != run_id and not here.is_loaded(run_id):
-        # Where its time went takes a while to find out: what is known at once is drawn at once.
-        known = LoadedRun(recorded, None, None, None)
-        with numbers.container():
-            _numbers(known)
-        badges.badge("…")
-        told.markdown("Finding the critical path…")
-        with place.container():
-            _first_drawing(known)
+    # Where its time went takes a while to find out for a large run: what is known at once is drawn at once. Nothing is
+    # emptied otherwise: a drawing that is taken away and put back blinks whenever the store changes, and misses keys.
+    known_first = len(recorded.spans) >= _MANY and st.session_state.get("run_drawn") != run_id
+    known_first = known_first and not here.is_loaded(run_id)
+    places = [st.empty() if known_first else st.container() for _ in range(4)]
+    if known_first:
+        _as_it_is_known(recorded, places)
     loaded = here.load(run_id)
-    with numbers.container():
+    numbers, badges, told, place = [place.container() if known_first else place for place in places]
+    with numbers:
         _numbers(loaded)
     if not recorded.spans:
-        with badges.container():
+        with badges:
             _badges(loaded)
         st.info("It is drawn as soon as something of it ends up in the store.", title="Nothing of this run yet")
         return
-    with told.container():
-        _in_a_sentence(loaded, None)
-    with place.container():
+    if known_first:
+        with told:
+            _in_a_sentence(loaded, None)
+    with place:
         _drawing(loaded)
     st.session_state["run_drawn"] = run_id
-    with badges.container():
+    with badges:
         _badges(loaded)
-    if (worst := _worst(loaded)) is not None:  # it goes through the whole run again, for several steps
-        with told.container():
-            _in_a_sentence(loaded, worst)
+    worst = _worst(loaded)  # it goes through the whole run again, for several steps
+    with places[2].container() if known_first else told:
+        _in_a_sentence(loaded, worst)
     _graph(loaded)
     _as_a_table(loaded)
+
+
+def _as_it_is_known(recorded: RecordedRun, places: list[DeltaGenerator]) -> None:
+    numbers, badges, told, place = places
+    known = LoadedRun(recorded, None, None, None)
+    with numbers.container():
+        _numbers(known)
+    badges.badge("…")
+    told.markdown("Finding the critical path…")
+    with place.container():
+        _first_drawing(known)
 
 
 def _numbers(loaded: LoadedRun) -> None:
@@ -174,11 +186,7 @@ def _selected(drawn: Waterfall) -> str | None:
 
 def _chosen(key: str = KEY) -> None:
     """The drawing says which step was chosen: into the address with it."""
-    step = st.session_state[key].step
-    if step:
-        st.query_params["step"] = step
-    else:
-        st.query_params.pop("step", None)
+    shell.address("step", st.session_state[key].step or None)
 
 
 def _height(drawn: Waterfall) -> int:

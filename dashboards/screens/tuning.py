@@ -300,10 +300,7 @@ def _clicked(key: str, chosen: int | None) -> None:
 
 
 def _choose(trial: int | None) -> None:
-    if trial is None:
-        st.query_params.pop("trial", None)
-    else:
-        st.query_params["trial"] = str(int(trial))
+    shell.address("trial", None if trial is None else str(int(trial)))
 
 
 def _axis_title(report: Report, name: str) -> str:
