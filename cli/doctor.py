@@ -17,6 +17,7 @@ import typer
 
 from redecode.cli.common import JsonOption, StoreOption, print_json
 from redecode.replay.engine import EngineClient, EngineError, EngineInfo, status
+from redecode.replay.simulator.catalogue import shelf
 from redecode.tracer import Dataset, RedecodeError, Store, default_store
 from redecode.tracer.export.forward import reports
 from redecode.tracer.store.places import is_dataset, local_path
@@ -97,6 +98,7 @@ def _store(path: Path) -> list[Check]:
         Check("spool", ok=True, detail=f"{health.backlog_bytes} bytes not yet read"),
         Check("disk", ok=free > 1e9, detail=f"{free / 1e9:.1f} GB free"),
         *(Check("journal", ok=False, detail=text) for text in [*damaged, *lost]),
+        *(Check("profile", ok=False, detail=text) for text in shelf(path).left_out.values()),
     ]
 
 

@@ -153,7 +153,7 @@ def _nothing(found: RecordedFits, where: str) -> str:
 
 
 def _kept(kept: catalogue.Kept, *, as_json: bool) -> None:
-    off = max(r.p50 for r in kept.profile.residuals)
+    off = max((r.p50 for r in kept.profile.residuals), default=0.0)
     if off > _BUSY:
         say(
             f"WARNING half of the steps of one kind are off by {off:.0%} and more: the machine did other work, and the "
@@ -193,15 +193,15 @@ def _table(known: list[EngineProfile]) -> Table:
     for column in ("steps", "R²", "|error| p50", "p95", "cold start", "memory", "KV tokens", "from", "made"):
         table.add_column(column, justify="right", no_wrap=True)
     for p in known:
-        worst = max(p.residuals, key=lambda r: r.p95)
+        p50, p95 = (max((getattr(r, name) for r in p.residuals), default=None) for name in ("p50", "p95"))
         table.add_row(
             p.key,
             clean(p.model),
             clean(p.hardware),
             str(p.steps),
             "-" if p.r2 is None else f"{p.r2:.3f}",
-            f"{max(r.p50 for r in p.residuals):.1%}",
-            f"{worst.p95:.1%}",
+            "-" if p50 is None else f"{p50:.1%}",
+            "-" if p95 is None else f"{p95:.1%}",
             seconds(p.cold_start_s),
             _mib(p.memory_bytes),
             str(p.kv_tokens),

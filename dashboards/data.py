@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,8 +25,7 @@ from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.analysis.profiles import Profiles, stored_profiles
 from redecode.replay.closed_loop.batch import LABEL
 from redecode.replay.prices import FILE, Cost, Price, cost_of, prices_of, read_prices
-from redecode.replay.simulator.catalogue import profiles_in
-from redecode.replay.simulator.profile import EngineProfile
+from redecode.replay.simulator.catalogue import Shelf, shelf
 from redecode.tracer import Dataset, RecordedRun, RedecodeError, Run, Store, UnknownRun, open_store
 from redecode.tracer.bulk import uncollected
 from redecode.tracer.store import Answer, CallTimes, RunColumns
@@ -34,7 +33,7 @@ from redecode.tracer.store import Answer, CallTimes, RunColumns
 T = TypeVar("T")
 Version = tuple[Any, ...]
 _KEPT = 48
-_BESIDE = (FILE, "plans/*.json", f"{REPORTS}/*/{REPORT}", str(JOURNAL), f"{NIGHTS}/{REPORT}")
+_BESIDE = (FILE, "plans/*.json", "profiles/*.json", f"{REPORTS}/*/{REPORT}", str(JOURNAL), f"{NIGHTS}/{REPORT}")
 """Of what is kept in a store beside its runs: what pages are drawn from."""
 _ELSEWHERE_S = 60
 _MOST_BASELINES = 20
@@ -233,14 +232,9 @@ class Source:
             lambda opened: stored_profiles(opened, agent=agent, without=without, limit=_PROFILED),
         )
 
-    def engine_profiles(self) -> list[EngineProfile]:
-        """The engine profiles of the store; a published dataset has none.
-
-        Raises:
-            SimulationError: one cannot be read; names the file.
-        """
-        root = Path(self.location)
-        return profiles_in(root) if root.is_dir() else []
+    def engine_profiles(self) -> Shelf:
+        """The engine profiles of the store, and files that are none; a published dataset has neither."""
+        return shelf(Path(self.location))
 
     def studies(self) -> list[Study]:
         """What was tuned, newest first; a published dataset has none."""
@@ -328,7 +322,11 @@ class Source:
 
     def health(self) -> StoreHealth:
         """Sizes, backlog, losses, damage."""
-        return self._get("health", self._health)
+        told = self._get("health", self._health)
+        unread = [*self.engine_profiles().left_out.values()]
+        unread += [f"{k.why}; make it anew (`redecode place`), or delete the file" for k in self.plans() if k.why]
+        unread += [f"{s.why}; the page Tuning says what to do" for s in self.studies() if s.state == "unreadable"]
+        return replace(told, troubles=told.troubles + unread)
 
     def _health(self, opened: Store | Dataset) -> StoreHealth:
         if isinstance(opened, Dataset):

@@ -8,9 +8,8 @@ import streamlit as st
 from redecode.dashboards import fits, shell
 from redecode.dashboards.calls import Line, by_model, decode_points, in_flight, line_through, prefill_points
 from redecode.dashboards.data import CALLS_OF, Source
-from redecode.dashboards.words import DASH, duration, share, time_format, visible
+from redecode.dashboards.words import DASH, duration, plain, share, time_format, visible
 from redecode.replay.analysis.profiles import Quantiles
-from redecode.replay.simulator.errors import SimulationError
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.tracer.store import CallTimes
 
@@ -151,11 +150,10 @@ def _load(calls: list[CallTimes]) -> None:
 def _profiles(here: Source) -> None:
     """The engine models that simulations run on."""
     st.markdown("##### Engine profiles")
-    try:
-        profiles = here.engine_profiles()
-    except SimulationError as error:
-        st.error(visible(str(error)), title="A profile cannot be read")
-        return
+    found = here.engine_profiles()
+    for why in found.left_out.values():
+        st.warning(plain(why, 500), title="A file is left out", icon=":material/warning:")
+    profiles = found.profiles
     if not profiles:
         st.caption("None yet: `redecode profile --engine URL` measures one, `redecode profile --from-store` fits one.")
         return

@@ -75,7 +75,8 @@ def remember(store: Path, folder: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for path in (store / catalogue.FOLDER).glob("*.json"):
-        shutil.copyfile(path, fresh / path.name)
+        if path.is_file():
+            shutil.copyfile(path, fresh / path.name)
     fresh.rename(folder)
 
 
@@ -143,15 +144,15 @@ def against(store: Path, before: Path, keys: Sequence[str]) -> list[dict[str, An
     out = []
     for key in keys:
         now = EngineProfile.load(store / catalogue.FOLDER / f"{key}.json")
-        path = before / f"{key}.json"
-        changes = compared(EngineProfile.load(path), now) if path.exists() else []
+        was = catalogue.readable(before / f"{key}.json")
+        changes = [] if was is None else compared(was, now)
         out.append(
             {
                 "key": key,
                 "model": now.model,
                 "hardware": now.hardware,
                 "steps": now.steps,
-                "new": not path.exists(),
+                "new": was is None,
                 "changes": [{**asdict(c), "beyond": c.beyond} for c in changes],
             }
         )

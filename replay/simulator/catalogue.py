@@ -1,17 +1,21 @@
 """The engine profiles of a store: `STORE/profiles/KEY.json`, one for each FM, engine and hardware.
 
 Files and not a table: a profile is made once, read whole, and carried to another store or repository by copying it.
+So there may be files that are none, and copies of one: these are left out, with a warning, and the others serve.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from redecode.replay.simulator.errors import NoProfile
+from redecode.replay.simulator.errors import NoProfile, SimulationError
 from redecode.replay.simulator.profile import EngineProfile
 
+_log = logging.getLogger("redecode")
 FOLDER = "profiles"
 _MEASURE = "`redecode profile --engine URL` measures a live engine, `redecode profile --from-store` fits recorded runs"
 
@@ -21,7 +25,7 @@ class Kept:
     """A profile that was stored.
 
     Attributes:
-        replaced: the one that was there of the same engine.
+        replaced: the one that was there of the same engine, if that could be read.
         carried: what it has from that, since it was not measured anew.
     """
 
@@ -31,13 +35,26 @@ class Kept:
     carried: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What is in the folder of profiles.
+
+    Attributes:
+        profiles: one for each engine, by FM, the newest first.
+        left_out: file → why it is none of them, and what to do about it.
+    """
+
+    profiles: list[EngineProfile]
+    left_out: dict[Path, str]
+
+
 def keep(store: Path, profile: EngineProfile) -> Kept:
     """Store a profile in the place of one of the same FM, engine and hardware.
 
     What passes outside of steps, the cold start and the memory are kept from that one, where the new one lacks them.
     """
     path = store / FOLDER / f"{profile.key}.json"
-    before = EngineProfile.load(path) if path.exists() else None
+    before = readable(path)
     carried: dict[str, object] = {}
     if before is not None:
         if not profile.overheads.known and before.overheads.known:
@@ -50,15 +67,43 @@ def keep(store: Path, profile: EngineProfile) -> Kept:
     return Kept(profile, path, before, tuple(carried))
 
 
-def profiles_in(store: Path) -> list[EngineProfile]:
-    """All of a store, by FM, the newest first.
+def readable(path: Path) -> EngineProfile | None:
+    """The profile in this file; `None` if there is none, or what is there cannot be read."""
+    try:
+        return EngineProfile.load(path)
+    except SimulationError:
+        return None
 
-    Raises:
-        SimulationError: one cannot be read; names the file.
-    """
-    found = [EngineProfile.load(path) for path in sorted((store / FOLDER).glob("*.json"))]
-    found.sort(key=lambda p: p.made, reverse=True)
-    return sorted(found, key=lambda p: p.model)
+
+def shelf(store: Path) -> Shelf:
+    """All files of a store; of several of one engine the newest serves."""
+    read: list[tuple[EngineProfile, Path]] = []
+    left_out: dict[Path, str] = {}
+    for path in sorted((store / FOLDER).glob("*.json")):
+        try:
+            read.append((EngineProfile.load(path), path))
+        except SimulationError as error:
+            left_out[path] = f"{error}; delete the file, or measure that engine anew (`redecode profile`)"
+    read.sort(key=lambda r: (r[0].made, r[1].stem == r[0].key), reverse=True)
+    served: dict[str, Path] = {}
+    for profile, path in read:
+        if (newer := served.setdefault(profile.key, path)) is not path:
+            left_out[path] = f"{path} is of the same engine as {newer.name}, and no newer; delete one of them"
+    found = [profile for profile, path in read if path not in left_out]
+    return Shelf(sorted(found, key=lambda p: p.model), left_out)
+
+
+def profiles_in(store: Path) -> list[EngineProfile]:
+    """All of a store, by FM, the newest first; a file that is left out is warned of, once."""
+    found = shelf(store)
+    for why in found.left_out.values():
+        _warn(why)
+    return found.profiles
+
+
+@lru_cache(maxsize=256)  # those of a study's candidates are looked up hundreds of times
+def _warn(why: str) -> None:
+    _log.warning("WARNING left out: %s", why)
 
 
 def some(store: Path) -> None:
@@ -67,7 +112,7 @@ def some(store: Path) -> None:
     Raises:
         NoProfile: it is one.
     """
-    if not any((store / FOLDER).glob("*.json")):
+    if not profiles_in(store):
         raise NoProfile(f"there is no engine profile in {store}; {_MEASURE}")
 
 
@@ -86,6 +131,9 @@ def named(store: Path, name: str) -> EngineProfile:
         return found[0]
     if found:
         raise NoProfile(f"'{name}' could be any of {_listed(found)}; name one by its key")
+    for path, why in shelf(store).left_out.items():
+        if name and path.stem.startswith(name):
+            raise SimulationError(why)
     raise NoProfile(f"no engine profile '{name}' in {store}" + _there(known))
 
 

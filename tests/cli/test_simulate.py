@@ -36,6 +36,17 @@ def first_run(store: Path) -> str:
     return next(r.run_id for r in Store(store).runs() if r.source_run_id is None)
 
 
+def test_a_broken_profile_stops_no_verb_that_does_not_need_it(recorded: Path) -> None:
+    broken = recorded / "profiles" / "broken.json"
+    broken.write_text("{")
+    assert redecode(recorded, "simulate", "--load", "1rps", "--runs", "5").exit_code == 0
+    assert len(json.loads(redecode(recorded, "profile", "--json").stdout)) == 1
+    asked = redecode(recorded, "profile", "--show", "broken")
+    assert (asked.exit_code, str(broken) in asked.stderr) == (2, True)
+    checked = redecode(recorded, "doctor")
+    assert (checked.exit_code, f"BAD  profile: {broken} is no engine profile" in checked.stdout) == (1, True)
+
+
 def test_profiles_are_fitted_listed_and_shown(store: Path) -> None:
     record_timed(store, some(60, "e1", "m", random.Random(1)), {"e1": SAID})
     done = redecode(store, "profile", "--from-store", "--json")

@@ -59,7 +59,8 @@ def test_engine_profiles_are_shown_with_their_residuals(open_page: App, filled: 
     assert points(m)["error"] == pytest.approx([0.05, -0.1])
     (store / "profiles" / f"{m.key}.json").write_text("{")
     at = open_page(store, "engine")
-    assert "is no engine profile" in at.error[0].value
+    assert "is no engine profile" in at.warning[0].value
+    assert list(at.dataframe[-3].value["profile"]) == [n.key]
 
 
 def test_cached_tokens_are_not_prefilled() -> None:

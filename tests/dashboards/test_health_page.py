@@ -35,6 +35,17 @@ def test_lost_events_are_told(open_page: App, tmp_path: Path) -> None:
     assert "were lost" in at.warning[0].value
 
 
+def test_files_that_are_no_profile_plan_or_report_are_named(open_page: App, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    keep(store, [branches()])
+    files = [store / "profiles" / "x.json", store / "plans" / "y.json", store / "tuned" / "z" / "report.json"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("{")
+    warned = [w.value.replace("\\", "") for w in open_page(store, "health").warning]
+    assert [str(f) in w for f, w in zip(files, warned, strict=True)] == [True, True, True]
+
+
 def test_answers_are_kept_until_something_is_recorded(tmp_path: Path) -> None:
     keep(tmp_path / "store", [branches()])
     here = Source(str(tmp_path / "store"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redecode.replay.simulator.catalogue import keep, named, profile_for, profiles_in
+from redecode.replay.simulator.catalogue import keep, named, profile_for, profiles_in, shelf, some
 from redecode.replay.simulator.errors import NoProfile, SimulationError
-from redecode.replay.simulator.profile import Overheads
+from redecode.replay.simulator.profile import EngineProfile, Overheads
 from tests.replay.simulator.made import made_profile
 
 UNKNOWN = Overheads()
@@ -59,9 +60,41 @@ def test_it_is_found_by_its_key_its_fm_or_its_file(tmp_path: Path) -> None:
     keep(tmp_path, made_profile("m", hardware="another"))
     with pytest.raises(NoProfile, match="'m' could be any of"):
         named(tmp_path, "m")
-    m.path.write_text("{")
-    with pytest.raises(SimulationError, match="is no engine profile"):
-        profiles_in(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", "\0"])
+def test_a_file_that_is_no_profile_is_left_out_with_a_warning_and_the_others_serve(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    m = keep(tmp_path, made_profile("m")).profile
+    other = tmp_path / "profiles" / "other.json"
+    other.write_text(text)
+    assert profiles_in(tmp_path) == [profile_for(tmp_path, "m")] == [m]
+    (warned,) = caplog.messages
+    assert f"{other} is no engine profile" in warned
+    assert "delete the file" in warned
+    with pytest.raises(SimulationError, match=r"other.json is no engine profile"):
+        named(tmp_path, "other")
+    other.unlink()
+    other.mkdir()
+    assert list(shelf(tmp_path).left_out) == [other]
+    (tmp_path / "profiles" / f"{m.key}.json").write_text(text)
+    with pytest.raises(NoProfile, match="there is no engine profile in"):
+        some(tmp_path)
+    assert keep(tmp_path, made_profile("m")).replaced is None
+    assert profiles_in(tmp_path) == [m]
+
+
+def test_of_two_files_of_one_engine_the_newer_serves(tmp_path: Path) -> None:
+    kept = keep(tmp_path, made_profile(made="2026-11-22T00:00:00+00:00"))
+    copy = kept.path.with_name("copy.json")
+    shutil.copyfile(kept.path, copy)
+    assert named(tmp_path, "m") == profile_for(tmp_path, "m") == kept.profile
+    assert list(shelf(tmp_path).left_out) == [copy]
+    newer = made_profile(made="2026-11-23T00:00:00+00:00")
+    newer.save(copy)
+    assert profiles_in(tmp_path) == [newer]
+    assert "same engine as copy.json" in shelf(tmp_path).left_out[kept.path]
 
 
 def test_an_fm_has_the_profile_of_the_engine_it_was_recorded_on(tmp_path: Path) -> None:
@@ -93,4 +126,5 @@ def test_a_profile_whose_steps_take_no_or_less_than_no_time_is_refused(
     told["seconds"].update(seconds)
     path.write_text(json.dumps(told))
     with pytest.raises(SimulationError, match=f"{path.name} is no engine profile: .*{why}"):
-        profiles_in(tmp_path)
+        EngineProfile.load(path)
+    assert profiles_in(tmp_path) == []
