@@ -26,6 +26,8 @@ AGAIN_S = (0.5, 2.0, 5.0)
 _NOT_THERE = frozenset(
     {"APIConnectionError", "ConnectError", "ConnectionError", "ClientConnectorError", "RemoteProtocolError"}
 )
+_CACHE = "__pregel_cache"
+"""LangGraph's own cache of nodes, in a run's configuration; a graph's, and its subgraphs', where it is not there."""
 _SLOW = frozenset({"APITimeoutError", "TimeoutError", "ReadTimeout", "TimeoutException"})
 
 
@@ -208,7 +210,9 @@ class Runner:
         config = {
             "metadata": {c.GIVEN_LABELS: marks},
             "run_name": getattr(graph, "name", None) or self.spec.name,
-            "configurable": {"thread_id": f"{MODE}/{token}"},  # a graph with a checkpointer begins anew
+            # A graph with a checkpointer begins anew. One with a cache of nodes has none: it has answers of other
+            # candidates and of production, under a key that need not know what a context sets.
+            "configurable": {"thread_id": f"{MODE}/{token}", _CACHE: None},
         }
         given = {} if context is None else {"context": context}
         with nullcontext() if caches is None else elsewhere(caches):

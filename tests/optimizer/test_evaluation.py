@@ -101,6 +101,42 @@ def test_an_answer_that_ended_by_itself_serves_lower_limits_that_it_keeps_below(
         made.close()
 
 
+CACHED = TUNING.replace(
+    "from capitals import graph",
+    """
+from capitals import Context, State, answer
+from langgraph.cache.memory import InMemoryCache
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import CachePolicy
+
+builder = StateGraph(State, context_schema=Context)
+builder.add_node("answer", answer, cache_policy=CachePolicy())  # by the state: it does not know the context
+builder.add_edge(START, "answer")
+builder.add_edge("answer", END)
+graph = builder.compile(name="capitals", cache=InMemoryCache())
+""",
+)
+
+
+def test_a_graphs_own_cache_of_nodes_answers_no_other_candidate_and_is_left_as_it_was(
+    folder: Path, recorded: Any, store: Path
+) -> None:
+    (folder / "tuning.py").write_text(CACHED)
+    here = InProcess(Settings(spec="tuning:spec", store=store, source=store))
+    try:
+        cases = cases_of(store, 3)
+        impolite = here.evaluate(Block(values={**POLITE, "wording": "Capital of"}, cases=cases))
+        polite = here.evaluate(Block(values=POLITE, cases=cases))
+    finally:
+        here.close()
+    assert [o.quality for o in (*impolite, *polite)] == [0.0] * 3 + [1.0] * 3
+    recorded.requests.clear()
+    tuning = importlib.import_module("tuning")
+    for _ in range(2):
+        tuning.graph.invoke(cases[0].input, context=tuning.Context())
+    assert len(recorded.requests) == 1
+
+
 def test_without_the_memo_every_call_is_made(here: Any, recorded: Any, store: Path) -> None:
     cases = cases_of(store, 2)
     first, second = (here.evaluate(Block(values=POLITE, cases=cases, memo=False)) for _ in range(2))
