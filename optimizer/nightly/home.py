@@ -79,6 +79,11 @@ class NightFolder:
         except ValueError as error:
             raise BadNight(f"{path} is damaged ({error}); remove it, and the step is done again") from error
 
+    def forget(self, *names: str) -> None:
+        """Steps that are to be done anew."""
+        for name in names:
+            (self.path / "steps" / f"{name}.json").unlink(missing_ok=True)
+
     def keep(self, name: str, result: Any) -> Any:
         """Keep what a step came to; returns it as it is read back."""
         (self.path / "steps").mkdir(parents=True, exist_ok=True)

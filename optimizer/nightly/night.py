@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from redecode.optimizer.errors import NoRuns
 from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight, CapReached
@@ -92,6 +93,10 @@ class Nightly:
             try:
                 return _Steps(self, home, folder, meter).all()
             except RedecodeError as error:
+                if isinstance(
+                    error, NoRuns
+                ):  # nothing was evaluated: what is recorded until the next start counts then
+                    folder.forget("select", "drift")
                 folder.keep("problem", {"at": trends.iso(self.now_ns()), "why": str(error)})
                 raise
             finally:
@@ -160,7 +165,7 @@ class _Steps:
         begin = self._step("begin", self._begin)
         tuning.point_agents_at(self.config.engine, self.store.path)
         self.spec: Spec = load(self.config.spec)
-        select = self._step("select", lambda: self._select(begin))
+        select = self._step("select", self._select)
         self.window = window.Window.from_json(select)
         self._step("drift", self._drift)
         profile = self._step("profile", lambda: self._profile(begin))
@@ -207,10 +212,10 @@ class _Steps:
             "versions": {name: version(name) for name in ("redecode", "optuna", "scipy")},
         }
 
-    def _select(self, begin: Mapping[str, Any]) -> dict[str, Any]:
+    def _select(self) -> dict[str, Any]:
         before = [n.step("select") for n in self.home.nights() if n.finished and _counts(n)]
         last = max((s["until_ns"] for s in before if s is not None), default=None)
-        found = window.choose(self.runs(), self.config.runs, now_ns=begin["began_ns"], last_until_ns=last)
+        found = window.choose(self.runs(), self.config.runs, now_ns=self.nightly.now_ns(), last_until_ns=last)
         self.tell(f"{len(found.run_ids)} runs ({found.words})")
         return found.to_json()
 

@@ -87,13 +87,30 @@ def test_the_very_commands_run(job: Job, bin_path: None, monkeypatch: pytest.Mon
     done([inside.get(word, word) for word in container["command"]], folder)
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    uploaded = on_github(folder)
+    assert summary.read_text().startswith("# Night ")
+    assert json.loads((uploaded / "report.json").read_text())["job"] == "tuning"
+    assert len(job.home.nights()) == 1
+
+
+def test_on_github_a_kill_switch_is_no_failure_and_is_told(
+    job: Job, bin_path: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDECODE_STORE", str(job.store))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    job.home.root.mkdir(parents=True)
+    job.home.stop_file.touch()
+    uploaded = on_github(job.file.parent)
+    assert "says stop" in (tmp_path / "summary.md").read_text()
+    assert json.loads((uploaded / "night.json").read_text())["verdict"] == "stopped"
+
+
+def on_github(folder: Path) -> Path:
+    """Run the workflow's own steps; returns what is uploaded."""
     steps = workflow()["jobs"]["nightly"]["steps"]
     for script in [step["run"] for step in steps if "run" in step]:
         done(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script], folder)  # as the runner does
-    assert summary.read_text().startswith("# Night ")
-    uploaded = next(step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", ""))
-    assert json.loads((folder / uploaded / "report.json").read_text())["job"] == "tuning"
-    assert len(job.home.nights()) == 1
+    return folder / str(next(step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")))
 
 
 def workflow() -> Any:

@@ -106,6 +106,10 @@ def test_the_kill_switch_stops_a_night_and_the_next_start_goes_on(job: Job, reco
     stopped = job.run()
     assert stopped.exit_code == 1 and "says stop" in stopped.stderr and recorded.requests == []
     assert job.run("--ok-if-kept").exit_code == 0
+    told = job.json()
+    assert (told["verdict"], told["promoted"], told["folder"]) == ("stopped", False, None) and "says stop" in told[
+        "why"
+    ]
     job.home.stop_file.unlink()
     _at(recorded, 10, job.home.stop_file.touch)
     middle = job.run()
@@ -185,6 +189,19 @@ def test_a_selection_without_runs_says_why(job: Job) -> None:
     result = job.run()
     assert result.exit_code == 2 and "no recorded run of capitals to tune on (last-0)" in result.stderr
     assert "no recorded run" in job("history", str(job.file)).stdout
+
+
+def test_a_night_without_runs_takes_what_is_recorded_until_its_next_start(
+    job: Job, more: Callable[[int], None]
+) -> None:
+    job.configure(('runs = "all"', 'runs = "since-last"'), ("trials = 3", "trials = 1"))
+    assert job.run().exit_code == 1
+    nothing = job.run("--again")
+    assert nothing.exit_code == 2 and "no recorded run of capitals" in nothing.stderr
+    more(12)
+    found = job.json()
+    assert len(found["runs"]["run_ids"]) == 12 and found["night"] == job.home.nights()[-1].id
+    assert len(job.home.nights()) == 2
 
 
 def test_another_mix_is_told_and_may_hold_a_promotion_back(
