@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,9 @@ def worth(
             fail(f"{error.name} is not installed; pip install 'redecode[optimizer]'")
         from redecode.replay.prices import prices_of
 
+        _finite(train_cost=train_cost, hosting=hosting, output_factor=output_factor, calls_per_day=calls_per_day)
+        horizon_days = _days("--horizon", horizon)
+        retrain_days = None if retrain is None else _days("--retrain", retrain)
         prices = dict(_price(p, named=True) for p in price or ())
         tuned = None if tuned_price is None else _price(tuned_price, named=False)[1]
         path = store_path(store)
@@ -94,12 +98,12 @@ def worth(
                 prices=prices or prices_of(path),
                 train_cost=train_cost,
                 tuned=tuned,
-                retrain_days=None if retrain is None else duration_s(retrain) / _DAY_S,
+                retrain_days=retrain_days,
                 hosting=hosting,
                 keep_tokens=keep_tokens,
                 removed=removed,
                 output_factor=output_factor,
-                horizon_days=duration_s(horizon) / _DAY_S,
+                horizon_days=horizon_days,
             ),
         )
         if as_json:
@@ -124,4 +128,16 @@ def _price(text: str, *, named: bool) -> tuple[str, Any]:
         option, shape = (
             ("--price", "MODEL=INPUT,OUTPUT[,CACHED]") if named else ("--tuned-price", "INPUT,OUTPUT[,CACHED]")
         )
-        fail(f"{option} {text}: want {shape} in USD per million tokens")
+        fail(f"{option} {text}: want {shape} in USD per million tokens, numbers that are 0 or more")
+
+
+def _finite(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            fail(f"--{name.replace('_', '-')} {value:g}: want a finite number")
+
+
+def _days(option: str, text: str) -> float:
+    if (seconds := duration_s(text)) <= 0:
+        fail(f"{option} {text}: want a time that is more than none, 180d say")
+    return seconds / _DAY_S

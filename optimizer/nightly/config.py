@@ -163,11 +163,11 @@ class TrendsSection(_Section):
 class WorthSection(_Section):
     """Whether fine-tuning would pay, as the options of `redecode worth`."""
 
-    train_cost: float = Field(ge=0)
+    train_cost: float = Field(ge=0, allow_inf_nan=False)
     tuned_price: Price | None = None
     agent: str | None = None
     node: str | None = None
-    hosting: float = Field(default=0.0, ge=0)
+    hosting: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     retrain: Seconds | None = None
     keep_tokens: int = Field(default=20, ge=0)
     horizon: Seconds = 180 * 86400.0

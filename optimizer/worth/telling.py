@@ -25,17 +25,17 @@ def lines(found: Worth) -> Iterator[str]:
     """In Markdown, what was assumed and what depends on it with it."""
     a = found.assumptions
     calls = found.calls_per_day
-    recorded = f"{calls.low:.0f} to {calls.high:.0f}; {found.days} days recorded"
+    recorded = f"{_number(calls.low)} to {_number(calls.high)}; {found.days} days recorded"
     if found.volume_said:
         recorded = "as you say"
     yield (
-        f"At {calls.estimate:.0f} FM calls a day ({recorded}) "
+        f"At {_number(calls.estimate)} FM calls a day ({recorded}) "
         f"prompting costs {_usd(found.prompt_per_day)} a day, a fine-tuned model {_usd(found.tuned_per_day)}, hosting "
         f"included. It breaks even {_even(found)}."
     )
     yield ""
     rows = [
-        [s.name, s.model, f"{s.calls:.0f}", f"{s.input_tokens:.0f}", f"{s.cached_tokens:.0f}", f"{s.output_tokens:.0f}",
+        [s.name, s.model, _number(s.calls), f"{s.input_tokens:.0f}", f"{s.cached_tokens:.0f}", f"{s.output_tokens:.0f}",
          f"{s.constant_tokens:.0f}{' (by words)' if s.source == 'words' else ' ?' if s.source == 'unknown' else ''}",
          f"{s.removed_tokens:.0f}", f"{s.prompt_usd:.4g}", f"{s.tuned_usd:.4g}"]
         for s in found.steps
@@ -76,12 +76,15 @@ def lines(found: Worth) -> Iterator[str]:
 
 def _even(found: Worth) -> str:
     days, calls = found.break_even_days, found.break_even_calls
-    if not math.isfinite(days.estimate):
+    if not math.isfinite(calls.estimate):
         return "never: without what is left out a call costs no less"
-    return (
-        f"after {_days(days)}, and from {_number(calls.estimate)} calls a day on ({_number(calls.low)} to "
-        f"{_number(calls.high)}) within {found.assumptions.horizon_days:g} days"
+    enough = (
+        f"from {_number(calls.estimate)} calls a day on ({_number(calls.low)} to {_number(calls.high)}) within "
+        f"{found.assumptions.horizon_days:g} days"
     )
+    if not math.isfinite(days.estimate):
+        return f"never at this volume, since hosting costs more than calls save; {enough}"
+    return f"after {_days(days)}, and {enough}"
 
 
 def _usd(value: Interval) -> str:
@@ -93,4 +96,6 @@ def _days(value: Interval) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if math.isfinite(value) else "∞"
+    if not math.isfinite(value):
+        return "∞"
+    return f"{value:.0f}" if 10 <= value < 1e12 else f"{value:.2g}"

@@ -66,6 +66,19 @@ def test_other_assumptions_are_another_choice(changed: dict[str, Any], choice: s
     assert worth(volume(spread=0.3), replace(BASE, **changed)).choice == choice
 
 
+def test_hosting_that_eats_what_calls_save_says_from_which_volume_on_it_would_pay() -> None:
+    found = worth(volume(), replace(BASE, hosting=20.0))
+    (first, *_) = lines(found)
+    assert "never at this volume, since hosting costs more than calls save; from 42000 calls a day on" in first
+    nothing, *_ = lines(worth(volume(), replace(BASE, removed=0.0)))
+    assert "never: without what is left out a call costs no less" in nothing
+
+
+def test_few_calls_are_not_said_to_be_none() -> None:
+    (first, *_) = lines(worth(volume(calls=0.05), replace(BASE, train_cost=1e-4)))
+    assert first.startswith("At 0.05 FM calls a day") and "from 0.002 calls a day on" in first
+
+
 def test_a_constant_part_that_must_stay_saves_nothing() -> None:
     found = worth(volume(constant=15.0), BASE)
     assert found.choice == "prompt" and math.isinf(found.break_even_days.estimate)
@@ -152,6 +165,11 @@ def test_too_few_days_are_refused_and_a_volume_can_be_said(recorded_store: Path)
         (["--price", "m=1"], "want MODEL=INPUT,OUTPUT"),
         (["--tuned-price", "m=1,2"], "want INPUT,OUTPUT"),
         (["--agent", "nobody"], "no run of nobody"),
+        (["--price", "m=-1,2"], "numbers that are 0 or more"),
+        (["--retrain", "0d"], "--retrain 0d: want a time that is more than none"),
+        (["--horizon", "0s"], "--horizon 0s: want a time that is more than none"),
+        (["--hosting", "inf"], "--hosting inf: want a finite number"),
+        (["--calls-per-day", "inf"], "--calls-per-day inf: want a finite number"),
         (["--calls-per-day", "9", "--node", "nowhere"], "0 FM calls of 0 conversations are recorded in nowhere"),
     ],
 )
