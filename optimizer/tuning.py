@@ -33,6 +33,11 @@ _REPEATS = 40
 
 _LISTED = 10_000
 """A space no larger than this is listed when the sampler repeats itself."""
+_SILENT = (
+    "trial {number} made no FM call, where the incumbent makes some: if the agent keeps answers itself (a dict, an "
+    "lru_cache), these are other candidates' and no number here holds; leave that out where it is tuned, or make it a "
+    "CachedStep and name it in the spec's `caches`"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +270,7 @@ class Tuner:
     simulates: Simulates | None = None
     labels: Mapping[str, object] = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
+    silent: str | None = None
     _live: int = 0
     _memo: int = 0
     _again: int = 0
@@ -303,7 +309,7 @@ class Tuner:
             deciding = replace(ladder, cases=held, labels={**ladder.labels, "held_out": True}, withheld=())
             ran, cut = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
         return Tuned(
-            prepared=p,
+            prepared=p if self.silent is None else replace(p, notes=(*p.notes, self.silent)),
             study=search.name,
             done=done,
             failures=search.failures(),
@@ -386,6 +392,9 @@ class Tuner:
             for candidate, result in zip(new, found, strict=True):
                 search.tell(candidate, result)
                 self.tell(_line(candidate, result.measured, result.out or result.failed))
+                if self.silent is None and _asks_nobody(result) and _asked(done):
+                    self.silent = _SILENT.format(number=candidate.number)
+                    self.tell(self.silent)
 
     def _sorted(self, search: Search, asked: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
         """Candidates to evaluate, and those known already, which are told at once; in a batch each once."""
@@ -404,6 +413,16 @@ class Tuner:
             else:
                 new.append(candidate)
         return new, old
+
+
+def _asks_nobody(found: Evaluated) -> bool:
+    """Whether no run made an FM call or failed: a candidate that needs none, or a cache that we know nothing of."""
+    return bool(found.outcomes) and not any(o.error or o.live or o.memo or o.cached for o in found.outcomes)
+
+
+def _asked(done: Sequence[Done]) -> bool:
+    """Whether the incumbent made calls."""
+    return bool(done) and done[0].measured.live + done[0].measured.memo > 0
 
 
 def _check_first(found: Evaluated) -> None:

@@ -251,6 +251,37 @@ graph = builder.compile(name="sender")
 """
 
 
+REMEMBERS = """
+import capitals
+from redecode.optimizer import Spec
+
+asked, answers = capitals.answer, {}
+
+def answer(state, runtime):
+    if state["country"] not in answers:
+        answers[state["country"]] = asked(state, runtime)
+    return answers[state["country"]]
+
+builder = capitals.StateGraph(capitals.State, context_schema=capitals.Context)
+builder.add_node("answer", answer)
+builder.add_edge(capitals.START, "answer")
+builder.add_edge("answer", capitals.END)
+spec = Spec(graph=builder.compile(name="capitals"), score=lambda output, case: output["capital"] == case.expected)
+"""
+
+
+def test_an_agent_that_keeps_answers_itself_is_told_that_its_candidates_share_them(
+    tune: Callable[..., Any], folder: Path
+) -> None:
+    (folder / "tuning.py").write_text(REMEMBERS)
+    result = tune("--json", "--knob", "wording", "--held-out", "0")
+    found = json.loads(result.stdout)
+    said = "trial 1 made no FM call, where the incumbent makes some"
+    assert said in result.stderr and any(said in note for note in found["notes"])
+    honest = tune("--json", "--knob", "wording", "--held-out", "0", spec="capitals:graph")
+    assert "made no FM call" not in honest.stderr and json.loads(honest.stdout)["notes"] == []
+
+
 def test_tools_answer_as_recorded_and_never_run_unasked(tune: Callable[..., Any], folder: Path, store: Path) -> None:
     (folder / "tuning.py").write_text(TOOLS)
     forget()
