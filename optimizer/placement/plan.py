@@ -184,6 +184,13 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None, 
     check_models(wanted.shapes, wanted.kinds)
     tell("runs alone")
     alone = check_alone(wanted)
+    if (least := wanted.runs_within_slo()) > wanted.runs:
+        _grow(wanted, [k.most for k in wanted.kinds], tell)  # where even these few are late, that is the answer
+        raise PlacementError(
+            f"{wanted.runs} runs at {wanted.per_s:g} a second begin within less than the SLO: that they end in time "
+            "does not tell whether as many can go on to begin. Simulate "
+            f"{least} (--runs), or plan a part of the load"
+        )
     counts = _first(wanted)
     counts = _grow(wanted, counts, tell)
     counts = _shrink(wanted, counts, tell)
@@ -191,12 +198,6 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None] = lambda words: None, 
     if not _met(wanted, found) and (grown := _grow(wanted, counts, tell, seeds=wanted.seeds)) != counts:
         counts = grown
         found = [_simulate(wanted, counts, wanted.per_s, seed) for seed in range(wanted.seeds)]
-    if (least := wanted.runs_within_slo()) > wanted.runs:
-        raise PlacementError(
-            f"{wanted.runs} runs at {wanted.per_s:g} a second begin within less than the SLO: that they end in time "
-            "does not tell whether as many can go on to begin. Simulate "
-            f"{least} (--runs), or plan a part of the load"
-        )
     if log is not None:
         _simulate(wanted, counts, wanted.per_s, 0, log)
     tell("more and more load")

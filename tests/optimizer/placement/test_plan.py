@@ -85,8 +85,10 @@ def test_the_most_that_can_be_served_is_found_of_whatever_load_was_asked_for() -
 
 
 def test_that_a_few_runs_end_in_time_is_no_plan_for_a_load_at_which_more_begin_meanwhile() -> None:
+    told: list[str] = []
     with pytest.raises(PlacementError, match=r"60 runs at 100000 a second .* Simulate 6000000 \(--runs\)") as said:
-        make_plan(wanted(kind(engine(), 1.0), slo="60s@p90", per_s=100_000.0))
+        make_plan(wanted(kind(engine(), 1.0, most=3), slo="60s@p90", per_s=100_000.0), told.append)
+    assert told == ["runs alone", "simulating 3 × x1"], "before any search"
     assert not isinstance(said.value, BeyondCapacity)
     plan = make_plan(wanted(kind(engine(), 1.0), slo="6s@p90", per_s=8.0))
     assert plan.breaks.holds_per_s <= 10.0  # 60 runs within 6 s
