@@ -63,7 +63,7 @@ def fleet_of(
     """
     plans = list(plans)
     if names:
-        profiles = [catalogue.named(path, name) for name in names]
+        profiles = catalogue.all_named(path, names)
     else:
         profiles = [
             catalogue.profile_for(path, model, _recorded_on(source, plans, model)) for model in sorted(models_of(plans))

@@ -14,8 +14,9 @@ import aiohttp
 import orjson
 import typer
 
+from redecode.cli.choosing import choose_selected
 from redecode.cli.common import fail, print_json, progress, say, store_path, store_to_read
-from redecode.cli.replay_engine import Selection, load_selected
+from redecode.cli.replay_engine import Selection
 from redecode.optimizer.placement.cluster.errors import BadReplica
 from redecode.optimizer.placement.cluster.http_cluster import HttpCluster
 from redecode.optimizer.placement.cluster.http_engine import Found, find, root_of
@@ -26,8 +27,7 @@ from redecode.optimizer.placement.cluster.policies import make_router
 from redecode.optimizer.placement.cluster.ray_cluster import RayCluster
 from redecode.optimizer.placement.cluster.ray_spec import RayReplica
 from redecode.optimizer.placement.cluster.shown import plain
-from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay import ReplayMode, ReplayOptions, TooLittleRecorded
 from redecode.replay.closed_loop.simulated import lay_out
 from redecode.replay.simulator.catalogue import named, profile_for
 from redecode.replay.simulator.engine import Engine
@@ -155,17 +155,21 @@ def _engines(found: Sequence[Found], asked: Asked) -> list[Engine]:
 
 def _shapes(asked: Asked, engines: Sequence[Engine]) -> list[Shape]:
     """Of the last recorded runs; none, with a word about it, where nothing is recorded."""
+    guessed = "what a call may take is guessed from the limit it sets itself"
     try:
         source = store_to_read(asked.store)
-        some = any(run.decodes for run in source.runs())
+        some = any(r.decodes and r.source_run_id is None and r.status != "open" for r in source.runs())
     except StoreError:
         some = False
     if not some:
-        say("no recorded runs: what a call may take is guessed from the limit it sets itself")
+        say(f"no recorded runs: {guessed}")
         return []
     with progress("reading recorded runs"):
-        recorded = load_selected(source, Selection([], _LAST, None, None))
-        plans = choose(recorded, ReplayMode.SIMULATE, leave_out=True).plans
+        try:
+            plans = choose_selected(source, Selection([], _LAST, None, None), ReplayMode.SIMULATE).plans
+        except TooLittleRecorded as error:
+            say(f"{error}: {guessed}")
+            return []
         contents = Contents(engines[0].limits.block_size)
         naming = {engine.model: contents for engine in engines} | {"": contents}
         return [lay_out(plan, ReplayOptions(), naming).shape for plan in plans.values()]

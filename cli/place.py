@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from redecode.cli.choosing import as_waits, choose_selected, left_out_lines
 from redecode.cli.common import (
     JsonOption,
     StoreOption,
@@ -24,10 +25,9 @@ from redecode.cli.common import (
     store_path,
     store_to_read,
 )
-from redecode.cli.replay_engine import Selection, load_selected
+from redecode.cli.replay_engine import Selection
 from redecode.cli.screen import clean, screen
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.closed_loop.engine_replay import choose
 from redecode.replay.closed_loop.simulated import lay_out, models_of
 from redecode.replay.simulator import catalogue
 from redecode.replay.simulator.load import RunSlo, rate_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from redecode.optimizer.placement.kept import First
     from redecode.optimizer.placement.kinds import Kind
     from redecode.optimizer.placement.plan import Plan
+    from redecode.replay.closed_loop.engine_replay import Chosen
 
 _DEFAULT_LAST = 100
 _MOST = 8
@@ -143,8 +144,8 @@ def place(
         if profiles_in is None and isinstance(source, Dataset):
             fail(f"{source.url} is a published dataset: say where the profiles are, --profiles-in .redecode")
         with progress("reading recorded runs"):
-            recorded = load_selected(source, Selection([], last if last or since else _DEFAULT_LAST, since, agent))
-            chosen = choose(recorded, ReplayMode.SIMULATE, leave_out=True)
+            selection = Selection([], last if last or since else _DEFAULT_LAST, since, agent)
+            chosen = choose_selected(source, selection, ReplayMode.SIMULATE)
         plans = list(chosen.plans.values())
         profiles = _profiles(store_path(store) if profiles_in is None else profiles_in, models_of(plans), profile)
         kinds = _kinds(profiles, hardware or [], cost or [], most or [])
@@ -160,7 +161,8 @@ def place(
         wanted = Wanted(shapes=shapes, slos=slos, per_s=rate, kinds=tuple(kinds), seeds=seeds, runs=runs or 1)
         if runs is None:
             wanted = replace(wanted, runs=wanted.runs_that_tell())
-        told = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "profiles": [p.key for p in profiles]}
+        told: dict[str, Any] = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out}
+        told |= {"as_waits": as_waits(chosen), "profiles": [p.key for p in profiles]}
         wished = {"slos": {a: str(s) for a, s in slos.items()}, "per_s": rate, "seeds": seeds, "runs": wanted.runs}
         place_ = source.path if isinstance(source, Store) else profiles_in
         log = kept.First()
@@ -180,7 +182,7 @@ def place(
     if as_json and not starts:
         print_json({**told, **plan.to_json()})
     elif not as_json:
-        for line in _lines(plan, len(plans), len(chosen.left_out)):
+        for line in _lines(plan, chosen):
             screen().print(line)
     if starts:
         from redecode.cli.place_deploy import Deployment
@@ -217,7 +219,7 @@ def _slos(given: Sequence[str]) -> dict[str, RunSlo]:
 def _profiles(path: Path, models: set[str], names: Sequence[str] | None) -> list[EngineProfile]:
     """Those named, or all of these FMs; what no run calls is left out."""
     if names:
-        found = [catalogue.named(path, name) for name in names]
+        found = catalogue.all_named(path, names)
         if not any(p.model in models for p in found):
             fail(
                 f"these runs call {', '.join(sorted(models))}, and the profiles are of "
@@ -280,9 +282,9 @@ def _known(name: str, names: Sequence[str], option: str) -> list[str]:
     return found
 
 
-def _lines(plan: Plan, drawn: int, left_out: int) -> Iterator[Text | Table]:
-    also = f" ({left_out} others cannot be simulated)" if left_out else ""
-    yield Text(f"a plan for {plan.per_s:g} runs a second like {drawn} recorded ones{also}", style="bold")
+def _lines(plan: Plan, chosen: Chosen) -> Iterator[Text | Table]:
+    yield Text(f"a plan for {plan.per_s:g} runs a second like {len(chosen.plans)} recorded ones", style="bold")
+    yield from left_out_lines(chosen)
     table = Table(box=None, pad_edge=False)
     for column in ("FM", "hardware", "replicas", "USD/h each"):
         table.add_column(column, justify="right" if column[0] in "rU" else "left", overflow="fold")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from redecode.cli.choosing import choose_selected
 from redecode.cli.common import (
     JsonOption,
     StoreOption,
@@ -31,7 +32,6 @@ from redecode.cli.replay_program import fork_overrides, play
 from redecode.cli.replay_simulated import simulate_runs
 from redecode.replay import Changed, Fork, Playback, ReplayMode, ReplayOptions
 from redecode.replay.closed_loop.arrivals import Arrivals
-from redecode.replay.closed_loop.engine_replay import choose
 from redecode.replay.closed_loop.scaling import Scaling, parse_steps
 from redecode.replay.simulator.fleet import Routing
 from redecode.tracer import Dataset
@@ -234,7 +234,7 @@ def replay(
             as_streamed=not no_stream,
         )
         if mode is Mode.SIMULATE:
-            lengths = choose(load_selected(source, selection), ReplayMode.SIMULATE, leave_out=not selection.by_id)
+            lengths = choose_selected(source, selection, ReplayMode.SIMULATE)
             fleet = fleet_of(
                 path, source, lengths.plans.values(), profile, replicas=replicas, other_fm=other_fm, routing=routing
             )

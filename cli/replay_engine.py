@@ -46,28 +46,41 @@ class Selection:
         return bool(self.ids)
 
 
-def load_selected(source: Store | Dataset, selection: Selection) -> list[RecordedRun]:
-    """The runs asked for; exit 2 if there are none, or none was asked for."""
+def load_selected(
+    source: Store | Dataset, selection: Selection, passed_over: dict[str, str] | None = None
+) -> list[RecordedRun]:
+    """The runs asked for; exit 2 if there are none, or none was asked for.
+
+    Args:
+        passed_over: takes those that would have been among them, had there been anything to replay: run id → why not.
+    """
     wanted = selection.last is not None or selection.since is not None
     if selection.by_id == wanted:
         fail("name the runs to replay, or say --last N or --since 24h; `redecode runs` lists them")
     if selection.by_id:
         return [source.load(i) for i in selection.ids]
     earliest = 0 if selection.since is None else Clock.start().now_ns() - round(duration_s(selection.since) * 1e9)
-    found = [
-        r
-        for r in source.runs()
-        if r.source_run_id is None
-        and r.decodes
-        and r.status != "open"
-        and r.started_ns >= earliest
-        and (selection.agent is None or r.agent == selection.agent)
-    ][: selection.last]
+    found: list[str] = []
+    passed: dict[str, str] = {}
+    for r in source.runs():
+        if len(found) == selection.last:
+            break
+        if r.source_run_id is not None or r.started_ns < earliest or selection.agent not in (None, r.agent):
+            continue
+        if r.status == "open":
+            passed[r.run_id] = f"run {r.run_id[:12]} has not ended, or its process died"
+        elif not r.decodes:
+            passed[r.run_id] = f"run {r.run_id[:12]} has no FM call; there is nothing to replay"
+        else:
+            found.append(r.run_id)
+    if passed_over is not None:
+        passed_over.update(passed)
     if not found:
         of = f" of agent {selection.agent}" if selection.agent else ""
         within = f" since {selection.since} ago" if selection.since else ""
-        fail(f"no recorded run{of} with FM calls{within} in {shown(source)}")
-    return source.load_many([r.run_id for r in found])
+        which = " that has ended" if any("not ended" in why for why in passed.values()) else ""
+        fail(f"no recorded run{of} with FM calls{which}{within} in {shown(source)}")
+    return source.load_many(found)
 
 
 def replay_runs(

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from redecode.cli.choosing import as_waits, choose_selected, left_out_lines
 from redecode.cli.common import (
     JsonOption,
     StoreOption,
@@ -23,10 +24,10 @@ from redecode.cli.common import (
     store_to_read,
 )
 from redecode.cli.engine_models import NoNoiseOption, OtherFmOption, ProfileOption, RoutingOption, fleet_of
-from redecode.cli.replay_engine import Selection, load_selected
+from redecode.cli.replay_engine import Selection
 from redecode.cli.screen import clean, screen
 from redecode.replay import ReplayMode, ReplayOptions
-from redecode.replay.closed_loop.engine_replay import choose
+from redecode.replay.closed_loop.engine_replay import Chosen
 from redecode.replay.closed_loop.scaling import Scaling, parse_steps
 from redecode.replay.closed_loop.simulated import doubts, lay_out
 from redecode.replay.simulator.fleet import Fleet, Routing
@@ -89,8 +90,7 @@ def simulate(
             fail(f"{source.url} is a published dataset: say where the profiles are, --profiles-in .redecode")
         selection = Selection(run or [], last if run or last or since else _DEFAULT_LAST, since, agent)
         with progress("reading recorded runs"):
-            recorded = load_selected(source, selection)
-            chosen = choose(recorded, ReplayMode.SIMULATE, leave_out=not selection.by_id)
+            chosen = choose_selected(source, selection, ReplayMode.SIMULATE)
         options = ReplayOptions(scaling=Scaling(tool_speed, parse_steps(step or ())))
         options.scaling.check(p.recorded for p in chosen.plans.values())
         fleet = fleet_of(
@@ -107,16 +107,16 @@ def simulate(
         report = report_of(found, rate, target, doubts(fleet, found), fleet.alone_ps)
     if as_json:
         told = {"profiles": [p.key for p in fleet.profiles], "replicas": replicas, "routing": routing.value}
-        drawn = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "seed": seed}
-        print_json({**told, **drawn, **report.to_json()})
+        drawn = {"drawn_from": list(chosen.plans), "left_out": chosen.left_out, "as_waits": as_waits(chosen)}
+        print_json({**told, **drawn, "seed": seed, **report.to_json()})
     else:
-        _print(report, fleet, len(chosen.plans), len(chosen.left_out))
+        _print(report, fleet, chosen)
     raise typer.Exit(1 if report.met is False else 0)
 
 
-def _print(report: LoadReport, fleet: Fleet, drawn: int, left_out: int) -> None:
+def _print(report: LoadReport, fleet: Fleet, chosen: Chosen) -> None:
     console = screen()
-    for line in _facts(report, fleet, drawn, left_out):
+    for line in _facts(report, fleet, chosen):
         console.print(line)
     table = Table(box=None, pad_edge=False)
     for column in ("", "count", "mean", "p50", "p95", "p99"):
@@ -148,12 +148,12 @@ def _print(report: LoadReport, fleet: Fleet, drawn: int, left_out: int) -> None:
         console.print(Text(f"WARNING {clean(doubt)}"))
 
 
-def _facts(report: LoadReport, fleet: Fleet, drawn: int, left_out: int) -> Iterator[Text]:
+def _facts(report: LoadReport, fleet: Fleet, chosen: Chosen) -> Iterator[Text]:
     each = f"{fleet.replicas} replica{'s' * (fleet.replicas != 1)} of "
     what = ", ".join(f"{clean(p.model)} on {clean(p.hardware)} ({p.key})" for p in fleet.profiles)
     yield Text(f"simulated: {each}{what}, calls routed by {fleet.routing}", style="bold")
-    also = f", {left_out} others cannot be simulated" if left_out else ""
     yield Text(
-        f"{report.runs} runs drawn from {drawn} recorded{also}; {report.offered_per_s:g} begin a second, "
+        f"{report.runs} runs drawn from {len(chosen.plans)} recorded; {report.offered_per_s:g} begin a second, "
         f"{report.done_per_s:.3g} end"
     )
+    yield from left_out_lines(chosen)

@@ -74,7 +74,8 @@ def _called(kept: Kept) -> str:
 def _head(plan: Plan) -> None:
     slos = ", ".join(f"{a} {s}" if a else s for a, s in plan.asked.slos.items())
     st.markdown(f"#### {plan.asked.per_s:g} runs a second, SLO {plain(slos, 200)}")
-    st.caption(f"planned {moment(plan.made_ns)} UTC from {len(plan.drawn_from)} recorded runs")
+    others = f"; {len(plan.left_out)} others could not be simulated" if plan.left_out else ""
+    st.caption(f"planned {moment(plan.made_ns)} UTC from {len(plan.drawn_from)} recorded runs{others}")
     if plan.reason is not None:
         return
     with st.container(horizontal=True, gap="small"):

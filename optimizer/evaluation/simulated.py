@@ -175,7 +175,7 @@ class AtLoad:
     def _profiles(self, models: Collection[str], placed: Placed) -> tuple[EngineProfile, ...]:
         """The engines of a placement: those that are named, else those of these FMs."""
         chosen = None if placed.chosen is None else catalogue.named(self.store, placed.chosen)
-        named = [catalogue.named(self.store, name) for name in placed.profiles]
+        named = catalogue.all_named(self.store, placed.profiles)
         if named and chosen is not None:
             named = [p for p in named if p.model != chosen.model]
         elif not placed.profiles:

@@ -137,6 +137,20 @@ def named(store: Path, name: str) -> EngineProfile:
     raise NoProfile(f"no engine profile '{name}' in {store}" + _there(known))
 
 
+def all_named(store: Path, names: Iterable[str]) -> list[EngineProfile]:
+    """Those of `names`, in their order, each once however often and by whatever it is named.
+
+    Raises:
+        SimulationError: as of `named`.
+    """
+    found: list[EngineProfile] = []
+    for name in names:
+        profile = named(store, name)
+        if profile not in found:
+            found.append(profile)
+    return found
+
+
 def profile_for(store: Path, model: str, recorded_on: Collection[str | None] = ()) -> EngineProfile:
     """The profile of an FM: that of the engine it was recorded on if there is one, else the only one.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from typer.testing import CliRunner, Result
 
 from redecode.cli.main import app
 from redecode.replay.simulator.catalogue import keep, profiles_in
-from redecode.tracer import Store
+from redecode.tracer import Recorder, Store
 from tests.replay.closed_loop.test_engine_replay import record, run_of
 from tests.replay.simulator.made import call_s, made_profile
 from tests.replay.simulator.test_recorded_fit import SAID, some
 from tests.replay.simulator.test_recorded_fit import record as record_timed
+from tests.tracer.export.recorded_runs import keep as keep_runs
 
 CALL_S = call_s(3, 4)
 
@@ -45,6 +47,35 @@ def test_a_broken_profile_stops_no_verb_that_does_not_need_it(recorded: Path) ->
     assert (asked.exit_code, str(broken) in asked.stderr) == (2, True)
     checked = redecode(recorded, "doctor")
     assert (checked.exit_code, f"BAD  profile: {broken} is no engine profile" in checked.stdout) == (1, True)
+
+
+def test_what_cannot_be_simulated_is_counted_with_its_reason(recorded: Path) -> None:
+    unlike = [replace(run_of(n), run=replace(run_of(n).run, agent="another")) for n in (7, 8)]
+    silent = replace(run_of(3), decodes=[], spans=run_of(3).spans[:1], edges=[])
+    lost, half = run_of(5, sampled_ids=None, output_tokens=None), run_of(6)
+    failed = replace(half.decodes[0], sampled_ids=None, output_tokens=None, error="ReadTimeout")
+    spans = [replace(s, status="error", error="ReadTimeout") if s.span_id == failed.span_id else s for s in half.spans]
+    half = replace(half, spans=spans, decodes=[replace(failed, digest=failed.content_digest()), *half.decodes[1:]])
+    keep_runs(recorded, [silent, lost, half, *unlike])
+    recorder = Recorder(recorded, agent=silent.run.agent)
+    going = recorder.start_run("chain", start_ns=10**18)
+    recorder.close()
+    kind = ("--agent", run_of(0).run.agent)
+    done = redecode(recorded, "simulate", "--load", "1rps", "--runs", "5", *kind)
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    assert "5 runs drawn from 3 recorded" in words, words
+    assert "left out: 1 run, each has no FM call" in words
+    assert "left out: 1 run, each has not ended" in words
+    assert "left out: 1 run, each cannot be replayed by simulate: decode" in words
+    assert "1 FM call that failed when recorded is a wait as long as recorded" in words
+    data = json.loads(redecode(recorded, "simulate", "--load", "1rps", "--runs", "5", *kind, "--json").stdout)
+    assert set(data["left_out"]) == {silent.run.run_id, going.run_id, lost.run.run_id}
+    assert data["as_waits"] == {"failed when recorded": 1}
+    newest = json.loads(redecode(recorded, "simulate", "--load", "1rps", "--last", "2", "--json").stdout)
+    assert newest["left_out"] == {}, "what is older than those asked for is not left out"
+    replayed = json.loads(redecode(recorded, "replay", "--mode", "simulate", "--last", "9", *kind, "--json").stdout)
+    assert {r["run_id"] for r in replayed["left_out"]} == set(data["left_out"])
 
 
 def test_profiles_are_fitted_listed_and_shown(store: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from redecode.replay.simulator.catalogue import keep, named, profile_for, profiles_in, shelf, some
+from redecode.replay.simulator.catalogue import all_named, keep, named, profile_for, profiles_in, shelf, some
 from redecode.replay.simulator.errors import NoProfile, SimulationError
 from redecode.replay.simulator.profile import EngineProfile, Overheads
 from tests.replay.simulator.made import made_profile
@@ -57,6 +57,8 @@ def test_it_is_found_by_its_key_its_fm_or_its_file(tmp_path: Path) -> None:
     assert named(tmp_path / "elsewhere", str(n.path)) == n.profile
     with pytest.raises(NoProfile, match=r"no engine profile 'o' .* \(m on a machine\)"):
         named(tmp_path, "o")
+    both = all_named(tmp_path, ["n", m.profile.key, str(m.path), "m", "n"])
+    assert both == [n.profile, m.profile], "each once"
     keep(tmp_path, made_profile("m", hardware="another"))
     with pytest.raises(NoProfile, match="'m' could be any of"):
         named(tmp_path, "m")
