@@ -41,6 +41,13 @@ def seconds_of(text: Any) -> Any:
     return float(found[1]) * _UNITS_S[found[2]]
 
 
+def _named(value: Any) -> Any:
+    if value == "":
+        raise ValueError("is empty; want a path, or leave the key out")
+    return value
+
+
+AtPath = Annotated[Path, BeforeValidator(_named)]
 Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -77,14 +84,14 @@ class TuneSection(_Section):
 
     knobs: tuple[str, ...] = ()
     fix: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
-    incumbent: Path | None = None
-    expected: Path | None = None
+    incumbent: AtPath | None = None
+    expected: AtPath | None = None
     trials: int | None = Field(default=None, gt=0)
     cases: int = Field(default=40, gt=0)
     held_out: float = Field(default=1 / 3, gt=0, le=0.9)
     finalists: int = Field(default=3, ge=1, le=5)
     seed: int = 0
-    sampler: str = "gp"
+    sampler: Literal["gp", "tpe", "tpe-default", "tpe-multivariate", "nsga2", "random"] = "gp"
     workers: int = Field(default=1, ge=0)
     concurrency: int = Field(default=4, ge=1)
     run_timeout: Seconds = 120.0
@@ -189,10 +196,10 @@ class NightlyConfig(_Section):
 
     spec: str
     name: str = ""
-    store: Path | None = None
+    store: AtPath | None = None
     runs: str = "last-24h"
     engine: str | None = None
-    kill_switch: Path | None = None
+    kill_switch: AtPath | None = None
     resume_within: Seconds = 20 * 3600.0
     budget: BudgetSection = BudgetSection()
     goals: GoalsSection = GoalsSection()
@@ -208,6 +215,13 @@ class NightlyConfig(_Section):
     def _understood(cls, value: str) -> str:
         if value not in (SINCE_LAST, "all") and re.fullmatch(r"last-\d+[smhdw]?", value) is None:
             raise ValueError(f'want "last-24h", "since-last", "last-200" or "all", not "{value}"')
+        return value
+
+    @field_validator("engine")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and re.match(r"https?://[^/]", value) is None:
+            raise ValueError(f'want a URL like "http://127.0.0.1:8000/v1", not "{value}"')
         return value
 
     @model_validator(mode="after")
@@ -246,8 +260,21 @@ def load_config(path: Path) -> NightlyConfig:
     try:
         config = NightlyConfig.model_validate(data)
     except ValidationError as error:
-        raise BadNight(f"{path}: {_said(error.errors(include_url=False)[0])}") from error
+        # A key that is mistyped is also one that is missing; the first says more.
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+        raise BadNight(f"{path}: {_said(first)}") from error
     return _absolute(config, path.absolute().parent)
+
+
+_WANTED = {
+    "tuple_type": 'want a list: ["...", "..."]',
+    "path_type": "want a path, in quotes",
+    "string_type": "want text, in quotes",
+    "mapping_type": "want a table: { name = value }",
+    "dict_type": "want a table: { name = value }",
+    "model_type": "want a table: { name = value }",
+}
+"""What pydantic calls by the names of Python's types."""
 
 
 def _said(first: Any) -> str:
@@ -260,7 +287,7 @@ def _said(first: Any) -> str:
         return f"{_where(place[:-1])}there is no key {place[-1]}; {hint}"
     if first["type"] == "missing":
         return f"{_where(place[:-1])}{place[-1]} is missing"
-    text = first["msg"].removeprefix("Value error, ")
+    text = _WANTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     if len(place) == 1 and isinstance(first["input"], Mapping):  # of a section as a whole
         return f"{_where(place)}{text}"
     return f"{_where(place[:-1])}{place[-1]}: {text}" if place else text

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from redecode.optimizer.nightly.config import NightlyConfig, load_config
+from redecode.optimizer.nightly.config import NightlyConfig, TuneSection, load_config
 from redecode.optimizer.nightly.errors import BadNight
+from redecode.optimizer.study.search import SAMPLERS
 from redecode.replay.prices import Price
 
 DOCS = Path(__file__).parents[3] / "docs" / "nightly.md"
@@ -20,7 +21,16 @@ DOCS = Path(__file__).parents[3] / "docs" / "nightly.md"
     ("text", "said"),
     [
         ("", "spec is missing"),
-        ("spec = 1", "spec: "),
+        ("spec = 1", "spec: want text, in quotes"),
+        ('spce = "a:b"', "there is no key spce; did you mean spec?"),
+        ('spec = "a:b"\n[worth]\ntrain_csot = 3', r"\[worth\] there is no key train_csot; did you mean train_cost?"),
+        ('spec = "a:b"\n[tune]\nknobs = "wording"', r'\[tune\] knobs: want a list: \["'),
+        ('spec = "a:b"\n[tune]\nfix = "model=m"', r"\[tune\] fix: want a table"),
+        ('spec = "a:b"\n[tune]\nsampler = "bayes"', r"\[tune\] sampler: .*'gp', 'tpe'"),
+        ('spec = "a:b"\ntune = 3', r"tune: want a table"),
+        ('spec = "a:b"\nkill_switch = ""', "kill_switch: is empty; want a path"),
+        ('spec = "a:b"\nstore = 3', "store: want a path, in quotes"),
+        ('spec = "a:b"\nengine = "127.0.0.1:8000"', 'engine: want a URL like "http'),
         ('spec = "tuning"', 'want "module:name"'),
         ('spec = "a:b"\nrun = "all"', "there is no key run; did you mean runs?"),
         ('spec = "a:b"\n[tune]\ncasez = 3', r"\[tune\] there is no key casez; did you mean cases?"),
@@ -49,6 +59,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(BadNight, match=said) as raised:
         load_config(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_samplers_are_those_that_there_are() -> None:
+    for sampler in SAMPLERS:
+        assert TuneSection.model_validate({"sampler": sampler}).sampler == sampler
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
