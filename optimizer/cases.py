@@ -85,7 +85,7 @@ def select(
         elif run.status == "open":
             gone["still open"] += 1
         elif run.input is None:
-            gone["without a recorded input"] += 1
+            gone["without a recorded input (--no-content leaves it out)"] += 1
         elif spec.needs_expected and case.expected is None:
             gone["without an expected answer (label `expected`, or --expected FILE)"] += 1
         else:

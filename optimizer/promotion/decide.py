@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -246,15 +246,13 @@ def _tests(
         slo = p_rate_above(misses, len(lane), goals.allowed)
         counts = (misses, len(lane), upper_rate(misses, len(lane)))
     parts = [*not_worse.values(), min(1.0, _WAYS * min(better.values())), *([] if slo is None else [slo])]
-    few = min(e.clusters for e in effects.values()) < LEAST_CLUSTERS
-    return _Tests(
-        effects=effects,
-        not_worse=not_worse,
-        better=better,
-        slo=slo,
-        slo_counts=counts,
-        p=1.0 if few else max(parts),
-    )
+    found = _Tests(effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, p=max(parts))
+    return found if _compared(found) >= LEAST_CLUSTERS else replace(found, p=1.0)
+
+
+def _compared(found: _Tests) -> int:
+    """Conversations that there are numbers of."""
+    return min(e.clusters for e in found.effects.values())
 
 
 def _judged(
@@ -326,6 +324,8 @@ def _open(found: _Tests, margins: Margins) -> tuple[str, ...]:
     if min(found.better.values()) * _WAYS > ALPHA:
         best = min(found.better, key=lambda n: found.better[n])
         out.append(f"not sure to be better in anything: {_interval(best, found.effects[best])}")
+    if (compared := _compared(found)) < LEAST_CLUSTERS:
+        out.insert(0, f"{compared} held-out conversations are too few to tell; {LEAST_CLUSTERS} are the least")
     return tuple(out) or ("several finalists were tried, which asks for more evidence of each",)
 
 
@@ -343,6 +343,8 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
         misses, runs, _ = found.slo_counts
         wanted.append(runs_for_rate(misses / runs, goals.allowed) or _NEVER)
     most = max(wanted)
+    if most >= _NEVER and _compared(found) < LEAST_CLUSTERS:
+        most = max(w for w in wanted if w < _NEVER)  # from so few nobody knows that none would tell
     # Where each part is sure and only several finalists together are not, a fifth more is a fair guess.
     return None if most >= _NEVER else max(most - len(lane), math.ceil(len(lane) / 5))
 

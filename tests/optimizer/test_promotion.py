@@ -173,6 +173,17 @@ def test_one_run_alone_says_how_many_are_needed_at_least() -> None:
     assert found.verdict is Verdict.UNSURE and found.more == 58
 
 
+def test_of_two_runs_nobody_says_that_no_number_would_tell() -> None:
+    """It looks dearer than it may be, and one of two misses the SLO; that is no knowledge yet."""
+    base = [outcome(i, 1.0, 1.0 + 0.1 * i) for i in range(2)]
+    better = [outcome(i, 0.0, 0.9 + 0.3 * i, cost=1.2) for i in range(2)]
+    found = verdict({"incumbent": base, "new": better}, slo_s=1.0)
+    assert found.verdict is Verdict.UNSURE and 8 <= found.more < 1000
+    assert "2 held-out conversations are too few to tell; 10 are the least" in found.why
+    base, better = ([o for lane in [outcomes] * 15 for o in lane] for outcomes in (base, better))
+    assert "too few" not in verdict({"incumbent": base, "new": better}, slo_s=1.0).why
+
+
 def test_equal_candidates_are_hardly_ever_promoted() -> None:
     """Three finalists that are the incumbent again: a false promotion at most in one of twenty."""
     rng, promoted = np.random.default_rng(11), 0
