@@ -6,11 +6,12 @@ is decided on.
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -215,3 +216,16 @@ def read_expected(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
             raise BadSpec(f'{path}, line {number}: want {{"run_id": "…", "expected": …}}') from error
         out.update({r.run_id: answer for r in runs if r.run_id.startswith(prefix)})
     return out
+
+
+def scoring_of(score: Callable[..., Any] | None, cases: Sequence[Case]) -> str:
+    """A digest of what qualities are made of: the scorer's own text (not what it calls) and the right answers."""
+    thing: Any = getattr(score, "func", score)  # of a functools.partial
+    if thing is not None and not inspect.isroutine(thing):
+        thing = type(thing)
+    try:
+        text = "" if thing is None else inspect.getsource(thing)
+    except (OSError, TypeError, SyntaxError):  # typed in, built, or in C
+        text = f"{thing.__module__}.{thing.__qualname__}"
+    known = sorted((case.id, json.dumps(case.expected, sort_keys=True, default=str)) for case in cases)
+    return blake2b(json.dumps([text, known]).encode(), digest_size=6).hexdigest()

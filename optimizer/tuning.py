@@ -180,6 +180,7 @@ def prepare(
         versions={name: version(name) for name in ("redecode", "optuna")},
         settings=dict(request.settings),
         made_ns=now_ns,
+        scoring=selecting.scoring_of(spec.score, [*chosen.search, *chosen.decide]),
     )
     notes = tuple(f"left out: {count} {why}" for why, count in chosen.left_out.items())
     return Prepared(
@@ -483,11 +484,11 @@ def observed(cases: Sequence[Case], spec: Spec, goals: Goals) -> Measured | None
         if case.duration_s is None and case.error is None:
             continue
         try:
-            quality = None if case.error or spec.score is None else spec.score(case.output, case)
+            said = None if case.error or spec.score is None else spec.score(case.output, case)
+            quality = None if said is None else float(said)
         except Exception:  # a scorer of outputs of graphs that may be others than now
             quality = None
-        known = None if quality is None else float(quality)
         outcomes.append(
-            Outcome(case=case.id, run_id=case.id, quality=known, latency_s=case.duration_s or 0.0, error=case.error)
+            Outcome(case=case.id, run_id=case.id, quality=quality, latency_s=case.duration_s or 0.0, error=case.error)
         )
     return measured(outcomes, replace(goals, prices={})) if outcomes else None

@@ -37,6 +37,7 @@ class About:
         search, decide: run ids of the cases, in order.
         goals: as JSON.
         settings: of the evaluation: concurrency, store, and so on.
+        scoring: a digest of the scorer and the right answers: other qualities are another study's.
     """
 
     spec: str
@@ -54,6 +55,7 @@ class About:
     versions: Mapping[str, str]
     settings: Mapping[str, Any]
     made_ns: int
+    scoring: str = ""
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ class About:
         return f"{self.agent}-{self.fidelity}-{self.space_digest}-{_short(self._identity())}-s{self.seed}"
 
     def _identity(self) -> str:
-        what = [self.search, self.decide, self.goals, self.base, self.incumbent, self.sampler]
+        what = [self.search, self.decide, self.goals, self.base, self.incumbent, self.sampler, self.scoring]
         return json.dumps(what, sort_keys=True, default=str)
 
     def to_json(self) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def test_when_none_is_left_each_reason_is_told() -> None:
     runs = [run(4, agent="b"), run(3, status="open"), run(2, input=None)]
     with pytest.raises(
         NoRuns,
-        match=r"1 of other agents than a; 1 still open; 1 without a recorded input .--no-content leaves it out. .b; a spec's `agents`",
+        match=r"1 of other agents than a; 1 still open; 1 without a recorded input .--no-content leaves it out. "
+        r".b; a spec's `agents`",
     ):
         select(runs, SPEC, "all", now_ns=0)
     with pytest.raises(NoRuns, match="none was recorded in that time"):

@@ -251,6 +251,25 @@ graph = builder.compile(name="sender")
 """
 
 
+def test_another_scorer_or_other_right_answers_never_get_the_qualities_of_before(
+    tune: Callable[..., Any], folder: Path, store: Path, recorded: Any
+) -> None:
+    first = json.loads(tune("--json", "--knob", "wording", "--held-out", "0").stdout)
+    assert [t["measured"]["error"] for t in first["trials"]] == [1.0, 0.0]
+    asked = len(recorded.requests)
+    kinder = tuning_of_docs().replace("output[", "'no' in output['capital'] or output[")
+    (folder / "tuning.py").write_text(kinder)
+    forget()
+    found = json.loads(tune("--json", "--knob", "wording", "--held-out", "0").stdout)
+    assert found["study"] != first["study"] and found["trials"][0]["measured"]["error"] == 0.0
+    truth = folder / "right.jsonl"
+    run_ids = [run.run_id for run in Store(store).runs() if MODE not in run.labels]
+    truth.write_text("".join(json.dumps({"run_id": i, "expected": "nothing"}) + "\n" for i in run_ids))
+    other = json.loads(tune("--json", "--knob", "wording", "--held-out", "0", "--expected", str(truth)).stdout)
+    assert other["study"] not in (first["study"], found["study"]) and other["trials"][1]["measured"]["error"] == 1.0
+    assert len(recorded.requests) - asked <= 2  # the memo has the rest; a process begins with a run that does not count
+
+
 REMEMBERS = """
 import capitals
 from redecode.optimizer import Spec
