@@ -324,6 +324,8 @@ def _open(found: _Tests, margins: Margins) -> tuple[str, ...]:
     if min(found.better.values()) * _WAYS > ALPHA:
         best = min(found.better, key=lambda n: found.better[n])
         out.append(f"not sure to be better in anything: {_interval(best, found.effects[best])}")
+    if not found.effects["error"].clusters:
+        return ("no held-out run has a quality (the scorer says None of each), so nobody knows what is right", *out[1:])
     if (compared := _compared(found)) < LEAST_CLUSTERS:
         out.insert(0, f"{compared} held-out conversations are too few to tell; {LEAST_CLUSTERS} are the least")
     return tuple(out) or ("several finalists were tried, which asks for more evidence of each",)
@@ -331,6 +333,8 @@ def _open(found: _Tests, margins: Margins) -> tuple[str, ...]:
 
 def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margins) -> int | None:
     """Runs that would tell, beyond those there were, if all goes on as it looks."""
+    if not found.effects["error"].clusters:
+        return None
     per_cluster = len(lane) / max(1, min(e.clusters for e in found.effects.values()))
     wanted = [math.ceil(LEAST_CLUSTERS * per_cluster)]
     for name, e in found.effects.items():

@@ -74,6 +74,7 @@ def paired(
     Args:
         of: effect of (sums of the candidate, sums of the incumbent), element by element; by default the difference of
             means. `ratio_of_sums` is another.
+        clusters: of each pair; without any nothing is known of the effect.
         shrink: half a pair that speaks for the candidate by so much and half a one against are added (as Agresti and
             Min, "On small-sample confidence intervals for parameters in discrete distributions", 2005, for paired
             proportions): on few pairs without any difference nothing would seem to vary.
@@ -82,6 +83,9 @@ def paired(
 
     of = difference_of_means if of is None else of
     names = list(dict.fromkeys(clusters))
+    if not names:
+        nothing = np.zeros(resamples)
+        return Effect(estimate=0.0, low=-math.inf, high=math.inf, sd=math.inf, clusters=0, resampled=nothing)
     place = {name: i for i, name in enumerate(names)}
     sums = np.zeros((len(names), 3))
     for a, b, name in zip(candidate, incumbent, clusters, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,13 @@ def test_of_two_runs_nobody_says_that_no_number_would_tell() -> None:
     assert "2 held-out conversations are too few to tell; 10 are the least" in found.why
     base, better = ([o for lane in [outcomes] * 15 for o in lane] for outcomes in (base, better))
     assert "too few" not in verdict({"incumbent": base, "new": better}, slo_s=1.0).why
+
+
+def test_without_any_quality_that_is_what_is_said() -> None:
+    base = [replace(o, quality=None) for o in lane(np.random.default_rng(0), 30)]
+    found = verdict({"incumbent": base, "new": [replace(o, latency_s=o.latency_s / 2) for o in base]})
+    assert (found.verdict, found.more) == (Verdict.UNSURE, None) and "no held-out run has a quality" in found.why
+    assert "error" not in found.why
 
 
 def test_equal_candidates_are_hardly_ever_promoted() -> None:
