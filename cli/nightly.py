@@ -74,8 +74,8 @@ def run(
                 ).run()
             except nightly.Halted as halted:
                 if as_json:
-                    said = {"verdict": "stopped", "verdict_words": "stopped", "why": str(halted), "promoted": False}
-                    print_json({**said, "folder": None, "already": False})
+                    told = {"verdict": "stopped", "verdict_words": "stopped", "why": str(halted), "promoted": False}
+                    print_json({**told, "folder": None, "already": False})
                 say(f"redecode: {halted}")
                 raise typer.Exit(0 if ok_if_kept else 1) from None
         if as_json:
