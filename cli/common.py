@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import time
@@ -132,6 +133,10 @@ def errors_in_one_line() -> Iterator[None]:
         fail(str(error))
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         fail(f"{error.filename} cannot be used: {error.strerror}; choose another --store")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(f"{error.filename or 'the disk'} cannot be written: {error.strerror}; make room and start again")
     except KeyboardInterrupt:
         say("redecode: interrupted")
         raise typer.Exit(130) from None
