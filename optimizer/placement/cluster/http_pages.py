@@ -17,7 +17,7 @@ from aiohttp import web
 from redecode.optimizer.placement.cluster.errors import BadReplica, BadRequest, CallError, NoReplica
 from redecode.optimizer.placement.cluster.http_cluster import HttpCluster
 from redecode.optimizer.placement.cluster.reading import read_call
-from redecode.optimizer.placement.cluster.shown import plain, plain_replica
+from redecode.optimizer.placement.cluster.shown import decided, number, plain_replica
 from redecode.replay.simulator.views import State
 
 _OF_ONE = frozenset({"instance_id", "monotonic_ns", "time_ns", "digests_pending", "served_by"})
@@ -102,10 +102,10 @@ class Pages:
 
     async def decisions(self, request: web.Request) -> web.Response:
         """The last ones (`?last=100`), the newest last."""
-        asked = request.query.get("last", "100")
-        last = int(asked) if asked.isdigit() else 100
-        kept = list(self._cluster.placing.choices)
-        return web.json_response({"decisions": [plain(choice) for choice in kept[len(kept) - min(last, len(kept)) :]]})
+        try:
+            return web.json_response(decided(list(self._cluster.placing.choices), request.query.get("last", "100")))
+        except CallError as error:
+            return web.json_response(error.document(), status=error.status)
 
     async def add_replica(self, request: web.Request) -> web.Response:
         """`{"url": ...}`: one more, which must be up."""
@@ -127,14 +127,17 @@ class Pages:
         """It gets no more calls."""
         try:
             self._check_key(request)
-            number = request.match_info["number"]
+            words = request.match_info["number"]
+            asked = number(words)
+            if asked is None:
+                raise BadRequest(f"{words[:40]} is no number of a replica; /redecode/replicas has them")
             try:
-                await self._cluster.remove(int(number) if number.isdigit() else -1)
+                await self._cluster.remove(asked)
             except BadReplica as error:
                 raise BadRequest(str(error)) from error
         except CallError as error:
             return web.json_response(error.document(), status=error.status)
-        return web.json_response({"removed": int(number)})
+        return web.json_response({"removed": asked})
 
     # --- below -----------------------------------------------------------------------------
 

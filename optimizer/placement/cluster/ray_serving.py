@@ -18,7 +18,7 @@ from redecode.optimizer.placement.cluster.errors import BadRequest, CallError, N
 from redecode.optimizer.placement.cluster.ray_replicas import backend
 from redecode.optimizer.placement.cluster.ray_spec import RANK, RayCall, shown_placing, unpack
 from redecode.optimizer.placement.cluster.reading import read_call
-from redecode.optimizer.placement.cluster.shown import plain, plain_replica
+from redecode.optimizer.placement.cluster.shown import decided, plain_replica
 from redecode.tracer.clock import Clock
 
 _ONWARD = ("authorization", "content-type", "traceparent", "tracestate", "x-request-id", "accept")
@@ -140,10 +140,8 @@ class Front:
             known = [] if placing is None else [plain_replica(r) for r in placing.replicas]
             return JSONResponse({"replicas": known})
         if path.endswith("/redecode/decisions"):
-            asked = request.query_params.get("last", "100")
-            last = int(asked) if asked.isdigit() else 100
             kept = [] if placing is None else list(placing.choices.copy())
-            return JSONResponse({"decisions": [plain(c) for c in kept[max(0, len(kept) - last) :]]})
+            return JSONResponse(decided(kept, request.query_params.get("last", "100")))
         raise _NoSuchPage(f"there is no {request.method} {path} here")
 
 

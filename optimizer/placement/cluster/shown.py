@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from redecode.optimizer.placement.cluster.errors import BadRequest
 from redecode.optimizer.placement.cluster.live import LiveReplica
 from redecode.optimizer.placement.cluster.placing import Choice
 
@@ -26,6 +28,26 @@ def plain_replica(replica: LiveReplica) -> dict[str, Any]:
         "by_priority": replica.engine.limits.by_priority,
         "told_by_engine": replica.load is not None,
     }
+
+
+_MOST_DIGITS = 9
+
+
+def number(words: str) -> int | None:
+    """A whole number that a request names; `None`: it is none, or beyond all there could be of anything here."""
+    return int(words) if words.isascii() and words.isdigit() and len(words) <= _MOST_DIGITS else None
+
+
+def decided(choices: Sequence[Choice], last: str) -> dict[str, Any]:
+    """The last so many choices, the newest last.
+
+    Raises:
+        BadRequest: that is no number.
+    """
+    many = number(last)
+    if many is None:
+        raise BadRequest(f"last={last[:40]} is no number of decisions: want ?last=100")
+    return {"decisions": [plain(choice) for choice in choices[max(0, len(choices) - many) :]]}
 
 
 def plain(choice: Choice) -> dict[str, Any]:

@@ -187,6 +187,10 @@ async def test_the_front_shows_what_its_policy_sees(live: Make, serve_app: Serve
     _, decisions = await at.get("/redecode/decisions?last=2")
     assert [d["call"]["run"] for d in decisions["decisions"]] == [0, 0]
     assert len(decisions["decisions"]) == 2
+    for words in ("abc", "-1", "²", "9" * 5000):
+        status, said = await at.get(f"/redecode/decisions?last={words}")
+        assert status == 400
+        assert "is no number of decisions: want ?last=100" in said["error"]["message"]
 
 
 async def test_replicas_are_changed_over_http_with_the_key_only(live: Make, serve_app: ServeApp) -> None:
@@ -202,6 +206,10 @@ async def test_replicas_are_changed_over_http_with_the_key_only(live: Make, serv
     async with at.client.post(**{**ask, "json": {"url": "http://127.0.0.1:1"}}, headers=key) as response:
         assert response.status == 400
         assert "is the engine up?" in (await response.json())["error"]["message"]
+    for words in ("abc", "²", "9" * 5000):
+        async with at.client.delete(f"{at.url}/redecode/replicas/{words}", headers=key) as response:
+            assert response.status == 400
+            assert "is no number of a replica" in (await response.json())["error"]["message"]
     async with at.client.delete(f"{at.url}/redecode/replicas/0", headers=key) as response:
         assert response.status == 200
     assert not at.cluster.placing.replicas
