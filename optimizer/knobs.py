@@ -18,6 +18,7 @@ import enum
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -124,7 +125,9 @@ class Range:
 
     def __str__(self) -> str:
         step = "" if self.step is None else f", step {self.step:g}"
-        return f"{self.low:g} to {self.high:g}{step}{', log' if self.log else ''}"
+        # More than 0 is the next number to it, of which a person reads nothing.
+        low, high = (0.0 if abs(end) < sys.float_info.min else end for end in (self.low, self.high))
+        return f"{low:g} to {high:g}{step}{', log' if self.log else ''}"
 
 
 Knob: TypeAlias = Choice | Range

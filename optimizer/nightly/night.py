@@ -93,9 +93,7 @@ class Nightly:
             try:
                 return _Steps(self, home, folder, meter).all()
             except RedecodeError as error:
-                if isinstance(
-                    error, NoRuns
-                ):  # nothing was evaluated: what is recorded until the next start counts then
+                if isinstance(error, NoRuns):  # nothing was evaluated: what is recorded by the next start counts
                     folder.forget("select", "drift")
                 folder.keep("problem", {"at": trends.iso(self.now_ns()), "why": str(error)})
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import enum
 import json
 import re
@@ -130,6 +131,7 @@ def test_knobs_of_the_command_line() -> None:
     assert parse_knob("t=0..1") == ("t", Range(0, 1))
     assert parse_knob("t=-1..1:0.5") == ("t", Range(-1, 1, step=0.5))
     assert parse_knob("t=1e-4..1:log") == ("t", Range(1e-4, 1, log=True))
+    assert str(Range(math.nextafter(0, 1), 0.5)) == "0 to 0.5"
     assert parse_knob("t=1,2") == ("t", Choice(1, 2))
     assert parse_knob("t=a, b,true") == ("t", Choice("a", "b", True))
     assert parse_knob("t=fm-1..2-x") == ("t", Choice("fm-1..2-x"))
