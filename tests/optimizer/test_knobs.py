@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import enum
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired
