@@ -38,6 +38,7 @@ _SILENT = (
     "lru_cache), these are other candidates' and no number here holds; leave that out where it is tuned, or make it a "
     "CachedStep and name it in the spec's `caches`"
 )
+_OTHER_SCORES = "the scorer or the right answers were changed since it began: what was scored before stays as it was"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +211,16 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         changes = "; ".join(space.changes_from(about.space))
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
     known = selecting.of_runs([r for r in runs if r.run_id in {*about.search, *about.decide}], expected)
+    cases = selecting.kept(known, about.search, about.decide)
+    alike = about.scoring in ("", selecting.scoring_of(spec.score, [*cases.search, *cases.decide]))
     return Prepared(
         spec=spec,
         space=space,
         incumbent=dict(about.incumbent),
         goals=goals_of(about.goals),
-        cases=selecting.kept(known, about.search, about.decide),
+        cases=cases,
         about=about,
-        notes=(f"going on with {name}",),
+        notes=(f"going on with {name}", *([] if alike else [_OTHER_SCORES])),
     )
 
 

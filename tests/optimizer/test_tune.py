@@ -97,6 +97,7 @@ def test_killed_in_the_middle_it_goes_on(tunable: Path, recorded: Any, store: Pa
     )
     assert [t["number"] for t in found["trials"]][:1] == [0] and len(found["trials"]) == 4
     assert found["resumed"] == 1
+    assert "scorer" not in " ".join(found["notes"])
     # 12 cases: candidate 2 was half through, and what it had paid is not paid again.
     assert len(recorded.requests) - asked < 3 * 12
 

@@ -112,6 +112,7 @@ def test_a_scorer_that_raises_stops_and_once_mended_nothing_is_paid_twice(
     (folder / "tuning.py").write_text(body)
     found = json.loads(tune("--resume", "last", "--trials", "2", "--json").stdout)
     assert len(found["trials"]) == 2 and found["trials"][0]["candidate"] == found["incumbent"]
+    assert "the scorer or the right answers were changed since it began" in " ".join(found["notes"])
     assert asked >= 8 and len(recorded.requests) - asked < 2 * 12 - 2  # two candidates, less what is known
 
 
