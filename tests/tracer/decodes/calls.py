@@ -201,15 +201,13 @@ def lasting(value: Facts) -> Facts:
 
 
 def same_stream(a: Facts, b: Facts) -> bool:
-    """Whether two streams say the same, however the server cut the text of each into chunks."""
-    (kinds, ends, sums), (other_kinds, other_ends, other_sums) = _joined(a), _joined(b)
-    alike = kinds <= other_kinds or other_kinds <= kinds  # what one had in a chunk of its own, the other had with more
-    return alike and (ends, sums) == (other_ends, other_sums)
+    """Whether two streams say the same, however the server cut what it said into chunks."""
+    return _joined(a) == _joined(b)
 
 
 def _joined(chunks: Facts) -> tuple[set[str], set[str], dict[str, Any]]:
-    """The kinds of chunks that bring nothing but text, all other kinds, and what the choices add up to."""
-    plain, other = set(), set()
+    """All that is said in any chunk but text, the kinds of chunks that are no pieces, and what the pieces add up to."""
+    said, ends = set(), set()
     sums: dict[str, Any] = {}
     for chunk in chunks:
         bare = json.loads(json.dumps(lasting(chunk)))
@@ -218,16 +216,30 @@ def _joined(chunks: Facts) -> tuple[set[str], set[str], dict[str, Any]]:
             bare = bare.get("chunk", bare)
         _take_text(bare, sums)
         choices = bare.get("choices") if isinstance(bare, dict) else None
+        said |= set(_said(bare))
         piece = isinstance(bare, dict) and str(bare.get("type", "")).endswith(".delta")
-        if piece or (choices and not any(c.get("finish_reason") for c in choices)):
-            for choice in choices or ():
-                choice["index"] = "…"
-            plain.add(json.dumps(bare, sort_keys=True))
-            continue
-        for choice in choices or ():  # the last text may come with the end or before it
-            choice.pop("delta", None)
-        other.add(json.dumps(bare, sort_keys=True))
-    return plain, other, sums
+        if not piece and (not choices or any(c.get("finish_reason") for c in choices)):
+            for choice in choices or ():  # the last text may come with the end or before it
+                choice.pop("delta", None)
+                choice["logprobs"] = "…"
+            ends.add(json.dumps(bare, sort_keys=True))
+    return said, ends, sums
+
+
+def _said(value: Any, place: str = "") -> Iterator[str]:
+    """Each thing that is said, with its place; a delta says nothing by what it has not, whether it sets that or not."""
+    if isinstance(value, dict):
+        in_delta = ".delta" in place
+        for name in value.get("set", value.keys()):  # of an object of the client, else of a document
+            if not in_delta or value.get(name) not in (None, [], {}):
+                yield f"{place} sets {name}"
+        for name in value.keys() - {"set"}:
+            yield from _said(value[name], f"{place}.{name}")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _said(item, place)
+    elif value is not None:
+        yield f"{place}: {value!r}"
 
 
 def _take_text(value: Any, sums: dict[str, Any], place: str = "") -> None:
