@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,20 @@ def test_what_could_not_be_written_is_counted_where_a_user_sees_it(store: Path) 
     ((_, lost, why),) = opened.health().dropped
     assert lost == recorder.journal.lost == opened.runs()[0].lost == 2  # the node's start and its end
     assert "No space left" in why
+
+
+def test_on_a_full_disk_nothing_is_lost_and_it_is_said(store: Path) -> None:
+    ids = record_runs(store, 1)
+    Store(store).runs()
+    ids += record_runs(store, 200)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"Failed to commit.* stays there: where the disk is full, make room"):
+            Store(store).runs()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {run.run_id for run in Store(store).runs()} == set(ids)
 
 
 def test_what_is_recorded_is_the_owners_alone(store: Path) -> None:

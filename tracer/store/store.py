@@ -137,8 +137,11 @@ class Store:
                 ) from error
             try:
                 yield connection
-            except duckdb.IOException as error:  # a full disk, a file taken away
-                raise StoreError(f"cannot use {self.database}: {error}") from error
+            except (duckdb.IOException, duckdb.TransactionException) as error:  # a full disk, a file taken away
+                raise StoreError(
+                    f"cannot use {self.database}: {error}. What is still in the spool stays there: where the disk is "
+                    "full, make room, and start again"
+                ) from error
             finally:
                 connection.close()
 
