@@ -101,10 +101,11 @@ def tune(
     ] = None,
     replicas: Annotated[int, typer.Option(help="With --load: of each profile.", min=1, **_STUDY)] = 1,
     replica_price: Annotated[
-        float | None,
+        list[str] | None,
         typer.Option(
-            help="With --knob placement.replicas: USD of a replica's hour; without, cost is seconds of replicas.",
-            min=0,
+            help="With --knob placement.replicas: USD of a replica's hour, or PROFILE=USD of each profile; without, "
+            "cost is seconds of replicas.",
+            metavar="USD",
             **_STUDY,
         ),
     ] = None,
@@ -195,7 +196,7 @@ def tune(
                 engine=engine,
                 load=load,
                 replicas=replicas,
-                replica_usd_h=replica_price,
+                replica_prices=replica_price or (),
                 profiles=profile or (),
                 resume=resume,
                 studies=studies,

@@ -14,17 +14,18 @@ import typer
 from redecode.cli.common import print_json, say
 from redecode.optimizer.cases import read_expected
 from redecode.optimizer.errors import BadSpec, Stopped
-from redecode.optimizer.evaluation.placing import asked_for
+from redecode.optimizer.evaluation.placing import asked_for, is_placement, replica_price
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import at_load
 from redecode.optimizer.knobs import Knob
+from redecode.optimizer.preparing import Prepared, Request, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import read_context, saved_share, to_json, unmet, write
 from redecode.optimizer.spec import load
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
-from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, prepare
+from redecode.optimizer.tuning import Tuned, Tuner
 from redecode.replay.engine import status
 from redecode.replay.prices import Price, prices_of
 from redecode.tracer import Clock, Store
@@ -64,7 +65,7 @@ class Asked:
     engine: str | None
     load: str | None
     replicas: int
-    replica_usd_h: float | None
+    replica_prices: Sequence[str]
     profiles: Sequence[str]
     resume: str | None
     studies: str | None
@@ -85,7 +86,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         asked.load,
         replicas=asked.replicas,
         profiles=asked.profiles,
-        replica_usd_h=asked.replica_usd_h,
+        replica_usd_h=_replica_price(asked),
         incumbent=incumbent,
     )
     simulates = at_load(asked.path, evaluation)
@@ -212,6 +213,13 @@ def _prices(given: Sequence[str]) -> dict[str, Price]:
             raise BadSpec(f"--price {text}: want MODEL=INPUT,OUTPUT[,CACHED] in USD per million tokens")
         out[model] = Price(input=parts[0], output=parts[1], cached=parts[2] if len(parts) == 3 else None)
     return out
+
+
+def _replica_price(asked: Asked) -> float | Mapping[str, float] | None:
+    price = replica_price(asked.replica_prices)
+    if price is not None and asked.resume is None and not any(is_placement(name) for name, _ in asked.knobs):
+        raise BadSpec("--replica-price is the cost of placement knobs: say --load, and --knob placement.replicas")
+    return price
 
 
 def _margins(given: Sequence[str]) -> Margins:

@@ -10,6 +10,7 @@ import inspect
 import json
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -219,13 +220,34 @@ def read_expected(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def scoring_of(score: Callable[..., Any] | None, cases: Sequence[Case]) -> str:
-    """A digest of what qualities are made of: the scorer's own text (not what it calls) and the right answers."""
+    """A digest of what qualities are made of: the text of the scorer and of what it names in its own module, and the
+    right answers.
+    """
     thing: Any = getattr(score, "func", score)  # of a functools.partial
     if thing is not None and not inspect.isroutine(thing):
         thing = type(thing)
-    try:
-        text = "" if thing is None else inspect.getsource(thing)
-    except (OSError, TypeError, SyntaxError):  # typed in, built, or in C
-        text = f"{thing.__module__}.{thing.__qualname__}"
+    text = "" if thing is None else "\n".join(_texts(thing, {}).values())
     known = sorted((case.id, json.dumps(case.expected, sort_keys=True, default=str)) for case in cases)
     return blake2b(json.dumps([text, known]).encode(), digest_size=6).hexdigest()
+
+
+def _texts(thing: Any, known: dict[str, str]) -> dict[str, str]:
+    """Name → text of a function or class, and of those of its module that it names, and so on."""
+    name = f"{thing.__module__}.{thing.__qualname__}"
+    if name in known:
+        return known
+    try:
+        known[name] = inspect.getsource(thing)
+    except (OSError, TypeError, SyntaxError):  # typed in, built, or in C
+        known[name] = name
+        return known
+    around = vars(sys.modules.get(thing.__module__, thing))
+    for word in dict.fromkeys(re.findall(r"\w+", known[name])):
+        there = around.get(word)
+        if getattr(there, "__module__", None) == thing.__module__ and (
+            inspect.isfunction(there) or inspect.isclass(there)
+        ):
+            _texts(there, known)
+        elif there is not None and isinstance(there, str | int | float | bool | tuple):
+            known[f"{name} {word}"] = repr(there)
+    return known

@@ -212,10 +212,7 @@ class Space:
                 raise BadSpec(f"knob {name} has no value; it takes {knob}")
             value = label(config[name])
             if value not in knob:
-                raise BadSpec(
-                    f"knob {name} takes {knob}, not {value!r}; widen it (--knob {name}=...), or fix it "
-                    f"(--fix {name}=...)"
-                )
+                raise BadSpec(f"knob {name} takes {knob}, not {value!r}; widen it (as a knob {name}=...), or fix it")
             out[name] = value
         return out
 

@@ -57,6 +57,7 @@ class Outcome:
         live, memo: FM calls that an engine answered, and that the memo did; with those made first, to fill its caches.
         cached: steps that a cache of the agent's own answered.
         provisioned_s: its share of the time of all replicas, at the load that was simulated.
+        provisioned_usd: what that costs, where replicas have prices.
     """
 
     case: str
@@ -70,6 +71,7 @@ class Outcome:
     memo: int = 0
     cached: int = 0
     provisioned_s: float | None = None
+    provisioned_usd: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its inverse is `from_json`."""
@@ -100,7 +102,8 @@ class Goals:
         slo_s, percentile: latency that at most 100 - percentile of a hundred runs may exceed.
         most_error: mean error that may not be exceeded.
         prices: by model, USD per million tokens; empty: cost is seconds of the engine.
-        provisioned: cost is that of the replicas, used or not, `replica_usd_h` USD each for an hour (`None`: seconds).
+        provisioned: cost is that of the replicas, used or not, `replica_usd_h` USD each for an hour, of all or by
+            profile (`None`: seconds).
     """
 
     slo_s: float | None = None
@@ -108,7 +111,7 @@ class Goals:
     most_error: float | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     provisioned: bool = False
-    replica_usd_h: float | None = None
+    replica_usd_h: float | Mapping[str, float] | None = None
 
     @property
     def cost_unit(self) -> str:
@@ -138,8 +141,7 @@ class Goals:
             BadSpec: a model has no price.
         """
         if self.provisioned:
-            seconds = outcome.provisioned_s or 0.0
-            return seconds if self.replica_usd_h is None else seconds * self.replica_usd_h / 3600
+            return (outcome.provisioned_s if self.replica_usd_h is None else outcome.provisioned_usd) or 0.0
         if not self.prices:
             return sum(used.engine_s for used in outcome.usage.values())
         total = 0.0

@@ -17,9 +17,10 @@ from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.evaluation.placing import KNOWN, PLACEMENT, placement_of, without_placement
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Goals, Measured, measured
+from redecode.optimizer.preparing import Prepared
 from redecode.optimizer.promotion.decide import Compared, Verdict, said
 from redecode.optimizer.study.hypervolume import front
-from redecode.optimizer.tuning import INCUMBENT, Prepared, Tuned, observed
+from redecode.optimizer.tuning import INCUMBENT, Tuned
 
 _MOST = 12
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
@@ -77,12 +78,8 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
 def lanes_of(tuned: Tuned) -> dict[str, Measured]:
     """The held-out runs as observed, of the incumbent run again, and of each finalist."""
     p = tuned.prepared
-    used = p.cases.decide[: len(tuned.lanes[INCUMBENT])] or p.cases.decide
-    out = {}
-    if (seen := observed(used, p.spec, p.goals)) is not None:
-        out["observed"] = seen
-    out |= {name: measured(outcomes, p.goals) for name, outcomes in tuned.lanes.items() if outcomes}
-    return out
+    out = {} if tuned.observed is None else {"observed": tuned.observed}
+    return out | {name: measured(outcomes, p.goals) for name, outcomes in tuned.lanes.items() if outcomes}
 
 
 def saved_share(tuned: Tuned) -> float | None:
@@ -234,7 +231,9 @@ def _goals(tuned: Tuned) -> str:
 def _replicas(goals: Goals) -> str:
     if not goals.provisioned:
         return ""
-    price = "" if goals.replica_usd_h is None else f", {goals.replica_usd_h:g} USD an hour each"
+    asked = goals.replica_usd_h
+    by_profile = ", ".join(f"{n} {usd:g}" for n, usd in asked.items()) if isinstance(asked, Mapping) else ""
+    price = "" if asked is None else f", USD an hour: {by_profile}" if by_profile else f", {asked:g} USD an hour each"
     return f": a run's share of all replicas' time, used or not{price}"
 
 

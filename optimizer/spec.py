@@ -249,35 +249,31 @@ def space_of(
     named = {}
     for name, asked in knobs:
         if asked is None and name not in known:
-            raise BadSpec(f"--knob {name}: what it may be is not known; say --knob {name}=a,b or --knob {name}=0..1")
+            raise BadSpec(f"knob {name}: what it may be is not known; say {name}=a,b or {name}=0..1")
         if name not in fields and name not in known:
-            raise BadSpec(
-                f"--knob {name}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}"
-            )
+            raise BadSpec(f"knob {name}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}")
         named[name] = known[name] if asked is None else typed(asked, fields.get(name))
     searched = {name: knob for name, knob in (named or known).items() if name not in given}
     if unknown := [name for name in fixed or {} if name not in fields and name not in known]:
-        raise BadSpec(
-            f"--fix {unknown[0]}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}"
-        )
+        raise BadSpec(f"fix {unknown[0]}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}")
     if not searched:
         raise BadSpec(
             f"{spec.name} has no knob: no field of its context has values that can be listed or bounds on both sides; "
-            "name some with --knob NAME=a,b,c"
+            "name some as knobs, NAME=a,b,c"
         )
     defaults = {name: f.default for name, f in fields.items() if f.has_default}
     now = {**defaults, **given, **spec.incumbent, **(incumbent or {}), **(fixed or {})}
     if missing := [name for name in searched if name not in now]:
         raise BadSpec(
-            f"knob {missing[0]} has no default: say what is in use now, in the spec's `incumbent` or "
-            "by --incumbent FILE"
+            f"knob {missing[0]} has no default: say what is in use now, in the spec's `incumbent`, or in "
+            "a tuned.toml that is given as the incumbent"
         )
     for name, knob in searched.items():
         usual = fields[name].default if name in fields else None
         if isinstance(knob, Choice) and None in knob and usual is not None:
             raise BadSpec(
                 f"knob {name} may be None, which a tuned.toml cannot say: left out, it is {label(usual)!r}; "
-                f"make None its default, or name its values (--knob {name}=...)"
+                f"make None its default, or name its values (as a knob {name}=...)"
             )
     # Only what differs from the defaults is said of every candidate: a default may well change with the graph.
     base = {

@@ -22,6 +22,16 @@ function asked(view, id) {
   view.asked.push({ id, at: performance.now() });
 }
 
+// What undoes a call of a component, unless it was called again since: where what Python says comes twice in a moment,
+// Streamlit undoes the first call after the second, which would leave a drawing that hears and tells nothing.
+function undoing(view, undo) {
+  const turn = (view.turn || 0) + 1;
+  view.turn = turn;
+  return () => {
+    if (view.turn === turn) undo();
+  };
+}
+
 const ARRAYS = { f8: Float64Array, i4: Int32Array, u1: Uint8Array };
 
 // Columns that packing.py packed, as arrays again; everything else as it is.

@@ -62,12 +62,14 @@ function onKey(event) {
   }
 }
 
+const page = {};
+
 export default function () {
   document.removeEventListener("keydown", window.redecodeKeys);
   window.redecodeKeys = onKey;
   document.addEventListener("keydown", onKey);
-  return () => {
+  return undoing(page, () => {
     document.removeEventListener("keydown", onKey);
     document.getElementById("redecode-help")?.remove();
-  };
+  });
 }

@@ -252,8 +252,8 @@ export default function (component) {
   view.onKey = (event) => onKey(view, event);
   document.addEventListener("keydown", view.onKey);
   paint(view);
-  return () => {
+  return undoing(view, () => {
     document.removeEventListener("keydown", view.onKey);
     view.observer.disconnect();
-  };
+  });
 }

@@ -142,5 +142,5 @@ export default function (component) {
   view.observer = new ResizeObserver(() => requestAnimationFrame(paint));
   view.observer.observe(box);
   paint();
-  return () => view.observer.disconnect();
+  return undoing(view, () => view.observer.disconnect());
 }

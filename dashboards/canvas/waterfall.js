@@ -363,12 +363,12 @@ export default function (component) {
   view.onKey = (event) => onKey(view, event);
   document.addEventListener("keydown", view.onKey);
   redraw(view);
-  return () => {
+  return undoing(view, () => {
     document.removeEventListener("keydown", view.onKey);
     view.observer.disconnect();
     clearTimeout(view.timer);
     const { folded, pathOnly, from, to, fit, scroll, selectedId, heard, asked } = view;
     left.clear();
     left.set(view.data.run, { folded, pathOnly, from, to, fit, scroll, selectedId, heard, asked, unsaid: Boolean(view.timer) });
-  };
+  });
 }

@@ -76,6 +76,7 @@ class Ladder:
 
     def _climb(self, config: Config, number: int, kept: Sequence[tuple[int, Measured]]) -> Evaluated:
         outcomes: list[Outcome] = []
+        ran: list[Outcome] = []
         labels = {**self.labels, "trial": number, "candidate": config}
         for start in range(0, len(self.cases), self.block):
             cases = self.cases[start : start + self.block]
@@ -89,6 +90,7 @@ class Ladder:
             )
             made = self._ran_before(config, cases) or self.evaluates.evaluate(block)
             self.ran[_key(config, cases)] = made
+            ran += made
             outcomes += made if self.simulates is None else self.simulates(made, config)
             why = self.spent(made)
             through = start + self.block >= len(self.cases)
@@ -99,7 +101,8 @@ class Ladder:
                     return self._evaluated(outcomes, reason, infeasible=True)
                 if (reason := dominated(outcomes, kept, self.goals)) is not None:
                     return self._evaluated(outcomes, reason)
-        return self._evaluated(outcomes)
+        # Blocks decide who is out; what a candidate takes at load is that of all its runs, mixed.
+        return self._evaluated(outcomes if self.simulates is None else self.simulates(ran, config))
 
     def _ran_before(self, config: Config, cases: Sequence[Case]) -> list[Outcome] | None:
         """The runs of a candidate that differs in nothing that runs."""
@@ -128,9 +131,13 @@ def lanes(
     live = replace(ladder, memo=False, race=False)
     names = list(lanes)
     out: dict[str, list[Outcome]] = {name: [] for name in names}
+
+    def at_load(ran: Mapping[str, list[Outcome]]) -> dict[str, list[Outcome]]:
+        return {n: o if live.simulates is None or not o else list(live.simulates(o, lanes[n])) for n, o in ran.items()}
+
     for turn, start in enumerate(range(0, len(live.cases), live.block)):
         if (why := over()) is not None:
-            return out, why
+            return at_load(out), why
         cases = live.cases[start : start + live.block]
         made: dict[str, list[Outcome]] = {}
         for place in range(len(names)):
@@ -140,5 +147,5 @@ def lanes(
             made[name] = live.evaluates.evaluate(Block(values=values, cases=cases, labels=labels, memo=False))
             live.spent(made[name])
         for name, outcomes in made.items():
-            out[name] += outcomes if live.simulates is None else live.simulates(outcomes, lanes[name])
-    return out, None
+            out[name] += outcomes
+    return at_load(out), None

@@ -8,6 +8,7 @@ cost of a run is then its share of their time: replicas / rate of runs, in secon
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def asked_for(
     *,
     replicas: int,
     profiles: Sequence[str],
-    replica_usd_h: float | None,
+    replica_usd_h: float | Mapping[str, float] | None,
     incumbent: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the settings of a study keep of the load that it simulates; nothing if it simulates none.
@@ -44,6 +45,31 @@ def asked_for(
         "replica_usd_h": replica_usd_h,
     }
     return {"at_load": {**found, **({"in_use": in_use} if in_use else {})}}
+
+
+def replica_price(said: Sequence[str]) -> float | dict[str, float] | None:
+    """USD of a replica's hour, as the command line says it: one for all, or one for each profile.
+
+    Args:
+        said: `1.2`, or `PROFILE=1.2` of each.
+
+    Raises:
+        BadSpec: it is none of these.
+    """
+    found: dict[str, float] = {}
+    for text in said:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 <= found[name] < math.inf:
+            raise BadSpec(f"--replica-price {text}: want USD an hour, as in 1.2, or PROFILE=1.2 of each profile")
+    if not found or ("" in found and len(said) == 1):
+        return found.get("")
+    if "" in found or len(found) < len(said):
+        raise BadSpec(f"--replica-price {' '.join(said)}: want one for all, or one for each profile")
+    return found
 
 
 def is_placement(name: str) -> bool:
@@ -78,7 +104,7 @@ def with_placement(
         if not is_placement(name):
             continue
         if at_load is None:
-            raise BadSpec(f"--knob {name}: placement is simulated, at a load: say --load RATE")
+            raise BadSpec(f"knob {name}: placement is simulated, at a load: say --load RATE")
         found[name] = checked(name, knob)
         now[name] = _in_use(name, found[name], at_load)
     rest = [(name, knob) for name, knob in knobs if not is_placement(name)]
@@ -100,19 +126,19 @@ def checked(name: str, knob: Knob | None) -> Knob:
         known = [r.value for r in Routing]
         knob = knob or Choice(*known)
         if not isinstance(knob, Choice) or any(v not in known for v in knob.labels):
-            raise BadSpec(f"--knob {name} takes {', '.join(known)}")
+            raise BadSpec(f"knob {name} takes {', '.join(known)}")
         return knob
     if name == REPLICAS:
         knob = dataclasses.replace(knob, integer=True) if isinstance(knob, Range) else knob or Range(1, 4, integer=True)
         values = values_of(knob) or ()
         if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-            raise BadSpec(f"--knob {name} takes whole numbers from 1, as in {name}=1..4")
+            raise BadSpec(f"knob {name} takes whole numbers from 1, as in {name}=1..4")
         return knob
     if name == PROFILE:
         if not isinstance(knob, Choice):
-            raise BadSpec(f"--knob {name} wants the profiles to choose from, as in {name}=KEY,OTHER")
+            raise BadSpec(f"knob {name} wants the profiles to choose from, as in {name}=KEY,OTHER")
         return knob
-    raise BadSpec(f"--knob {name}: there are {REPLICAS}, {ROUTING} and {PROFILE}")
+    raise BadSpec(f"knob {name}: there are {REPLICAS}, {ROUTING} and {PROFILE}")
 
 
 def _in_use(name: str, knob: Knob, at_load: Mapping[str, Any]) -> Any:

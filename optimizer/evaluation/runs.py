@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -196,7 +197,7 @@ class Runner:
                 failed = error
             took = loop.time() - begun
             if failed is None or (gone := not_there(failed)) is None:
-                return self._outcome(case, output, failed, token, took, scored="fills" not in labels)
+                return await self._outcome(case, output, failed, token, took, scored="fills" not in labels)
             self.watch.take(token)
             if wait_s is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
@@ -218,11 +219,11 @@ class Runner:
         with nullcontext() if caches is None else elsewhere(caches):
             return await graph.ainvoke(case.input, config, **given)
 
-    def _outcome(
+    async def _outcome(
         self, case: Case, output: Any, failed: Exception | None, token: str, took: float, *, scored: bool
     ) -> Outcome:
         seen = self.watch.take(token)
-        quality = None if failed is not None or not scored else self._scored(output, case)
+        quality = None if failed is not None or not scored else await self._scored(output, case)
         error = None if failed is None else f"{type(failed).__name__}: {failed}"[:500]
         if seen is None:
             return Outcome(case=case.id, run_id=None, quality=quality, latency_s=took, error=error)
@@ -238,9 +239,10 @@ class Runner:
             cached=seen.cached,
         )
 
-    def _scored(self, output: Any, case: Case) -> float | None:
+    async def _scored(self, output: Any, case: Case) -> float | None:
         try:
-            found = (self.spec.score or alike)(output, case)
+            found: Any = (self.spec.score or alike)(output, case)
+            found = await found if inspect.isawaitable(found) else found
             quality: float | None = None if found is None else float(found)
         except Exception as error:  # whatever somebody's scorer does
             raise ScorerFailed(

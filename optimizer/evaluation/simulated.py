@@ -60,6 +60,7 @@ class AtLoad:
         replicas: of each profile.
         profiles: keys or files; by default the one of each FM.
         in_use: placement of every candidate whose own knobs say nothing of it, before what is said here.
+        replica_usd_h: of all profiles, or by profile.
 
     Raises:
         SimulationError: a profile that is named is not there.
@@ -72,11 +73,15 @@ class AtLoad:
     routing: Routing = Routing.LEAST
     seed: int = 0
     in_use: Config = field(default_factory=dict)
+    replica_usd_h: float | Mapping[str, float] | None = None
     _fleets: dict[tuple[frozenset[str], Placed], Fleet] = field(default_factory=dict)
+    _usd_h: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.profiles:
             catalogue.named(self.store, name)
+        if isinstance(self.replica_usd_h, Mapping):
+            self._usd_h = {catalogue.named(self.store, n).key: usd for n, usd in self.replica_usd_h.items()}
 
     @property
     def fidelity(self) -> str:
@@ -101,8 +106,10 @@ class AtLoad:
             if placed.chosen is None:
                 raise
             raise BadSpec(str(error)) from error  # another candidate has another profile
-        share_s = placed.replicas * max(1, len(engines)) / self.rate_per_s
-        outcomes = [replace(o, provisioned_s=share_s) for o in outcomes]
+        share_s = placed.replicas / self.rate_per_s
+        taken = max(1, len(engines)) * share_s
+        usd = None if self.replica_usd_h is None else self._usd_an_hour(engines) * share_s / 3600
+        outcomes = [replace(o, provisioned_s=taken, provisioned_usd=usd) for o in outcomes]
         # A run that called no FM, say since a cache answered, takes at any load what it took.
         outcomes = [o if o.usage or o.error is not None or not o.cached else _as_it_was(o) for o in outcomes]
         ids = [o.run_id for o in outcomes if o.error is None and o.run_id is not None and o.simulated_s is None]
@@ -130,6 +137,20 @@ class AtLoad:
             chosen=None if profile is None else str(profile),
         )
 
+    def _usd_an_hour(self, engines: Sequence[EngineProfile]) -> float:
+        """Of a replica of each; where no FM is called there is one, the cheapest."""
+        if engines:
+            return sum(map(self._price, engines))
+        return min(self._usd_h.values()) if isinstance(self.replica_usd_h, Mapping) else self.replica_usd_h or 0.0
+
+    def _price(self, engine: EngineProfile) -> float:
+        """USD of an hour of a replica."""
+        if not isinstance(self.replica_usd_h, Mapping):
+            return self.replica_usd_h or 0.0
+        if engine.key not in self._usd_h:
+            raise BadSpec(f"profile {engine.key} ({engine.model} on {engine.hardware}) has no replica price")
+        return self._usd_h[engine.key]
+
     def check(self, space: Space) -> None:
         """Refuse, before anything is run, what is not measured.
 
@@ -140,7 +161,7 @@ class AtLoad:
         wanted = values_of(space.knobs[PROFILE]) or () if PROFILE in space.knobs else [self.in_use.get(PROFILE)]
         for name in [str(w) for w in wanted if w is not None]:
             try:
-                catalogue.named(self.store, name)
+                self._price(catalogue.named(self.store, name))
             except NoProfile as error:
                 raise BadSpec(f"{PROFILE}: {error}") from error
         if not self.profiles:
@@ -199,6 +220,7 @@ def at_load(store: Path, settings: Mapping[str, Any]) -> AtLoad | None:
         replicas=asked["replicas"],
         profiles=asked["profiles"],
         in_use=asked.get("in_use", {}),
+        replica_usd_h=asked.get("replica_usd_h"),
     )
 
 

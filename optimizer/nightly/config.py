@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.evaluation.placing import checked, is_placement
@@ -47,12 +57,27 @@ def _named(value: Any) -> Any:
     return value
 
 
+def _replica_price(value: Any) -> Any:
+    for usd in value.values() if isinstance(value, Mapping) and value else [value]:
+        if isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd < math.inf:
+            raise ValueError("want USD an hour, as in 1.2, or by profile, as in { KEY = 1.2 }")
+    return value
+
+
 AtPath = Annotated[Path, BeforeValidator(_named)]
 Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number is none of true and false, which Python would take for 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"does not take {str(value).lower()}")
+        return value
 
 
 class BudgetSection(_Section):
@@ -99,7 +124,7 @@ class TuneSection(_Section):
     live_tools: tuple[str, ...] = ()
     load: str | None = None
     replicas: int = Field(default=1, ge=1)
-    replica_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    replica_price: Annotated[float | Mapping[str, float] | None, BeforeValidator(_replica_price)] = None
     profiles: tuple[str, ...] = ()
 
     @field_validator("load")

@@ -14,8 +14,9 @@ from typing import Any
 
 from redecode.optimizer.nightly.history import config_id
 from redecode.optimizer.nightly.tuning import outcomes_of
+from redecode.optimizer.preparing import goals_of
 from redecode.optimizer.promotion.decide import Decision, Margins, Verdict, decide
-from redecode.optimizer.tuning import INCUMBENT, goals_of
+from redecode.optimizer.tuning import INCUMBENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

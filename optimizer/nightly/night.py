@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from redecode.optimizer.cases import MODE
 from redecode.optimizer.errors import NoRuns
 from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
 from redecode.optimizer.nightly.config import NightlyConfig
@@ -18,11 +19,11 @@ from redecode.optimizer.nightly.gate import Gated, gate
 from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import DONE, FOLDER, Home, NightFolder, write_whole
 from redecode.optimizer.nightly.mix import rows_of
-from redecode.optimizer.nightly.spending import Meter, made_for
+from redecode.optimizer.nightly.spending import NIGHT, Meter, made_for
+from redecode.optimizer.preparing import goals_of
 from redecode.optimizer.promotion.decide import Verdict
 from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.spec import Spec, load
-from redecode.optimizer.tuning import goals_of
 from redecode.optimizer.worth.volume import VolumeError
 from redecode.replay.prices import prices_of
 from redecode.replay.simulator.errors import SimulationError
@@ -107,11 +108,20 @@ class Nightly:
         if open_ is not None:
             begun = open_.step("begin")
             late = now - begun["began_ns"] > self.config.resume_within * 1e9
-            if not (late or self.anew):
-                self._same(open_, begun)
+            changed = "" if late or self.anew else self._changed(begun)
+            if not (late or self.anew or changed):
                 self.tell(f"going on with night {open_.id}")
                 return open_
-            why = "it was asked to begin anew" if self.anew else "it did not end in time"
+            if changed and any((r.labels.get(MODE) or {}).get(NIGHT) == open_.id for r in self.store.runs()):
+                raise BadNight(
+                    f"the configuration has changed since night {open_.id} began ({changed}): change it back to go "
+                    "on, or give that night up with --anew"
+                )
+            why = (
+                "it was asked to begin anew" if self.anew
+                else f"the configuration has changed ({changed}), and it had evaluated nothing" if changed
+                else "it did not end in time"
+            )  # fmt: skip
             self.tell(f"night {open_.id} is given up: {why}")
             open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": History(home).config})
         fresh = home.new_night(now)
@@ -120,16 +130,12 @@ class Nightly:
             return today[-1]
         return fresh
 
-    def _same(self, folder: NightFolder, begun: Mapping[str, Any]) -> None:
+    def _changed(self, begun: Mapping[str, Any]) -> str:
+        """What the configuration says otherwise than when a night began."""
         then, now = _flat(begun["config"]), _flat(self.config.identity())
         changed = [f"{k}: {then.get(k)} → {now.get(k)}" for k in (*then, *(n for n in now if n not in then))
                    if then.get(k) != now.get(k)]  # fmt: skip
-        if not changed:
-            return
-        raise BadNight(
-            f"the configuration has changed since night {folder.id} began ({'; '.join(changed)}): change it back to go "
-            "on, or give that night up with --anew"
-        )
+        return "; ".join(changed)
 
 
 def _flat(data: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -18,12 +18,13 @@ from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.spending import NIGHT
 from redecode.optimizer.objectives import Outcome
+from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
 from redecode.optimizer.report import to_json, whole_of, write
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.spec import Spec
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
-from redecode.optimizer.tuning import Prepared, Request, Tuned, Tuner, goals_json, prepare
+from redecode.optimizer.tuning import Tuned, Tuner
 from redecode.replay.engine import status
 from redecode.replay.prices import prices_of
 from redecode.tracer import Run, Store

@@ -9,10 +9,10 @@ from typing import Any
 import optuna
 
 from redecode.optimizer.errors import BadStudy
+from redecode.optimizer.preparing import goals_of
 from redecode.optimizer.study.hypervolume import front
 from redecode.optimizer.study.search import done_of, failures_of, importances_of
 from redecode.optimizer.study.storage import opened, studies
-from redecode.optimizer.tuning import goals_of
 
 
 def begun(place: Path) -> dict[str, int]:

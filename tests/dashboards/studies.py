@@ -10,14 +10,16 @@ from typing import Any
 from redecode.optimizer.cases import Cases
 from redecode.optimizer.knobs import Choice, Config, Range, Space
 from redecode.optimizer.objectives import Goals, Measured, Outcome, Usage, measured
+from redecode.optimizer.observed import observed
 from redecode.optimizer.placement import kept
 from redecode.optimizer.placement.decisions import Decision, Estimate
+from redecode.optimizer.preparing import Prepared, goals_json
 from redecode.optimizer.promotion.decide import Margins, decide
 from redecode.optimizer.report import write
 from redecode.optimizer.spec import Case, Spec
 from redecode.optimizer.study.search import Evaluated, Search
 from redecode.optimizer.study.storage import About, opened
-from redecode.optimizer.tuning import INCUMBENT, Prepared, Tuned, goals_json
+from redecode.optimizer.tuning import INCUMBENT, Tuned
 from redecode.tracer import SpanKind, Store
 from tests.tracer.export.recorded_runs import Builder, keep
 
@@ -88,7 +90,8 @@ def tuned(store: Path, agent: str = "brancher", *, trials: int = 10, named: str 
     )
     made = Tuned(
         prepared=prepared, study=found.name, done=done, failures=found.failures(), importances=found.importances(),
-        finalists={name: best.config}, lanes=lanes, decision=decision, stopped=f"{trials} candidates were evaluated",
+        finalists={name: best.config}, lanes=lanes, observed=observed(cases.decide, spec, GOALS), decision=decision,
+        stopped=f"{trials} candidates were evaluated",
         cut=None, trials=trials, calls_live=120, calls_memo=30, calls_again=0, calls_deciding=160, seconds=12.0,
     )  # fmt: skip
     write(made, store / "tuned" / found.name)

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from redecode.dashboards.canvas import mount
+from redecode.dashboards.data import source
+from redecode.dashboards.waterfall import drawing
 from tests.dashboards.conftest import STEPS
 from tests.dashboards.test_in_a_browser import CANVAS, selected, span
 
@@ -112,3 +115,24 @@ def test_what_was_chosen_while_its_address_was_on_its_way_stays(
         tab.wait_for_timeout(4000)
         tab.get_by_text("node · run/a").wait_for()
         selected(tab, span(filled, "a"))
+
+
+TWICE = """async ([script, data]) => {
+  const module = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  window.told = [];
+  const given = { ...data, selected: null, height: 300 };
+  const draw = () => module.default({ parentElement: document, data: given, setStateValue: (_, id) => told.push(id) });
+  const undo = draw();
+  draw();
+  undo();
+}"""
+
+
+def test_a_drawing_that_is_drawn_twice_in_a_moment_still_tells_what_was_chosen(tab: Any, filled: Path) -> None:
+    """Streamlit undoes what it drew first after it has drawn again, where both were asked for in one moment."""
+    _, data = drawing(source(str(filled), None).load(STEPS))
+    tab.set_content(mount._WATERFALL)
+    tab.evaluate(TWICE, [mount._script("drawing", "waterfall"), data])
+    tab.keyboard.press("j")
+    tab.wait_for_function("told.length")
+    assert tab.evaluate("told") == [span(filled, "brancher")]

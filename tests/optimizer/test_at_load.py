@@ -13,7 +13,7 @@ from redecode.agents import model_dir
 from redecode.cli.demo import RECORDINGS
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.evaluation.ladder import Ladder
-from redecode.optimizer.evaluation.placing import with_placement
+from redecode.optimizer.evaluation.placing import replica_price, with_placement
 from redecode.optimizer.evaluation.session import Block
 from redecode.optimizer.evaluation.simulated import AtLoad, share_of
 from redecode.optimizer.knobs import Config, values_of
@@ -115,7 +115,7 @@ def placed_study(store: Path, recorded: list[Run], *knobs: str, **at_load: Any) 
     cases = [Case(id=r.run_id, input=None) for r in recorded]
     ladder = Ladder(
         evaluates=AsRecorded(recorded), space=space, goals=goals, cases=cases, race=False,
-        simulates=AtLoad(store=store, rate_per_s=60.0),
+        simulates=AtLoad(store=store, rate_per_s=60.0, replica_usd_h=goals.replica_usd_h),
     )  # fmt: skip
     return (space, incumbent), ladder
 
@@ -181,6 +181,36 @@ def test_each_fm_that_is_called_has_replicas_of_its_own(store: Path) -> None:
     assert [o.provisioned_s for o in simulates([both], chosen)] == [2 * 2 / 2.0]
     in_use = AtLoad(store=store, rate_per_s=2.0, replicas=3, in_use={"placement.profile": slow.key})
     assert [o.provisioned_s for o in in_use([both])] == [2 * 3 / 2.0]
+
+
+def test_each_hardware_has_a_price_of_its_own(store: Path) -> None:
+    fast = catalogue.keep(store, profile()).profile
+    slow = catalogue.keep(store, profile().model_copy(update={"hardware": "slow"})).profile
+    prices = {fast.key: 3.6, slow.key[:8]: 0.36}
+    simulates = AtLoad(store=store, rate_per_s=2.0, replicas=3, replica_usd_h=prices)
+    done = Outcome(case="c", run_id=None, quality=1.0, latency_s=1.0, usage={FM: Usage(calls=1)})
+    goals = Goals(provisioned=True, replica_usd_h=prices)
+    costs = [goals.cost(simulates([done], {"placement.profile": p.key})[0]) for p in (fast, slow)]
+    assert costs == pytest.approx([3 / 2 * 3.6 / 3600, 3 / 2 * 0.36 / 3600]) and goals.cost_unit == "USD"
+    lacking = AtLoad(store=store, rate_per_s=2.0, replica_usd_h={fast.key: 3.6})
+    with pytest.raises(BadSpec, match=rf"profile {slow.key} .* has no replica price"):
+        lacking([done], {"placement.profile": slow.key})
+    with pytest.raises(NoProfile, match="no engine profile 'moon'"):
+        AtLoad(store=store, rate_per_s=2.0, replica_usd_h={"moon": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("said", "price"),
+    [((), None), (("1.2",), 1.2), (("a=1.2", "b=0"), {"a": 1.2, "b": 0.0}), (("x/y=z.json=2",), {"x/y=z.json": 2.0})],
+)
+def test_a_replicas_price_is_one_for_all_or_one_for_each(said: tuple[str, ...], price: Any) -> None:
+    assert replica_price(said) == price
+
+
+@pytest.mark.parametrize("said", [("much",), ("-1",), ("nan",), ("1", "2"), ("a=1", "2"), ("a=1", "a=2"), ("a=",)])
+def test_a_price_that_is_none_is_refused(said: tuple[str, ...]) -> None:
+    with pytest.raises(BadSpec, match="--replica-price"):
+        replica_price(said)
 
 
 def test_hardware_that_was_not_measured_is_refused_before_anything_runs(store: Path) -> None:

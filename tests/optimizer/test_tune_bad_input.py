@@ -271,6 +271,32 @@ def test_another_scorer_or_other_right_answers_never_get_the_qualities_of_before
     assert len(recorded.requests) - asked <= 2  # the memo has the rest; a process begins with a run that does not count
 
 
+HELPED = """
+from capitals import graph
+from redecode.optimizer import Spec
+
+KIND = 0.0
+
+def worth(output, case):
+    return 1.0 if output["capital"] == case.expected else KIND
+
+async def right(output, case):
+    return worth(output, case)
+
+spec = Spec(graph=graph, score=right, needs_expected=True)
+"""
+
+
+def test_a_scorer_may_be_async_and_what_it_calls_is_a_part_of_it(tune: Callable[..., Any], folder: Path) -> None:
+    found = []
+    for change in (("", ""), ("KIND = 0.0", "KIND = 0.25"), ("else KIND", "else 0.5")):
+        forget()
+        (folder / "tuning.py").write_text(HELPED.replace(*change))
+        found.append(json.loads(tune("--json", "--knob", "wording", "--held-out", "0.3").stdout))
+    assert [f["trials"][0]["measured"]["error"] for f in found] == [1.0, 0.75, 0.5]
+    assert len({f["study"] for f in found}) == 3 and all(f["lanes"]["observed"]["error"] == 1.0 for f in found[:1])
+
+
 REMEMBERS = """
 import capitals
 from redecode.optimizer import Spec

@@ -11,8 +11,8 @@ import pytest
 from redecode.optimizer.nightly.gate import gate
 from redecode.optimizer.nightly.history import config_id
 from redecode.optimizer.objectives import Goals, Outcome
+from redecode.optimizer.preparing import goals_json
 from redecode.optimizer.promotion.decide import Margins, Verdict, decide
-from redecode.optimizer.tuning import goals_json
 
 NOW, BETTER, ALSO = {"wording": "now"}, {"wording": "better"}, {"wording": "also"}
 GOALS = Goals(slo_s=10.0, percentile=80)

