@@ -29,6 +29,8 @@ _DRAWN, _NEAR, _POINTS = 400, 400, 3000
 _BOLD = 1.0
 _LIKELY = 0.3
 """A candidate that keeps the constraints with this chance counts for how far the front may reach."""
+CHEAPER = 10.0
+"""A gain is weighed against what it costs to find out (Snoek et al., "Practical Bayesian Optimization", NIPS 2012)."""
 _CLIPPED = 2.0
 """By how much a constraint is exceeded counts up to this: what is hopeless is hopeless."""
 
@@ -40,12 +42,14 @@ def propose(
     violations: Sequence[Sequence[float]],
     pending: Sequence[Config],
     rng: random.Random,
+    free: Sequence[Config] = (),
 ) -> Config | None:
     """A candidate that was not evaluated and is not under way; `None` if none was found, or too few trials are known.
 
     Args:
         values: of each candidate; all are to be small. Of what is to be compared by ratios give logarithms.
         violations: of each candidate and constraint; at or below 0 it is kept.
+        free: candidates that take next to nothing to evaluate, which are worth it for a `CHEAPER`th of what others are.
 
     Candidates with a value that is not finite tell a model nothing, and are only not proposed again.
     """
@@ -56,13 +60,13 @@ def propose(
     with one_thread():
         return _proposed(
             space, [configs[i] for i in told], [values[i] for i in told], [violations[i] for i in told],
-            pending, gone, rng,
+            pending, gone, rng, free,
         )  # fmt: skip
 
 
 def _proposed(
     space: Space, configs: Sequence[Config], values: Sequence[Sequence[float]], violations: Sequence[Sequence[float]],
-    pending: Sequence[Config], gone: Sequence[Config], rng: random.Random,
+    pending: Sequence[Config], gone: Sequence[Config], rng: random.Random, free: Sequence[Config],
 ) -> Config | None:  # fmt: skip
     """Args: gone: candidates that are known and not in the models."""
     apart = distances(space, configs, configs)
@@ -77,7 +81,7 @@ def _proposed(
     here = means.T[kept]
     best = [tuple(map(float, here[i])) for i in front([tuple(p) for p in here.tolist()])]
     at = [configs[i] for i in np.flatnonzero(kept)]
-    pool = _pool(space, [*configs, *pending, *gone], at or list(configs), rng)
+    pool, first_free = _pool(space, [*configs, *pending, *gone], at or list(configs), rng, free)
     if not pool:
         return None
     away = distances(space, configs, pool)
@@ -95,6 +99,7 @@ def _proposed(
     gains = _gains(hopes, [*best, *taken], np.concatenate([here, likely]), rng) * chance
     if gains.max() <= 0.0:  # nothing is hoped for: learn
         gains = chance * np.prod([sd for _, sd in guesses], axis=0)
+    gains[first_free:] *= CHEAPER
     return pool[int(np.argmax(gains))]
 
 
@@ -113,16 +118,20 @@ def _gains(hopes: Any, best: Sequence[Sequence[float]], here: Any, rng: random.R
     return covered.sum(axis=1).astype(float)
 
 
-def _pool(space: Space, known: Sequence[Config], best: Sequence[Config], rng: random.Random) -> list[Config]:
-    """New candidates: at random, and next to the best, each once."""
+def _pool(
+    space: Space, known: Sequence[Config], best: Sequence[Config], rng: random.Random, free: Sequence[Config]
+) -> tuple[list[Config], int]:
+    """New candidates, each once: at random, next to the best, and from this place on those that are free."""
     seen = {_key(c) for c in known}
+    at_no_cost = {key: c for c in free if (key := _key(c)) not in seen}
+    seen |= at_no_cost.keys()
     out: list[Config] = []
     for n in range(_DRAWN + _NEAR):
         config = drawn(space, rng, None if n < _DRAWN else rng.choice(best))
         if (key := _key(config)) not in seen:
             seen.add(key)
             out.append(config)
-    return out
+    return [*out, *at_no_cost.values()], len(out)
 
 
 def _key(config: Config) -> str:

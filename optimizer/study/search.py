@@ -22,11 +22,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redecode.optimizer.errors import BadStudy
+from redecode.optimizer.evaluation.placing import is_placement, without_placement
 from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space
 from redecode.optimizer.objectives import NAMES, Goals, Measured, Outcome
 from redecode.optimizer.study.gaussian import smoothed
 from redecode.optimizer.study.hypervolume import scaled, subset
-from redecode.optimizer.study.proposing import propose
+from redecode.optimizer.study.proposing import drawn, propose
 from redecode.optimizer.study.storage import ABOUT, About, studies
 
 STARTUP = 24
@@ -34,6 +35,8 @@ STARTUP = 24
 PROPOSING = 10
 """Candidates that must be known before "gp" proposes some."""
 SAMPLERS = ("gp", "tpe", "tpe-default", "tpe-multivariate", "nsga2", "random")
+_PLACEMENTS, _EACH = 40, 6
+"""Placements that are drawn for each proposal, and those of them that each graph that ran is looked at with."""
 CONFIG, MEASURED, OUTCOMES, WHY = "candidate", "measured", "outcomes", "why"
 
 
@@ -194,9 +197,20 @@ class Search:
             [list(self.goals.constraints(d.measured).values()) for d in done],
             [*pending, *running],
             random.Random(f"propose/{self.about.seed}/{len(trials)}"),
+            self._placed_otherwise(done, len(trials)),
         )
         if config is not None:
             self._study.enqueue_trial(dict(config))
+
+    def _placed_otherwise(self, done: Sequence[Done], number: int) -> list[Config]:
+        """Candidates that differ from one that ran on all cases in their placement alone: these run no more."""
+        if not any(map(is_placement, self.space.knobs)):
+            return []
+        rng = random.Random(f"placed/{self.about.seed}/{number}")
+        ran = [without_placement(d.config) for d in done if d.why is None]
+        graphs = {json.dumps(graph, sort_keys=True): graph for graph in ran}
+        placed = [{k: v for k, v in drawn(self.space, rng).items() if is_placement(k)} for _ in range(_PLACEMENTS)]
+        return [{**graph, **placement} for graph in graphs.values() for placement in rng.sample(placed, _EACH)]
 
     def known(self, config: Config) -> Done | None:
         """The trial that has evaluated this candidate, if one did."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.study.hypervolume import front, hypervolume, scaled
 from redecode.optimizer.study.search import Done
 
@@ -60,8 +62,15 @@ class Budget:
 
 
 def stagnant(done: Sequence[Done], patience: int = PATIENCE) -> str | None:
-    """Why to end, if the last trials added next to nothing to what the feasible front covers."""
-    if len(done) < 2 * patience:
+    """Why to end, if the last candidates that ran added next to nothing to what the feasible front covers.
+
+    Those that differ from earlier ones in their placement alone do not run.
+    """
+    first: dict[str, Done] = {}
+    for d in done:
+        first.setdefault(json.dumps(without_placement(d.config), sort_keys=True), d)
+    ran = list(first.values())
+    if len(ran) < 2 * patience:
         return None
     feasible = [d for d in done if d.feasible]
     if not feasible:
@@ -70,7 +79,7 @@ def stagnant(done: Sequence[Done], patience: int = PATIENCE) -> str | None:
     low = [min(v) for v in zip(*points, strict=True)]
     high = [max(v) for v in zip(*points, strict=True)]
     reference = (1.1,) * len(low)
-    before = [d.measured.values for d in feasible if d.number < done[-patience].number]
+    before = [d.measured.values for d in feasible if d.number < ran[-patience].number]
     now_covers, then_covers = (_covers(p, low, high, reference) for p in (points, before))
     if now_covers - then_covers >= _GAIN * now_covers:
         return None

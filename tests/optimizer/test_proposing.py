@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from redecode.optimizer.knobs import Choice, Config, Range, Space
+from redecode.optimizer.study import proposing
 from redecode.optimizer.study.gaussian import Process, distances
 from redecode.optimizer.study.proposing import LEAST, drawn, propose
 from redecode.optimizer.study.search import PROPOSING, Evaluated, Search
@@ -124,6 +125,38 @@ def test_a_process_is_surest_where_it_has_measured() -> None:
     here = process.at(distances(SPACE, configs, configs))[1]
     there = process.at(distances(SPACE, configs, known(100, 4)))[1]
     assert here.max() < there.min() * 3 and here.mean() < 0.5 * there.mean()
+
+
+def test_what_costs_nothing_to_find_out_comes_before_what_may_add_a_little_more() -> None:
+    configs = known(30, 6)
+    found, kept = [truth(c) for c in configs], [[over(c)] for c in configs]
+    dear = propose(SPACE, configs, found, kept, [], random.Random(1))
+    assert dear is not None
+    near = [{**dear, "far": float(dear["far"] or 0) + by} for by in (-0.1, 0.1)]  # promise about as much
+    assert propose(SPACE, configs, found, kept, [], random.Random(1), near) in near
+    hopeless = [{**c, "kind": "c", "size": 1} for c in known(20, 9)]
+    assert propose(SPACE, configs, found, kept, [], random.Random(1), hopeless) not in hopeless
+
+
+def test_placements_of_what_ran_are_tried_before_more_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = Range(1, 20, integer=True)
+    space = Space({"n": Range(0, 99, integer=True), "placement.replicas": replicas})
+
+    def ran(journal: str) -> int:
+        search = Search(opened(tmp_path / journal), about(sampler="gp", space_digest=space.digest), space, GOALS)
+        told: list[Config] = []
+        for _ in range(PROPOSING + 20):
+            (asked,) = search.ask(1)
+            n, many = float(asked.config["n"] or 0), float(asked.config["placement.replicas"] or 0)
+            found = replace(values({"a": "x", "b": n / 99}), cost=many, latency_s=0.2 + n / 200 / many)
+            search.tell(asked, Evaluated(measured=found))
+            told.append(asked.config)
+        assert len({str(c) for c in told}) == len(told)
+        return len({str(c["n"]) for c in told[PROPOSING:]})
+
+    with_them = ran("free")
+    monkeypatch.setattr(proposing, "CHEAPER", 1.0)
+    assert with_them < 0.7 * ran("as dear as others")
 
 
 def test_a_study_proposes_the_same_after_a_kill(tmp_path: Path) -> None:

@@ -186,13 +186,15 @@ def test_a_study_on_which_nothing_is_gained_ends(journal: Path) -> None:
     search = Search(opened(journal), about(), SPACE, GOALS)
     run(search, 6)
     done = search.done()
-    flat = [replace(done[0], number=i) for i in range(40)]
+    flat = [replace(done[0], number=i, config={"n": i}) for i in range(40)]
     assert stagnant(flat, 10) is not None
     assert stagnant(flat[:15], 10) is None
+    placed = [replace(d, config={"n": d.number // 4, "placement.replicas": d.number % 4}) for d in flat]
+    assert stagnant(placed, 10) is None and stagnant(placed, 5) is not None  # ten of them ran
 
     def at(number: int, error: float) -> Done:
         better = replace(flat[0].measured, error=error, missed=0)
-        return replace(flat[0], number=number, measured=better, violation=0.0)
+        return replace(flat[number], measured=better, violation=0.0)
 
     assert stagnant([at(i, 0.9 - 0.02 * i) for i in range(40)], 10) is None
 
