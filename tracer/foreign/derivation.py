@@ -185,6 +185,7 @@ class _Derivation:
 
     def _run_attributes(self) -> JsonObject:
         given, came = self._agent_node.reading.given if self._agent_node is not None else (None, None)
+        own: JsonObject = next((n.reading.labels for n in self._nodes if n.reading.labels), {})
         spans = [node.span for node in self._nodes if not node.made]
         scopes = sorted({f"{span.scope} {span.scope_version}".strip() for span in spans if span.scope})
         labels = {"traced_by": ", ".join(scopes), "service": text(self._root.span.resource.get("service.name"))}
@@ -195,7 +196,7 @@ class _Derivation:
             c.CONVERSATION: next((n.reading.conversation for n in self._nodes if n.reading.conversation), None),
             c.RUN_INPUT: None if given is None else c.to_json(given),
             c.RUN_OUTPUT: None if came is None else c.to_json(came),
-            c.LABELS: c.to_json({k: v for k, v in labels.items() if v and _telling(v)}),
+            c.LABELS: c.to_json({**own, **{k: v for k, v in labels.items() if v and _telling(v)}}),
         }
 
     # -- which is which, from run to run --

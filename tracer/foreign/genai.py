@@ -20,6 +20,7 @@ from redecode.tracer.foreign.reading import (
     decode_reading,
     known,
     parsed,
+    read_labels,
     read_task,
     text,
     tool_reading,
@@ -67,6 +68,7 @@ def read(span: OtlpSpan) -> Reading:
         task=task,
         conversation=conversation,
         given=(_put_in(given[0], a), _came_out(given[1], a)),
+        labels=read_labels(given[0].get("metadata")) if isinstance(given[0], dict) else {},
     )
     if langchain and name is not None:
         reading.role = Role.PARSE if name.endswith("OutputParser") else Role.CHAIN

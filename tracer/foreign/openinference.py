@@ -21,6 +21,7 @@ from redecode.tracer.foreign.reading import (
     known,
     number,
     parsed,
+    read_labels,
     read_task,
     text,
     tool_reading,
@@ -67,6 +68,7 @@ def read(span: OtlpSpan) -> Reading:
         transparent=langchain and role is Role.CHAIN,
         conversation=conversation,
         given=(unserialized(_value(a, "input")), unserialized(_value(a, "output"))),
+        labels=read_labels(metadata),
     )
 
 

@@ -70,6 +70,7 @@ class Reading:
         wraps: OpenLLMetry's second span of a graph, beside the one with its nodes.
         attributes: under the names of `conventions`.
         given: what went in and what came out, for the span that turns out to be the run.
+        labels: that the program gave the run in LangGraph's metadata (`conventions.GIVEN_LABELS`).
         failed: an error that the span's own status does not tell.
     """
 
@@ -82,7 +83,14 @@ class Reading:
     conversation: str | None = None
     attributes: JsonObject = field(default_factory=dict)
     given: tuple[Any, Any] = (None, None)
+    labels: JsonObject = field(default_factory=dict)
     failed: str | None = None
+
+
+def read_labels(metadata: Any) -> JsonObject:
+    """The labels that LangGraph metadata gives a run."""
+    found = metadata.get(c.GIVEN_LABELS) if isinstance(metadata, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def read_task(metadata: Any) -> Task | None:

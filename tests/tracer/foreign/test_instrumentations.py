@@ -117,6 +117,7 @@ def test_the_tree_has_the_nodes_names_errors_and_step_keys_of_a_run_we_record(
         ours.run.error,
         ours.run.input,
     )
+    assert theirs.run.labels.get("expected") == ours.run.labels.get("expected") == {"graph": graph}
     inner = [s for s in theirs.spans if "/chain:" in s.step_key]
     assert len(inner) == {"sync": 1, "async": 1, "team": 0, "shapes": 2}[graph]
     assert all(s.kind is SpanKind.NODE for s in inner)

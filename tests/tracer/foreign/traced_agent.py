@@ -225,7 +225,8 @@ def check_played(player: Any, playing: Any) -> None:
 
 
 def run(name: str) -> None:
-    config: Any = {"configurable": {"thread_id": name}}
+    labels = {"redecode.labels": {"expected": {"graph": name}}}
+    config: Any = {"configurable": {"thread_id": name}, "metadata": labels}
     asked = HumanMessage("Who lives in Paris?", id="q1")
     match name:
         case "sync":
