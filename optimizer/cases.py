@@ -88,6 +88,8 @@ def select(
             gone["still open"] += 1
         elif run.input is None:
             gone["without a recorded input (--no-content leaves it out)"] += 1
+        elif _resumes(run.input):
+            gone["that go on after an interrupt: their input is the answer to it"] += 1
         elif spec.needs_expected and case.expected is None:
             gone["without an expected answer (label `expected`, or --expected FILE)"] += 1
         else:
@@ -107,6 +109,11 @@ def select(
     rng.shuffle(search)
     rng.shuffle(decide)
     return Cases(search=tuple(search), decide=tuple(decide), left_out=dict(gone))
+
+
+def _resumes(given: Any) -> bool:
+    """Whether a run's input is LangGraph's `Command`, to a graph that has begun."""
+    return isinstance(given, Mapping) and given.keys() == {"graph", "update", "resume", "goto"}
 
 
 def _asked(runs: Sequence[Run], which: str, now_ns: int) -> list[Run]:
@@ -173,7 +180,7 @@ def past_of(runs: Sequence[Run], spec: Spec) -> list[Case]:
     """What has been recorded of an agent: every run that ended well, replays and evaluations left out."""
     agents = set(spec.agents) or {spec.name}
     own = [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
-    return of_runs([r for r in own if r.status == "ok" and r.input is not None])
+    return of_runs([r for r in own if r.status == "ok" and r.input is not None and not _resumes(r.input)])
 
 
 def kept(cases: Sequence[Case], search: Sequence[str], decide: Sequence[str]) -> Cases:

@@ -11,7 +11,7 @@ from redecode.optimizer import cases as selecting
 from redecode.optimizer.cases import Cases
 from redecode.optimizer.errors import BadSpec, BadStudy
 from redecode.optimizer.evaluation.placing import is_placement, with_placement
-from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space, as_json
+from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space, as_json, label
 from redecode.optimizer.objectives import Goals
 from redecode.optimizer.promotion.decide import Margins
 from redecode.optimizer.spec import Spec, space_of
@@ -19,6 +19,8 @@ from redecode.optimizer.study.storage import About, find, studies
 from redecode.replay.prices import Price
 from redecode.tracer import Run
 
+NAMED = "named"
+"""In a study's settings: the knobs that were asked for; none: all that the context has."""
 _OTHER_SCORES = "the scorer or the right answers were changed since it began: what was scored before stays as it was"
 
 
@@ -89,7 +91,9 @@ def prepare(
         return _again(request, spec, runs, storage, expected)
     at_load = request.settings.get("at_load")
     spec, knobs = with_placement(spec, request.knobs, at_load)
-    space, incumbent = space_of(spec, knobs=knobs, fixed=request.fixed, incumbent=request.incumbent)
+    gone = _gone(spec, request.incumbent)
+    in_use = {name: value for name, value in request.incumbent.items() if name not in gone}
+    space, incumbent = space_of(spec, knobs=knobs, fixed=request.fixed, incumbent=in_use)
     chosen = selecting.select(
         runs,
         spec,
@@ -122,11 +126,13 @@ def prepare(
         sampler=request.sampler,
         seed=request.seed,
         versions={name: version(name) for name in ("redecode", "optuna")},
-        settings=dict(request.settings),
+        settings={**request.settings, NAMED: _named(request.knobs)},
         made_ns=now_ns,
         scoring=selecting.scoring_of(spec.score, [*chosen.search, *chosen.decide]),
     )
-    notes = tuple(f"left out: {count} {why}" for why, count in chosen.left_out.items())
+    notes = [f"left out: {count} {why}" for why, count in chosen.left_out.items()]
+    if gone:
+        notes.append(f"{', '.join(gone)}: in the configuration in use, and no field of {spec.name} any more; left out")
     return Prepared(
         spec=spec,
         space=space,
@@ -146,10 +152,18 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         raise BadStudy(f"study {name} is of {about.agent} ({about.spec}), not of {spec.name}")
     rest = {n: v for n, v in about.base.items() if n not in about.space}
     placed = {n: v for n, v in rest.items() if is_placement(n)}  # in use, and not searched
-    described = [(n, _described(n, d)) for n, d in about.space.items()]
+    _not_others(request, name, about)
+    named = about.settings.get(NAMED, about.space)  # a study of before it was kept has all of them
+    described = [(n, None if d is None else _described(n, d)) for n, d in named.items()]
     spec, knobs = with_placement(spec, described, about.settings.get("at_load"))
     asked = {n: v for n, v in rest.items() if n not in placed}
-    space, _ = space_of(spec, knobs=knobs, fixed=asked, incumbent={**placed, **about.incumbent})
+    try:
+        space, _ = space_of(spec, knobs=knobs, fixed=asked, incumbent={**placed, **about.incumbent})
+        space.canonical(about.incumbent)
+    except BadSpec as error:
+        raise BadStudy(
+            f"the knobs of {spec.name} are others than those of study {name}: {error}; begin a new one"
+        ) from error
     if space.digest != about.space_digest:
         changes = "; ".join(space.changes_from(about.space))
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
@@ -165,6 +179,38 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         about=about,
         notes=(f"going on with {name}", *([] if alike else [_OTHER_SCORES])),
     )
+
+
+def _not_others(request: Request, name: str, about: About) -> None:
+    """Refuse what is asked for besides, if it is not what the study was begun with."""
+    goals = goals_of(about.goals)
+    named = about.settings.get(NAMED, {})
+    asked: dict[str, tuple[Any, Any]] = {
+        "--slo": (request.slo_s, goals.slo_s),
+        "--percentile": (request.percentile, goals.percentile),
+        "--max-error": (request.most_error, goals.most_error),
+        "--knob": (_named(request.knobs) or None, named or None),
+        **{f"--fix {n}": (label(v), label(about.base.get(n))) for n, v in request.fixed.items()},
+    }
+    for option, (now, then) in asked.items():
+        if now is not None and now != then:
+            raise BadStudy(
+                f"study {name} was not begun with this {option}: --resume goes on with a study as it was begun; leave "
+                f"{option.split()[0]} out, or begin a new one"
+            )
+
+
+def _named(knobs: Sequence[tuple[str, Knob | None]]) -> dict[str, Any]:
+    """Knobs that were asked for, as they are kept."""
+    return {name: None if knob is None else as_json(knob.described()) for name, knob in knobs}
+
+
+def _gone(spec: Spec, incumbent: Mapping[str, Any]) -> list[str]:
+    """Names in the configuration in use that the context had once; a factory may take any."""
+    if spec.build is not None:
+        return []
+    known = {*spec.fields(), *spec.knobs, *spec.fixed, *spec.incumbent}
+    return [name for name in incumbent if name not in known and not is_placement(name)]
 
 
 def _described(name: str, data: Mapping[str, Any]) -> Knob:

@@ -77,7 +77,7 @@ class SchemaField:
         if not (integer or _is(self.type, float)) or self.default is None:  # nothing lies between None and a number
             return None
         low, high, step = _bounds(self.marks, integer=integer)
-        if low is None or high is None:
+        if low is None or high is None or low > high:
             return None
         return Range(low, high, step=step, integer=integer)
 
@@ -177,7 +177,16 @@ def _bounds(marks: Sequence[Any], *, integer: bool) -> tuple[float | None, float
             high = at - 1 if integer else math.nextafter(at, -math.inf)
         if (at := getattr(mark, "multiple_of", None)) is not None:
             step = at
+    if step is not None and low is not None and high is not None:  # only its multiples are taken
+        low, high = _multiple(math.ceil(low / step - 1e-9), step), _multiple(math.floor(high / step + 1e-9), step)
+        low = low + step if any((at := getattr(m, "gt", None)) is not None and low <= at for m in marks) else low
+        high = high - step if any((at := getattr(m, "lt", None)) is not None and high >= at for m in marks) else high
     return low, high, step
+
+
+def _multiple(count: int, step: float) -> float:
+    """Without the noise of floats: 3 times 0.1 is 0.3."""
+    return count * step if isinstance(step, int) else round(count * step, 12)
 
 
 def made(schema: Any, values: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from redecode.optimizer.objectives import Measured, Outcome
 from redecode.optimizer.observed import observed
 from redecode.optimizer.preparing import Prepared
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
-from redecode.optimizer.spec import Case
+from redecode.optimizer.spec import Case, Spec
 from redecode.optimizer.study.hypervolume import dominates, subset
 from redecode.optimizer.study.search import Asked, Done, Evaluated, Search, warm_starts
 from redecode.optimizer.study.stopping import PATIENCE, Budget, stagnant
@@ -96,7 +96,7 @@ class Tuner:
     simulates: Simulates | None = None
     labels: Mapping[str, object] = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
-    silent: str | None = None
+    _told: list[str] = field(default_factory=list)
     _live: int = 0
     _memo: int = 0
     _again: int = 0
@@ -138,7 +138,7 @@ class Tuner:
             deciding = replace(ladder, cases=held, labels={**ladder.labels, "held_out": True}, withheld=())
             ran, cut = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
         return Tuned(
-            prepared=p if self.silent is None else replace(p, notes=(*p.notes, self.silent)),
+            prepared=replace(p, notes=(*p.notes, *self._told)),
             study=search.name,
             done=done,
             failures=search.failures(),
@@ -219,12 +219,18 @@ class Tuner:
                 return str(over)  # what was asked stays running; it is asked again when the study goes on
             if first and found and asked[0].config == p.incumbent:
                 _check_first(found[0])  # not told: it is asked again once it is mended
+                self._warn(_odd(found[0], p.spec))
             for candidate, result in zip(new, found, strict=True):
                 search.tell(candidate, result)
                 self.tell(_line(candidate, result.measured, result.out or result.failed))
-                if self.silent is None and _asks_nobody(result) and _asked(done):
-                    self.silent = _SILENT.format(number=candidate.number)
-                    self.tell(self.silent)
+                if _asks_nobody(result) and _asked(done) and not any("made no FM call" in told for told in self._told):
+                    self._warn(_SILENT.format(number=candidate.number))
+
+    def _warn(self, what: str | None) -> None:
+        """Say it now, and in the report."""
+        if what is not None:
+            self._told.append(what)
+            self.tell(what)
 
     def _sorted(self, search: Search, asked: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
         """Candidates to evaluate, and those known already, which are told at once; in a batch each once."""
@@ -253,6 +259,19 @@ def _asks_nobody(found: Evaluated) -> bool:
 def _asked(done: Sequence[Done]) -> bool:
     """Whether the incumbent made calls."""
     return bool(done) and done[0].measured.live + done[0].measured.memo > 0
+
+
+def _odd(found: Evaluated, spec: Spec) -> str | None:
+    """What is odd about the qualities of the incumbent."""
+    losses = [o.loss for o in found.outcomes if o.error is None]
+    if losses and all(loss is None for loss in losses):
+        return "the scorer can tell of no run of the incumbent: without qualities nothing can be promoted"
+    if losses and spec.score is None and all(loss == 1.0 for loss in losses):
+        return (
+            "nothing that was recorded came out again when the incumbent ran on its own inputs: every error is 1, and "
+            "says nothing; give the spec a `score`"
+        )
+    return None
 
 
 def _check_first(found: Evaluated) -> None:

@@ -26,6 +26,7 @@ class FmRequest:
         path: of the endpoint, as in `/chat/completions`; empty of a LangChain model that calls no OpenAI client.
         messages: as sent: messages, a prompt, or the input of a response.
         sampling: every other parameter of the request.
+        base_url: where it goes, as a decode has it; `None` where only callbacks tell of the call.
     """
 
     path: str
@@ -34,6 +35,7 @@ class FmRequest:
     tools: list[JsonObject] | None
     sampling: JsonObject
     stream: bool
+    base_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,17 @@ class CachedStep:
                 self._given = best_vectors()
             return self._given
 
+    def scope_of(self, state: Any, context: Any) -> Any:
+        """What else must be equal for a hit."""
+        if self._scope is not None:
+            return self._scope(state, context)
+        return {k: v for k, v in _fields(context).items() if k not in (self._kind, self._threshold)}
+
+    @property
+    def scoped(self) -> bool:
+        """Whether that may differ between states of one context."""
+        return self._scope is not None
+
     def setting(self, context: Any) -> Setting:
         """What a context asks for.
 
@@ -163,9 +174,7 @@ class CachedStep:
             return tenant if place is None else f"{read or place.own} {tenant}"
 
         def scope(state: Any) -> Any:
-            if self._scope is not None:
-                return self._scope(state, context)
-            return {k: v for k, v in _fields(context).items() if k not in (self._kind, self._threshold)}
+            return self.scope_of(state, context)
 
         return self._cache(path, setting).around(
             self.name, node, anode, text=self.text, side_effect=False, scope=scope, tenant=whose, keep=read is None

@@ -7,7 +7,7 @@ tokens that it stays below and that the engine takes: a lower one, or one that i
 says. Only decodes of evaluations count, since those of the recorded runs had another load around them. The store is the
 memo: nothing is kept besides, and what is forgotten there is forgotten here.
 
-The first calls of each model in a process always go to the engine: they tell which one is there.
+The first calls of each model at each address in a process always go to the engine: they tell which one is there.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Evaluator:
 
     def __init__(self, memo: Memo | None, live_tools: Collection[str], recorded: Any, stand_in: Any = None) -> None:
         self._memo, self._live_tools, self._recorded, self._stand_in = memo, set(live_tools), recorded, stand_in
-        self._engines: dict[str, str] = {}
+        self._engines: dict[tuple[str | None, str], str] = {}
         self._sources: dict[str, RecordedRun] = {}
         self._taken: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -259,7 +259,7 @@ class Evaluator:
     def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
         """From the memo, in the time it took; else live."""
         case = self._marked(span)
-        engine = self._engines.get(request.model)
+        engine = self._engines.get((request.base_url, request.model))
         found = None
         if self._memo is not None and engine is not None:
             found = self._memo.find(engine, request, f"{case} {span.step_key}")
@@ -339,7 +339,7 @@ class Evaluator:
         a = event.attributes
         if event.kind == "decode" and event.status == "ok" and a.get(ANSWERED_BY) == LIVE:
             engine = engine_of(a.get(c.ENGINE), a.get(c.BASE_URL), a.get(c.FINGERPRINT))
-            self._engines[str(a.get(c.REQUEST_MODEL))] = engine
+            self._engines[a.get(c.BASE_URL), str(a.get(c.REQUEST_MODEL))] = engine
 
     def other(self, span: LiveSpan | None, what: str) -> None:
         """Live."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE
@@ -22,6 +22,7 @@ from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import ANSWERED_BY, SpanEvent
 from redecode.tracer import conventions as c
 
+T = TypeVar("T")
 AGAIN_S = (0.5, 2.0, 5.0)
 """How long an engine that does not answer is waited for before each further try of a run."""
 _NOT_THERE = frozenset(
@@ -29,6 +30,7 @@ _NOT_THERE = frozenset(
 )
 _CACHE = "__pregel_cache"
 """LangGraph's own cache of nodes, in a run's configuration; a graph's, and its subgraphs', where it is not there."""
+_MESSAGES = frozenset({"human", "ai", "system", "tool", "function", "chat", "AIMessageChunk"})
 _SLOW = frozenset({"APITimeoutError", "TimeoutError", "ReadTimeout", "TimeoutException"})
 
 
@@ -129,23 +131,24 @@ class Runner:
         """
         graph, context = self._candidate(values)
         if self.warming is None:
-            return await self._all([partial(self._run, graph, context, case, labels) for case in cases])
+            ran = await self._all([partial(self._run, graph, context, case, labels) for case in cases])
+            return await self._judged(cases, ran)
         warming = self.warming
         read, first = warming.wanted(values, context, cases, withheld)
         filling = [
             partial(self._run, graph, context, source, {**labels, "fills": True}, warming.of_source(values, source.id))
             for source in first
         ]
-        filled = await self._all(filling)
+        filled = [outcome for outcome, _ in await self._all(filling)]
         for source in first:
             warming.warmed(values, source)
-        outcomes = await self._all(
+        ran = await self._all(
             [
                 partial(self._run, graph, context, c, labels, warming.of_case(self._token(labels), read.get(c.id, {})))
                 for c in cases
             ]
         )
-        return besides(outcomes, filled)
+        return besides(await self._judged(cases, ran), filled)
 
     async def first(self, values: Mapping[str, Any], case: Case, labels: Mapping[str, Any]) -> Outcome:
         """A run before any that counts: in a new process it is what imports and connects that takes the time.
@@ -155,18 +158,27 @@ class Runner:
         """
         graph, context = self._candidate(values)
         caches = None if self.warming is None else self.warming.of_case(self._token(labels), {})
-        return await self._run(graph, context, case, {**labels, "fills": True}, caches)
+        outcome, _ = await self._run(graph, context, case, {**labels, "fills": True}, caches)
+        return outcome
 
     def _candidate(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
         """Its graph and its context."""
         own = self.spec.own(values)
         return self.spec.built(own), self.spec.context_of(own)
 
-    async def _all(self, runs: Sequence[Callable[[], Awaitable[Outcome]]]) -> list[Outcome]:
+    async def _judged(self, cases: Sequence[Case], ran: Sequence[tuple[Outcome, Any]]) -> list[Outcome]:
+        """Outcomes with their qualities: once no run goes on any more, whose latency a scorer would be a part of."""
+
+        async def judged(case: Case, outcome: Outcome, output: Any) -> Outcome:
+            return outcome if outcome.error is not None else replace(outcome, quality=await self._scored(output, case))
+
+        return await self._all([partial(judged, case, *made) for case, made in zip(cases, ran, strict=True)])
+
+    async def _all(self, runs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         """So many at a time."""
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def gated(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        async def gated(run: Callable[[], Awaitable[T]]) -> T:
             async with gate:
                 return await run()
 
@@ -185,7 +197,8 @@ class Runner:
 
     async def _run(
         self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None = None
-    ) -> Outcome:
+    ) -> tuple[Outcome, Any]:
+        """What came of a run, not judged yet, and its output."""
         for wait_s in (*self.again_s, None):
             token = self._token(labels)
             loop = asyncio.get_running_loop()
@@ -197,7 +210,7 @@ class Runner:
                 failed = error
             took = loop.time() - begun
             if failed is None or (gone := not_there(failed)) is None:
-                return await self._outcome(case, output, failed, token, took, scored="fills" not in labels)
+                return self._outcome(case, failed, token, took), output
             self.watch.take(token)
             if wait_s is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
@@ -219,18 +232,15 @@ class Runner:
         with nullcontext() if caches is None else elsewhere(caches):
             return await graph.ainvoke(case.input, config, **given)
 
-    async def _outcome(
-        self, case: Case, output: Any, failed: Exception | None, token: str, took: float, *, scored: bool
-    ) -> Outcome:
+    def _outcome(self, case: Case, failed: Exception | None, token: str, took: float) -> Outcome:
         seen = self.watch.take(token)
-        quality = None if failed is not None or not scored else await self._scored(output, case)
         error = None if failed is None else f"{type(failed).__name__}: {failed}"[:500]
         if seen is None:
-            return Outcome(case=case.id, run_id=None, quality=quality, latency_s=took, error=error)
+            return Outcome(case=case.id, run_id=None, quality=None, latency_s=took, error=error)
         return Outcome(
             case=case.id,
             run_id=seen.run_id,
-            quality=quality,
+            quality=None,
             latency_s=seen.latency_s,
             error=error,
             usage=seen.usage,
@@ -264,15 +274,28 @@ def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcom
 
 def alike(output: Any, case: Case) -> float | None:
     """How much of the recorded output comes out again: the share of equal keys, or whether it is equal."""
-    then = case.output
+    then = _by_words(case.output)
     if then is None:
         return None
     if isinstance(then, Mapping) and isinstance(output, Mapping) and then:
-        changed = {k for k, v in then.items() if isinstance(case.input, Mapping) and case.input.get(k) == v}
+        given = _by_words(case.input)
+        changed = {k for k, v in then.items() if isinstance(given, Mapping) and given.get(k) == v}
         keys = [k for k in then if k not in changed] or list(then)  # what merely went through says nothing
-        now: dict[str, Any] = c.plain(dict(output))
+        now: dict[str, Any] = _by_words(c.plain(dict(output)))
         return sum(bool(now.get(k) == then[k]) for k in keys) / len(keys)
-    return float(bool(c.plain(output) == then))
+    return float(bool(_by_words(c.plain(output)) == then))
+
+
+def _by_words(value: Any) -> Any:
+    """Plain data in which messages are what they say: ids, and what the engine told besides, are never the same."""
+    if isinstance(value, list):
+        return [_by_words(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") in _MESSAGES and "content" in value:
+        called = [[call.get("name"), call.get("args")] for call in value.get("tool_calls") or ()]
+        return [value["type"], value.get("name"), value["content"], called]
+    return {k: _by_words(v) for k, v in value.items()}
 
 
 def not_there(error: BaseException) -> str | None:

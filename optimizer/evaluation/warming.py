@@ -24,6 +24,7 @@ from redecode.optimizer.caching import CachedStep, Setting
 from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.steps import Elsewhere
 from redecode.optimizer.spec import Case
+from redecode.tracer import plain
 
 MOST = 5_000
 """Recorded runs before which the past is not looked at: the newest."""
@@ -54,21 +55,30 @@ class Past:
         self.steps = tuple(steps)
         self._asks = {step.name: [a for c in ordered if (a := _asks(step, c)) is not None] for step in steps}
         self._likeness: dict[str, Any] = {}
-        self._found: dict[tuple[str, Setting, frozenset[str]], dict[str, str]] = {}
+        self._found: dict[tuple[str, Setting, frozenset[str], str], dict[str, str]] = {}
 
-    def source(self, step: CachedStep, setting: Setting, case: str, withheld: Collection[str]) -> str | None:
+    def source(
+        self, step: CachedStep, setting: Setting, case: str, withheld: Collection[str], scopes: Sequence[str] = ()
+    ) -> str | None:
         """The run whose input a case's run would find answered, if there is one.
 
         Args:
             withheld: runs that leave nothing.
+            scopes: of the runs (`scopes`).
         """
         out = frozenset() if case in withheld else frozenset(withheld)
-        key = (step.name, setting, out)
+        key = (step.name, setting, out, digest(list(scopes)))
         if key not in self._found:
-            self._found[key] = self._replayed(step, setting, out)
+            self._found[key] = self._replayed(step, setting, out, scopes)
         return self._found[key].get(case)
 
-    def _replayed(self, step: CachedStep, setting: Setting, out: frozenset[str]) -> dict[str, str]:
+    def scopes(self, step: CachedStep, context: Any) -> list[str]:
+        """What else must be equal for a hit, of each run that asks the step; nothing where it is the context alone."""
+        return [_scope(step, self.cases[a.run_id], context) for a in self._asks[step.name]] if step.scoped else []
+
+    def _replayed(
+        self, step: CachedStep, setting: Setting, out: frozenset[str], scopes: Sequence[str]
+    ) -> dict[str, str]:
         """Run → the one that left what it finds."""
         asks = self._asks[step.name]
         alike = self._alike(step) if setting.kind == "semantic" else None
@@ -81,6 +91,8 @@ class Past:
             for m in entries:
                 there = asks[m]
                 old = step.ttl_s is not None and ask.begun_ns - there.ended_ns > step.ttl_s * 1e9
+                if scopes and scopes[m] != scopes[n]:
+                    continue
                 if there.tenant != ask.tenant or there.ended_ns > ask.begun_ns or old:
                     continue
                 if alike is None:
@@ -111,6 +123,13 @@ def _asks(step: CachedStep, case: Case) -> _Asks | None:
     return None if case.error is not None else _Asks(case.id, tenant, text, case.started_ns, ended)
 
 
+def _scope(step: CachedStep, case: Case, context: Any) -> str:
+    try:
+        return digest(plain(step.scope_of(case.input, context)))
+    except Exception:  # as in `_asks`: nobody knows, so nothing is found
+        return case.id
+
+
 @dataclass(slots=True)
 class Warming:
     """Fills the caches of one process's evaluations."""
@@ -135,8 +154,9 @@ class Warming:
             setting = step.setting(context)
             if setting.kind == "none":
                 continue
+            scopes = self.past.scopes(step, context)
             for case in cases:
-                source = self.past.source(step, setting, case.id, withheld)
+                source = self.past.source(step, setting, case.id, withheld, scopes)
                 if source is not None:
                     read.setdefault(case.id, {})[step.name] = place = _place(values, source)
                     if place not in self._warm:

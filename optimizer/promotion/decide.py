@@ -1,9 +1,9 @@
 """The rule of promotion, on pairs of runs (incumbent, candidate) of the same held-out cases.
 
 A candidate is promoted if it is surely not worse than the margins allow in error, cost and latency, surely keeps the
-SLO, and is surely better in one of them. Each part is a test at 5 %; a candidate's p value is the largest of them (of
-the three ways to be better the smallest, times three); over several finalists by Holm. What is not sure is said with
-how many more runs would tell, if things go on as they look.
+SLO and the error that is allowed, and is surely better in one of them. Each part is a test at 5 %; a candidate's p
+value is the largest of them (of the three ways to be better the smallest, times three); over several finalists by
+Holm. What is not sure is said with how many more runs would tell, if things go on as they look.
 """
 
 from __future__ import annotations
@@ -200,6 +200,7 @@ class _Tests:
     better: Mapping[str, float]
     slo: float | None
     slo_counts: tuple[int, int, float] | None
+    own: Effect | None
     p: float
 
 
@@ -245,8 +246,16 @@ def _tests(
         misses = sum(goals.misses(o) for o in lane)
         slo = p_rate_above(misses, len(lane), goals.allowed)
         counts = (misses, len(lane), upper_rate(misses, len(lane)))
-    parts = [*not_worse.values(), min(1.0, _WAYS * min(better.values())), *([] if slo is None else [slo])]
-    found = _Tests(effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, p=max(parts))
+    own = None
+    if goals.most_error is not None:  # as far as it was scored, whether or not the incumbent was
+        losses = [(o.loss, c) for o, c in zip(lane, clusters, strict=True) if o.loss is not None]
+        zeros = [0.0] * len(losses)
+        own = paired(
+            [x for x, _ in losses], zeros, [c for _, c in losses], seed=seed + 3, shrink=1.0, resamples=resamples
+        )
+    kept = [*([] if slo is None else [slo]), *([] if own is None else [own.p_not_above(goals.most_error or 0.0)])]
+    p = max(*not_worse.values(), min(1.0, _WAYS * min(better.values())), *kept)
+    found = _Tests(effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, own=own, p=p)
     return found if _compared(found) >= LEAST_CLUSTERS else replace(found, p=1.0)
 
 
@@ -265,7 +274,7 @@ def _judged(
             verdict = Verdict.KEEP
             why = why or ("it is better in nothing by an amount that matters",)
         else:
-            verdict, why, more = Verdict.UNSURE, _open(found, margins), _needed(found, lane, goals, margins)
+            verdict, why, more = Verdict.UNSURE, _open(found, goals, margins), _needed(found, lane, goals, margins)
     return Compared(
         name=name,
         verdict=verdict,
@@ -304,7 +313,14 @@ def _harms(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
         misses, runs, _ = found.slo_counts
         if lower_rate(misses, runs) > goals.allowed:
             out.append(f"it misses the SLO: {misses} of {runs} runs, {goals.allowed:.0%} may")
+    most = goals.most_error
+    if most is not None and found.own is not None and found.own.p_not_below(most) <= ALPHA:
+        out.append(f"its error is {_level(found.own)}, {most:.3g} is allowed")
     return tuple(out)
+
+
+def _level(error: Effect) -> str:
+    return f"{error.estimate:.3f} ({error.low:.3f} to {error.high:.3f})"
 
 
 def _hope(found: _Tests) -> bool:
@@ -312,7 +328,7 @@ def _hope(found: _Tests) -> bool:
     return any(e.low < -_WORTH[n] and e.estimate < 0 for n, e in found.effects.items())
 
 
-def _open(found: _Tests, margins: Margins) -> tuple[str, ...]:
+def _open(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
     out = [
         f"not sure to be within the margin ({said(n, margins.of(n))}): {_interval(n, found.effects[n])}"
         for n, p in found.not_worse.items()
@@ -321,6 +337,9 @@ def _open(found: _Tests, margins: Margins) -> tuple[str, ...]:
     if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
         misses, runs, upper = found.slo_counts
         out.append(f"the SLO is not certain: {misses} of {runs} runs missed it, up to {upper:.1%} may be missing")
+    most = goals.most_error
+    if most is not None and found.own is not None and found.own.p_not_above(most) > ALPHA:
+        out.append(f"not sure to have at most the error that is allowed ({most:.3g}): {_level(found.own)}")
     if min(found.better.values()) * _WAYS > ALPHA:
         best = min(found.better, key=lambda n: found.better[n])
         out.append(f"not sure to be better in anything: {_interval(best, found.effects[best])}")
@@ -346,6 +365,8 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
     if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
         misses, runs, _ = found.slo_counts
         wanted.append(runs_for_rate(misses / runs, goals.allowed) or _NEVER)
+    if (own := found.own) is not None and own.clusters > 1 and own.p_not_above(goals.most_error or 0.0) > ALPHA:
+        wanted.append(_runs(runs_for_mean((goals.most_error or 0.0) - own.estimate, own.sd), per_cluster))
     most = max(wanted)
     if most >= _NEVER and _compared(found) < LEAST_CLUSTERS:
         most = max(w for w in wanted if w < _NEVER)  # from so few nobody knows that none would tell

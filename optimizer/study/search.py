@@ -48,6 +48,7 @@ def sampler_of(name: str, seed: int, startup: int = STARTUP) -> BaseSampler:
     Raises:
         BadStudy: there is none of that name.
     """
+    seed %= 2**32  # numpy takes no other
     if name in ("gp", "tpe"):
         return TPESampler(seed=seed, n_startup_trials=startup, multivariate=False)
     if name == "tpe-default":

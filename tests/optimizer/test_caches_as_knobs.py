@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,14 @@ def test_in_use_it_keeps_answers_of_one_configuration_apart(tmp_path: Path) -> N
 
 def test_of_runs_without_an_input_there_is_no_past(store: Path) -> None:
     assert of_runs(Store(store).runs()) == []
+
+
+def test_what_a_step_says_must_be_equal_besides_must_have_been_so_in_the_past() -> None:
+    """Of each text there is one in every language: all but the first two find one of their own."""
+    scoped = step(scope=lambda s, c: [s["customer"], c["model"]])
+    runs = [replace(r, input={**r.input, "customer": "de" if n % 2 else "en"}) for n, r in enumerate(
+        made(*(("a", 10.0 * n, 1.0) for n in range(6))))]  # fmt: skip
+    past, exact = Past(runs, [scoped]), Setting("exact")
+    scopes = past.scopes(scoped, {"model": "m"})
+    assert [past.source(scoped, exact, str(n), (), scopes) for n in range(6)] == [None, None, "0", "1", "0", "1"]
+    assert Past(runs, [step()]).scopes(step(), {"model": "m"}) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redecode.optimizer.cases import MODE, kept, of_runs, read_expected, select
+from redecode.optimizer.cases import MODE, kept, of_runs, past_of, read_expected, select
 from redecode.optimizer.errors import BadSpec, NoRuns
 from redecode.optimizer.spec import Spec
 from redecode.tracer import Run
@@ -106,3 +106,11 @@ def test_a_study_that_is_gone_on_with_has_its_own_cases_in_its_order() -> None:
     assert [int(c.id, 16) for c in (*found.search, *found.decide)] == [3, 1, 2]
     with pytest.raises(NoRuns, match="1 of the study's runs no more"):
         kept(cases, [f"{9:032x}"], [])
+
+
+def test_the_second_half_of_an_interrupted_run_is_no_case() -> None:
+    answer = {"graph": None, "update": None, "resume": "fine", "goto": []}
+    runs = [run(i, input=answer if i % 2 else {"n": i}) for i in range(12, 0, -1)]
+    found = select(runs, SPEC, "all", now_ns=0)
+    assert len(found.search) + len(found.decide) == 6 == len(past_of(runs, SPEC))
+    assert found.left_out == {"that go on after an interrupt: their input is the answer to it": 6}

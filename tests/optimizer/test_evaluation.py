@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 
 from redecode.optimizer.cases import MODE, select
 from redecode.optimizer.errors import BadSpec, EngineGone, NoRuns, OptimizerError, ScorerFailed
 from redecode.optimizer.evaluation.ladder import Ladder
 from redecode.optimizer.evaluation.memo import Made
 from redecode.optimizer.evaluation.process import Workers
+from redecode.optimizer.evaluation.runs import alike
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
 from redecode.optimizer.evaluation.worker import kind_of
 from redecode.optimizer.objectives import Goals
-from redecode.optimizer.spec import load, space_of
+from redecode.optimizer.spec import Case, load, space_of
 from redecode.optimizer.study.search import Asked
-from redecode.tracer import Store
+from redecode.tracer import Store, plain
 from tests.optimizer.conftest import capitals, record
 
 TUNING = """
@@ -283,3 +287,83 @@ def test_which_limits_an_answer_serves(
 ) -> None:
     known: Any = None
     assert Made(made, tokens, room, known).answers(asked) is same
+
+
+BUSY = """
+import capitals
+from redecode.optimizer import Spec
+
+asked, running, seen = capitals.answer, [], []
+
+def answer(state, runtime):
+    running.append(1)
+    try:
+        return asked(state, runtime)
+    finally:
+        running.pop()
+
+def right(output, case):
+    seen.append(len(running))
+    return output["capital"] == case.expected
+
+builder = capitals.StateGraph(capitals.State, context_schema=capitals.Context)
+builder.add_node("answer", answer)
+builder.add_edge(capitals.START, "answer")
+builder.add_edge("answer", capitals.END)
+spec = Spec(graph=builder.compile(name="capitals"), score=right, needs_expected=True)
+"""
+
+
+def test_runs_are_judged_when_none_goes_on_any_more(folder: Path, recorded: Any, store: Path) -> None:
+    """A scorer that takes its time, a judge say, would be a part of the latency of the others."""
+    (folder / "tuning.py").write_text(BUSY)
+    made = InProcess(Settings(spec="tuning:spec", store=store, source=store, concurrency=3))
+    try:
+        outcomes = made.evaluate(Block(values=POLITE, cases=cases_of(store, 6)))
+    finally:
+        made.close()
+    assert [o.quality for o in outcomes] == [1.0] * 6
+    assert importlib.import_module("tuning").seen == [0] * 6
+
+
+def test_another_engine_of_the_same_model_is_another_engine(
+    folder: Path, store: Path, serve: Any, monkeypatch: Any
+) -> None:
+    wrong = serve(lambda body: "nowhere")
+    text = (folder / "capitals.py").read_text()
+    text = text.replace("temperature=knobs.temperature)", "temperature=knobs.temperature, base_url=knobs.url)")
+    (folder / "capitals.py").write_text(text.replace('    model: str = "m"', '    model: str = "m"\n    url: str = ""'))
+    (folder / "tuning.py").write_text(TUNING)
+    server = serve(capitals)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    agent = importlib.import_module("capitals")
+    with monkeypatch.context() as here:
+        here.setattr(agent, "Context", partial(agent.Context, url=server.base_url))
+        record(agent, store, 4)
+    made = InProcess(Settings(spec="tuning:spec", store=store, source=store, concurrency=1))
+    cases = cases_of(store, 4)
+    try:
+        found = [
+            [o.quality for o in made.evaluate(Block(values={**POLITE, "url": one.base_url}, cases=cases))]
+            for one in (server, wrong, server)
+        ]
+    finally:
+        made.close()
+    right, wrongs = [1.0] * len(cases), [0.0] * len(cases)
+    assert found == [right, wrongs, right] and len(wrong.requests) == len(cases)
+
+
+def test_without_a_scorer_messages_are_compared_by_what_they_say() -> None:
+    def said(*texts: str) -> list[Any]:
+        return [HumanMessage("hi"), *(AIMessage(text, response_metadata={"id": str(uuid4())}) for text in texts)]
+
+    for message in (then := said("one", "two")):
+        message.id = str(uuid4())
+    case = Case(id="c", input={"messages": plain(said()[:1])}, output=plain({"messages": then, "n": 1}))
+    assert alike({"messages": said("one", "two"), "n": 1}, case) == 1.0
+    assert alike({"messages": said("one", "three"), "n": 1}, case) == 0.5
+    called = AIMessage("", tool_calls=[{"name": "f", "args": {"x": 1}, "id": "a"}])
+    again = AIMessage("", tool_calls=[{"name": "f", "args": {"x": 1}, "id": "b"}])
+    other = AIMessage("", tool_calls=[{"name": "f", "args": {"x": 2}, "id": "a"}])
+    of = Case(id="c", input=None, output=plain({"messages": [called]}))
+    assert (alike({"messages": [again]}, of), alike({"messages": [other]}, of)) == (1.0, 0.0)

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, NotRequired
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from typing_extensions import TypeAliasType, TypedDict
 
 from redecode.optimizer.errors import BadSpec
-from redecode.optimizer.knobs import Choice, Fixed, Range, Space, as_json
+from redecode.optimizer.knobs import Choice, Fixed, Range, Space, as_json, values_of
 from redecode.optimizer.schema import fields_of, made, parse_fix, parse_knob
 from redecode.optimizer.spec import Spec, as_spec, load, space_of
 
@@ -292,3 +292,23 @@ def test_none_is_refused_where_leaving_a_knob_out_means_another_value() -> None:
         space_of(as_spec(Graph(Hinted), "g"))
     space, _ = space_of(as_spec(Graph(Hinted), "g"), knobs=[parse_knob("hint=careful,quick")])
     assert space.base == {"hint": "careful"}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kind", "values"),
+    [
+        ({"ge": 1, "le": 64, "multiple_of": 16}, int, [16, 32, 48, 64]),
+        ({"gt": 16, "lt": 64, "multiple_of": 16}, int, [32, 48]),
+        ({"ge": 0.1, "le": 1, "multiple_of": 0.25}, float, [0.25, 0.5, 0.75, 1.0]),
+        ({"gt": 0, "lt": 1, "multiple_of": 0.25}, float, [0.25, 0.5, 0.75]),
+        ({"ge": 0.2, "le": 0.7, "multiple_of": 0.1}, float, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        ({"ge": 1, "le": 5, "multiple_of": 8}, int, None),
+    ],
+)
+def test_of_a_number_with_a_step_only_multiples_are_tried(bounds: dict[str, Any], kind: Any, values: Any) -> None:
+    context = create_model("Context", n=(Annotated[kind, Field(**bounds)], (values or [8])[0]))
+    (found,) = fields_of(context)
+    knob = found.knob()
+    assert (None if knob is None else list(values_of(knob) or ())) == values
+    for value in values or ():
+        context(n=value)

@@ -218,3 +218,18 @@ def test_without_finalists_the_incumbent_is_kept() -> None:
 def test_without_held_out_runs_nothing_is_decided() -> None:
     found = decide({"incumbent": [], "trial-1": []}, [], Goals(slo_s=1.0))
     assert (found.verdict, found.more) == (Verdict.UNSURE, 59)
+
+
+def test_an_error_that_is_above_what_is_allowed_is_never_promoted_and_one_that_may_be_asks_for_more() -> None:
+    rng = np.random.default_rng(5)
+    cheap = lane(rng, 400, loss=0.16, cost=0.3)
+    lanes = {"incumbent": lane(rng, 400, loss=0.13), "cheap": cheap}
+
+    def verdict(most: float | None) -> Any:
+        return decide(lanes, range(400), Goals(most_error=most), margins=Margins(error=0.2)).compared[0]
+
+    assert verdict(None).verdict is Verdict.PROMOTE and verdict(0.25).verdict is Verdict.PROMOTE
+    wrong = verdict(0.10)
+    assert wrong.verdict is Verdict.KEEP and "0.1 is allowed" in wrong.why[0]
+    near = verdict(0.175)
+    assert near.verdict is Verdict.UNSURE and "not sure to have at most the error" in near.why[0] and near.more

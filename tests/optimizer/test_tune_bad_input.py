@@ -31,11 +31,12 @@ def tune(folder: Path, recorded: Any, store: Path) -> Callable[..., Any]:
     return run
 
 
-def forget() -> None:
-    """The scorer's module is read anew, as in another process."""
+def forget(*agents: str) -> None:
+    """The scorer's module, and these, are read anew, as in another process."""
     import sys
 
-    sys.modules.pop("tuning", None)
+    for name in ("tuning", *agents):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -346,3 +347,41 @@ def test_tools_answer_as_recorded_and_never_run_unasked(tune: Callable[..., Any]
     assert other.exit_code == 2 and "--live-tool" in other.stderr and len(tuning.RAN) == 3
     allowed = tune("--knob", "greeting", "--held-out", "0", "--live-tool", "send", spec="tuning:graph")
     assert allowed.exit_code == 1 and len(tuning.RAN) > 3
+
+
+def test_a_study_is_gone_on_with_as_it_was_begun_or_not_at_all(tune: Callable[..., Any], folder: Path) -> None:
+    tune("--trials", "1", "--held-out", "0", "--slo", "9")
+    for option, value in (("--slo", "5"), ("--knob", "wording"), ("--fix", "temperature=0.5"), ("--max-error", "0.5")):
+        refused = tune("--resume", "last", option, value)
+        assert refused.exit_code == 2 and f"not begun with this {option}" in refused.stderr, refused.output
+    assert tune("--resume", "last", "--slo", "9", "--trials", "1").exit_code == 1
+    text = (folder / "capitals.py").read_text()
+    for old, new, said in (
+        ('"Please name the capital of"]', '"Name the capital of"]', "wording"),
+        ('    model: str = "m"', '    model: str = "m"\n    loud: bool = False', "loud"),
+    ):
+        forget("capitals")
+        (folder / "capitals.py").write_text(text.replace(old, new))
+        refused = tune("--resume", "last", "--trials", "2")
+        assert refused.exit_code == 2 and "others than those of study" in refused.stderr, refused.output
+        assert said in refused.stderr
+
+
+def test_a_name_that_the_context_has_no_more_is_left_out_and_told(tune: Callable[..., Any], folder: Path) -> None:
+    (folder / "now.toml").write_text('[context]\nwording = "Capital of"\ntone = "loud"\n')
+    result = tune("--incumbent", "now.toml", "--trials", "1", "--held-out", "0", "--json")
+    found = json.loads(result.stdout)
+    assert "tone: in the configuration in use, and no field of capitals any more" in " ".join(found["notes"])
+    assert "tone" not in Path(found["files"][-1]).read_text()
+
+
+def test_qualities_that_say_nothing_are_told_at_once(tune: Callable[..., Any], folder: Path) -> None:
+    body = tuning_of_docs()
+    (folder / "tuning.py").write_text(body.replace('return output["capital"] == case.expected', "return None"))
+    options = ["--json", "--knob", "wording", "--held-out", "0", "--trials", "1"]
+    assert "the scorer can tell of no run" in " ".join(json.loads(tune(*options).stdout)["notes"])
+    forget("capitals")
+    text = (folder / "capitals.py").read_text()
+    (folder / "capitals.py").write_text(text.replace('{"capital": str(', '{"capital": "now " + str('))
+    found = json.loads(tune(*options, spec="capitals:graph").stdout)
+    assert "nothing that was recorded came out again" in " ".join(found["notes"])

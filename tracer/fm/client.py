@@ -257,7 +257,7 @@ class ClientSeam:
     def _asked(self, player: Player, call: InFlight, path: str) -> Played | Live:
         """What a playback has to say to this call."""
         if isinstance(call, Call):
-            return player.decode(call.span, wire.request(path, call.body))
+            return player.decode(call.span, wire.request(path, call.body, call.address.root))
         player.other(call.span, f"{call.span.name}: vectors are not recorded; it")
         return Live()
 

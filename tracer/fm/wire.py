@@ -145,7 +145,7 @@ def tools_of(body: JsonObject) -> list[JsonObject] | None:
     return [{k: v for k, v in t.items() if not is_secret(k)} if t.get("type") == "mcp" else t for t in tools]
 
 
-def request(path: str, body: JsonObject) -> FmRequest:
+def request(path: str, body: JsonObject, base_url: str | None = None) -> FmRequest:
     """A request as a playback is asked it."""
     return FmRequest(
         path=path,
@@ -154,6 +154,7 @@ def request(path: str, body: JsonObject) -> FmRequest:
         tools=tools_of(body),
         sampling=sampling(body),
         stream=bool(body.get("stream")),
+        base_url=base_url,
     )
 
 
