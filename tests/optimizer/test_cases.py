@@ -109,7 +109,7 @@ def test_a_study_that_is_gone_on_with_has_its_own_cases_in_its_order() -> None:
 
 
 def test_the_second_half_of_an_interrupted_run_is_no_case() -> None:
-    answer = {"graph": None, "update": None, "resume": "fine", "goto": []}
+    answer: Any = {"graph": None, "update": None, "resume": "fine", "goto": []}
     runs = [run(i, input=answer if i % 2 else {"n": i}) for i in range(12, 0, -1)]
     found = select(runs, SPEC, "all", now_ns=0)
     assert len(found.search) + len(found.decide) == 6 == len(past_of(runs, SPEC))
