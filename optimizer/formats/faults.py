@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer
 from redecode.optimizer.formats.form import Format
 from redecode.optimizer.formats.scalars import unquoted
+from redecode.optimizer.formats.shapes import record_of
+from redecode.optimizer.formats.slot_format import leaves_of
 
 Maker = Callable[[str], Iterable[str]]
 _JSON = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|[^\s"{}\[\],:]+')
@@ -40,6 +42,8 @@ def faults_of(form: Format, record: BaseModel, kinds: Iterable[str] | None = Non
     """Every fault there is for a format, at every place where it can be made; `kinds`: these alone."""
     text = form.render(record)
     makers = _ANY | _OF[form.name]
+    if form.name == "slots":
+        makers["names before values"] = lambda text: _named(text, record)
     for kind, make in makers.items():
         if kinds is None or kind in kinds:
             for faulty in dict.fromkeys(make(text)):
@@ -345,8 +349,18 @@ _CSV: dict[str, Maker] = {
     "space behind commas": lambda text: [text.replace(",", ", ")],
     "semicolons": lambda text: [text.replace(",", ";")],
 }
+
+
+def _named(text: str, record: BaseModel) -> Iterator[str]:
+    names = [path[-1] for path, _ in leaves_of(record_of(type(record)))]
+    lines = [f"{name}: {line}" for name, line in zip(names, text.split("\n"), strict=True)]
+    yield "\n".join(lines)
+    yield "\n".join(reversed(lines))
+
+
 _SLOTS: dict[str, Maker] = {
     "a line less": lambda text: _rows(f"\n{text}", lambda _: ""),
+    "bullets": lambda text: ["\n".join(f"- {line}" for line in text.split("\n"))],
     "empty lines": lambda text: [text.replace("\n", "\n\n")],
     "numbered": lambda text: ["\n".join(f"{n}. {line}" for n, line in enumerate(text.split("\n"), 1))],
     "values not quoted": lambda text: _lines(text, _without_quotes),

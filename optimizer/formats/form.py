@@ -11,21 +11,28 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer
+from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
 from redecode.optimizer.formats.layout import Layout
+from redecode.optimizer.formats.misread import refuse_misread
 from redecode.optimizer.formats.scalars import Tree, typed
 from redecode.optimizer.formats.shapes import Items, Keyed, Leaf, Record, Shape, record_of
-from redecode.optimizer.formats.wrapping import out_of_fence
+from redecode.optimizer.formats.wrapping import ENDS_A_THOUGHT, out_of_fence, out_of_thought, words_behind_fence
 
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """What a repair made of an answer. `steps`: what it did, in words, in order."""
+    """What a repair made of an answer.
+
+    Attributes:
+        steps: what it did, in words, in order.
+        behind: the words behind the record.
+    """
 
     tree: Tree
     steps: tuple[str, ...]
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +141,37 @@ class Format(ABC):
 
         Args:
             finish_reason: of the FM call. An answer that was cut off ("length", or `None`: the stream broke off) is
-                read only in a format whose end can be seen: in another its last value may be half a value.
+                read only in a format whose end can be seen: in another its last value may be half a value. Nor is it
+                read if it went on behind the record: that may have been a draft.
 
         Raises:
             MalformedAnswer: it cannot be read, or only by guessing. Ask again (`reask`).
         """
         shape = self.shape(model)
-        if finish_reason in ("length", None) and not self.shows_its_end:
+        cut = finish_reason in ("length", None)
+        if cut and not self.shows_its_end:
             raise MalformedAnswer("the answer was cut off, and where a value ends cannot be seen in this format")
         try:
             return Reading(_judged(self.tree(text, shape), shape, model))
         except MalformedAnswer as error:
             first = error
-        inner, fenced = out_of_fence(text)
-        if fenced:
+        answer, thought = out_of_thought(text)
+        inner, fenced = out_of_fence(answer)
+        around = ((PROSE,) if thought else ()) + ((FENCE,) if fenced else ())
+        _last_word(words_behind_fence(answer), cut=cut)
+        if around:
             with suppress(MalformedAnswer):
-                return Reading(_judged(self.tree(inner, shape), shape, model), (FENCE,))
+                return Reading(_judged(self.tree(inner, shape), shape, model), around)
         try:
-            mended = self.mend(text, shape)
+            mended = self.mend(answer, shape)
         except RecursionError as error:
             raise MalformedAnswer("it is nested too deeply") from error
-        if not mended.steps:
+        _last_word(mended.behind, cut=cut)
+        steps = tuple(dict.fromkeys((*around, *mended.steps)))
+        if not steps:
             raise first
-        loosened = any(step not in WRAPPINGS for step in mended.steps)
-        return Reading(_judged(mended.tree, shape, model, complete=loosened), mended.steps)
+        loosened = any(step not in WRAPPINGS for step in steps)
+        return Reading(_judged(mended.tree, shape, model, complete=loosened), steps)
 
 
 FENCE, PROSE, ENVELOPE = "code fence taken off", "words around it taken off", "envelope taken off"
@@ -165,14 +179,24 @@ WRAPPINGS = frozenset({FENCE, PROSE})
 """Repairs that leave the record itself as it was written."""
 
 
+def _last_word(behind: str, *, cut: bool) -> None:
+    """Refuse a record that may have been a draft, by the words behind it."""
+    if behind and cut:
+        raise MalformedAnswer(f"it was cut off in words behind the record, which may be a draft: {short(behind)}")
+    if ENDS_A_THOUGHT.search(behind):
+        raise MalformedAnswer("the record is in a thought, and none is behind it")
+
+
 def _judged(tree: Tree, shape: Record, model: type[M], *, complete: bool = False) -> M:
     data = typed(tree, shape, complete=complete)
     try:
-        return model.model_validate(data)
+        record = model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the answer"
         raise MalformedAnswer(f"{where}: {first['msg']}") from error
+    refuse_misread(data, record)
+    return record
 
 
 def opened(tree: Tree, shape: Record) -> tuple[Tree, list[str]]:

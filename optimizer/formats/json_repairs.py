@@ -55,7 +55,7 @@ def mend(text: str, shape: Record) -> Mended:
         steps.append(PROSE)
     _agree(inner[start : scan.at], scan)
     tree, unwrapped = opened(scan.tree, shape)
-    return Mended(tree, (*steps, *scan.steps, *unwrapped))
+    return Mended(tree, (*steps, *scan.steps, *unwrapped), rest.strip())
 
 
 def _understood(text: str, start: int, shape: Record) -> _Scan:

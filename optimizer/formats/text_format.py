@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from redecode.optimizer.formats.errors import MalformedAnswer, short
@@ -16,19 +16,20 @@ from redecode.optimizer.formats.wrapping import out_of_fence
 _NAME = re.compile(r"[^\W\d][\w -]*")
 _PATH = re.compile(r"[^\W\d][\w -]*(?:\[[0-9]{1,5}\])*(?:\.[^\W\d][\w -]*(?:\[[0-9]{1,5}\])*)*")
 _STEP = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
+_ITEM = re.compile(r"(?<![\w.])([\w.]+)\[[0-9]+\][\w.\[\]]*\s*[:=]")
 _LOOSE = re.compile(
     r"^\s*(?:[-*•]\s+)?(\*\*|__|`)?(?P<path>[^:=*`]+?)\s*(?(1)(?:\*\*|__|`)?)\s*[:=](?(1)(?:\*\*|__|`)?)(?P<rest>.*)$"
 )
 
 
-def leaf_on_line(out: Layout, value: Any, shape: Leaf) -> None:
-    """A value that has the rest of a line, or a cell, to itself."""
-    if value == "" or (isinstance(value, str) and not stands_bare(value)):
+def leaf_on_line(out: Layout, value: Any, shape: Leaf, bare: Callable[[str], bool] = stands_bare) -> None:
+    """A value that has the rest of a line, or a cell, to itself. `bare`: which texts need no quotes there."""
+    if value == "" or (isinstance(value, str) and not bare(value)):
         written = quoted(value)
     else:
         written = value if isinstance(value, str) else word(value)
     nulls = ["null"] if shape.nullable else []
-    if shape.kind == "bool" or (shape.choices and all(stands_bare(str(c)) for c in shape.choices)):
+    if shape.kind == "bool" or (shape.choices and all(bare(str(c)) for c in shape.choices)):
         out.one_of(written, [*(str(c) for c in shape.choices), *nulls] if shape.choices else ["true", "false", *nulls])
     else:
         out.free(written, goes_on=written[0] != '"')
@@ -64,7 +65,7 @@ class Text(Format):
             if not separator or (value and value[0] != " ") or not _PATH.fullmatch(path):
                 raise MalformedAnswer(f"no 'name: value': {short(line)}")
             _put(out, path, in_place(value.strip(" ")), shape)
-        return _listed(out, shape)
+        return _alone(_listed(out, shape), shape)
 
     def mend(self, text: str, shape: Record) -> Mended:
         """Lines with other marks: `name=value`, `- name: value`, `**Name:** value`; words before the first."""
@@ -89,7 +90,7 @@ class Text(Format):
             if not line.startswith(f"{path}: "):
                 steps["other marks around names"] = None
             _put(out, path, _value(value, steps), shape)
-        return Mended(_listed(out, shape), tuple(steps))
+        return Mended(_alone(_listed(out, shape), shape), tuple(steps))
 
     def _lines(
         self, out: Layout, value: Any, shape: Shape, path: str, instead: list[str], after: list[str]
@@ -125,7 +126,7 @@ class Text(Format):
             return []
         assert isinstance(shape, Leaf)
         out.one_of(f"{path}: ", [f"{path}: ", *others])
-        leaf_on_line(out, value, shape)
+        leaf_on_line(out, value, shape, _bare)
         return []
 
 
@@ -229,3 +230,46 @@ def _listed(tree: Tree, shape: Shape) -> Tree:
     if isinstance(shape, Record) and isinstance(tree, dict):
         return {name: _listed(inner, shape.fields[name].shape) for name, inner in tree.items()}
     return tree
+
+
+def _bare(text: str) -> bool:
+    """Whether a text needs no quotes: not if it might be two items of a list on one line."""
+    return stands_bare(text) and _ITEM.search(text) is None
+
+
+def _alone(tree: Tree, shape: Record) -> Tree:
+    """The same, if no value seems to have another one behind it on its line (`name: Ann age: 30`).
+
+    Raises:
+        MalformedAnswer: it does: it names a field that is not there, or an item of a list.
+    """
+    names = names_in(shape)
+    missing = "|".join(re.escape(name) for name in sorted(set(_missing(tree, shape)), key=len, reverse=True))
+    field = re.compile(rf"(?<!\w)(?:{missing})(?:[.\[][\w.\[\]]*)?\s*[:=]", re.IGNORECASE) if missing else None
+    for value in _bare_values(tree):
+        item = _ITEM.search(value)
+        if (item and item[1].rpartition(".")[2] in names) or (field and field.search(value)):
+            raise MalformedAnswer(f"a value that seems to have another one behind it: {short(value)}")
+    return tree
+
+
+def _missing(tree: Tree, shape: Shape) -> Iterator[str]:
+    """Names of fields that were not written, at any depth."""
+    if isinstance(shape, Items) and isinstance(tree, list):
+        for inner in tree:
+            yield from _missing(inner, shape.item)
+    elif isinstance(shape, Record) and isinstance(tree, dict):
+        for name, member in shape.fields.items():
+            if name in tree:
+                yield from _missing(tree[name], member.shape)
+            else:
+                yield from (name, *names_in(member.shape))
+
+
+def _bare_values(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, Scalar):
+        if not tree.quoted:
+            yield tree.text
+    elif isinstance(tree, dict | list):
+        for inner in tree.values() if isinstance(tree, dict) else tree:
+            yield from _bare_values(inner)

@@ -57,7 +57,7 @@ class Xml(Format):
         if "<!" in re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).replace("<![CDATA[", ""):
             raise MalformedAnswer("a document type has no place in an answer")
         try:
-            root = ElementTree.fromstring(text.strip())
+            root = ElementTree.fromstring(text.strip(), ElementTree.XMLParser(target=_with_comments()))
         except (ElementTree.ParseError, ValueError, RecursionError) as error:
             raise MalformedAnswer(f"not XML ({error}): {short(text)}") from error
         if root.tag != root_of(shape):
@@ -110,6 +110,11 @@ class Xml(Format):
             out.free(written)
 
 
+def _with_comments() -> ElementTree.TreeBuilder:
+    """Comments kept: in a value, one may be a part of it that was not escaped."""
+    return ElementTree.TreeBuilder(insert_comments=True, insert_pis=True)
+
+
 def _read(element: ElementTree.Element, shape: Shape) -> Tree:
     where = f"<{element.tag}>"
     if element.attrib:
@@ -118,17 +123,18 @@ def _read(element: ElementTree.Element, shape: Shape) -> Tree:
         return None
     if isinstance(shape, Leaf):
         if len(element):
-            raise MalformedAnswer(f"{where} has elements in it")
+            raise MalformedAnswer(f"{where} has elements or comments in it")
         return Scalar(element.text or "", quoted=shape.kind == "text")
     if (element.text or "").strip() or any((child.tail or "").strip() for child in element):
         raise MalformedAnswer(f"{where} has words between its elements")
+    children = [child for child in element if isinstance(child.tag, str)]
     if isinstance(shape, Items):
-        if any(child.tag != ITEM for child in element):
+        if any(child.tag != ITEM for child in children):
             raise MalformedAnswer(f"{where} has something else than <{ITEM}> in it")
-        return [_read(child, shape.item) for child in element]
+        return [_read(child, shape.item) for child in children]
     assert isinstance(shape, Record)
     out: dict[str, Tree] = {}
-    for child in element:
+    for child in children:
         if child.tag in out:
             raise MalformedAnswer(f"<{child.tag}> is there twice in {where}")
         if child.tag not in shape.fields:

@@ -30,7 +30,7 @@ def mend(text: str, shape: Record, root: str) -> Mended:
     if fenced:
         scan.steps[FENCE] = None
     tree = scan.document(shape)
-    return Mended(tree, tuple(scan.steps))
+    return Mended(tree, tuple(scan.steps), scan.behind)
 
 
 class _Scan:
@@ -42,6 +42,7 @@ class _Scan:
         self._tag = re.compile(rf"<(/?)\s*({known})(\s+nil=\"true\")?\s*(/?)>", re.IGNORECASE)
         self._names = {name.lower(): name for name in names}
         self._text, self._at = text, 0
+        self.behind = ""
 
     def _next(self) -> re.Match[str] | None:
         return self._tag.search(self._text, self._at)
@@ -65,6 +66,7 @@ class _Scan:
             self._at = first.start()
         tree = self._record(shape, self.root)
         rest = self._text[self._at :]
+        self.behind = rest.strip()
         if self._next() is not None:
             raise MalformedAnswer("there are elements behind the end of the record")
         if before.strip() or rest.strip():

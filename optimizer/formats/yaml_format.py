@@ -1,8 +1,9 @@
 """YAML in block style: cheap on flat records; what looks like another type, or like markup, is quoted.
 
 Read through PyYAML's grammar, but not by its types (a bare word is what its field says) and not in its most generous
-parts: anchors, tags, values that go on over lines and comments behind values are refused, because a model that writes
-them mostly means something else, and YAML would read it without a word.
+parts: anchors, aliases, tags, bare or quoted values that go on over lines and comments behind bare values are refused,
+because a model that writes them mostly means something else, and YAML would read it without a word. Blocks (`|`, `>`)
+and comments behind quoted values, or on lines above the first value, mean one thing only, and are read.
 """
 
 from __future__ import annotations
@@ -191,6 +192,8 @@ def _scalar(node: Any, text: str, comments: set[int]) -> Scalar:
     value: str = node.value
     begin, end = node.start_mark, node.end_mark
     if node.style in ("|", ">"):
+        if not value.strip():
+            raise MalformedAnswer(f"a block with nothing in it, or a text without quotes: {short(node.style)}")
         return Scalar(value, quoted=True)
     if begin.line != end.line:
         raise MalformedAnswer(f"a value goes on over lines: {short(value)}")

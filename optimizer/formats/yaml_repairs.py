@@ -16,6 +16,8 @@ from redecode.optimizer.formats.shapes import Items, Leaf, Record, names_in
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 _BLOCK = re.compile(r"[|>][-+0-9]*")
+_MEANT = re.compile(r"(?:&\S+|!\S*)(?:\s|$)|\*[^\s*]+$")
+"""An anchor, a tag, or an alias: what YAML reads as something else than it says. Not `*bold*`, nor `& Sons`."""
 _SINGLE = re.compile(r"'(?:[^']|'')*'")
 
 
@@ -100,6 +102,8 @@ class _Lines:
             return value
         if " #" in value or value.startswith("#"):
             raise MalformedAnswer(f"a comment behind a value, or a value with a # in it: {short(value)}")
+        if _MEANT.match(value):
+            raise MalformedAnswer(f"anchors and tags mean nothing here, and a text needs quotes: {short(value)}")
         if not stands_bare(value):
             raise MalformedAnswer(f"quotes or a comma where none belong: {short(value)}")
         if _tame(value):

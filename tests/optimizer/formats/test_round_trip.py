@@ -102,11 +102,25 @@ def test_infinity_is_refused_where_it_is_written() -> None:
             assert "1.0" in form.render(record)
 
 
-def test_yaml_markup_that_a_model_hardly_means_is_refused_or_read_to_the_letter() -> None:
-    text = "name: &x a\nemail: *x\naddress: !t c"
+def test_yaml_anchors_and_tags_are_refused_and_other_signs_are_read_to_the_letter() -> None:
+    form = FORMATS["yaml"]
+    for value in ("&x a", "*x", "!t c", "!!str c", "!t"):
+        for read in (form.parse, form.read):
+            with pytest.raises(MalformedAnswer, match="anchors and tags"):
+                read(f"name: {value}\nemail: b\naddress: c", Contact)
     with pytest.raises(MalformedAnswer, match="anchors and tags"):
-        FORMATS["yaml"].parse(text, Contact)
-    assert FORMATS["yaml"].read(text, Contact).record == Contact(name="&x a", email="*x", address="!t c")
+        form.read("goal: g\nowner:\n  name: a\n  email: b\n  address: c\nsteps: []\ntags:\n- &a x\n- *a", Plan)
+    for value in ("*bold* words", "**x**", "* a", "& Sons", "%x", "@x"):
+        assert form.read(f"name: {value}\nemail: b\naddress: c", Contact).record.name == value
+
+
+def test_what_yaml_can_mean_in_one_way_only_is_read() -> None:
+    form = FORMATS["yaml"]
+    for value, name in (('"x" # c', "x"), ("|-\n  a\n  b", "a\nb"), (">-\n  a\n  b", "a b")):
+        assert form.read(f"name: {value}\nemail: b\naddress: c", Contact).record.name == name
+    for value in ("x # c", "a\n  b", '"a\n  b"', "|-", ">"):
+        with pytest.raises(MalformedAnswer):
+            form.read(f"name: {value}\nemail: b\naddress: c", Contact)
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=list(FORMATS))
