@@ -59,6 +59,13 @@ ForwardHeaderOption = Annotated[
     list[str] | None, typer.Option(help="With --forward: KEY=VALUE sent with every request; repeatable.")
 ]
 
+_OF_THE_DISK = {
+    errno.ENOSPC: "make room and start again",
+    errno.EDQUOT: "make room and start again",
+    errno.EROFS: "choose another --store",
+    errno.EIO: "look at the disk, and start again",
+}
+"""What a disk may say → the way out."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -134,9 +141,10 @@ def errors_in_one_line() -> Iterator[None]:
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         fail(f"{error.filename} cannot be used: {error.strerror}; choose another --store")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _OF_THE_DISK:
             raise
-        fail(f"{error.filename or 'the disk'} cannot be written: {error.strerror}; make room and start again")
+        way = _OF_THE_DISK[error.errno]
+        fail(f"{error.filename or 'the disk'} cannot be written: {error.strerror}; {way}")
     except KeyboardInterrupt:
         say("redecode: interrupted")
         raise typer.Exit(130) from None

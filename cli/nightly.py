@@ -48,8 +48,11 @@ def run(
     ok_if_kept: Annotated[
         bool, typer.Option("--ok-if-kept", help="Exit 0 also if nothing was promoted: a normal night.")
     ] = False,
-    again: Annotated[bool, typer.Option("--again", help="Begin a further night, though today's is over.")] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="Give up a night that has not ended, and begin one.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Begin a further night, though one has just been.")] = False,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Give up a night that has not ended, or take over another spec's job; begin one."),
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,7 +96,9 @@ def history(file: FileArgument, *, store: StoreOption = None, as_json: JsonOptio
     """The nights there were, and which configuration was in use since when."""
     with errors_in_one_line():
         _nightly()
-        found = _history(file, store)
+        found, other = _history(file, store)
+        if other is not None:
+            say(f"redecode: {other}")
         nights = [_told(n) for n in found.home.nights()]
         events = found.events()
         if as_json:
@@ -131,7 +136,9 @@ def rollback(
     """
     with errors_in_one_line():
         _nightly()
-        found = _history(file, store)
+        found, other = _history(file, store)
+        if other is not None:
+            fail(other)
         now = Clock.start().now_ns()
         with found.home.moving():
             if (note := found.settle(now)) is not None:
@@ -164,12 +171,14 @@ def _place(file: Path, store: str | None) -> tuple[Any, Path]:
     return config, path
 
 
-def _history(file: Path, store: str | None) -> History:
+def _history(file: Path, store: str | None) -> tuple[History, str | None]:
+    """Of a job; and why it is another one's, if it is."""
     from redecode.optimizer.nightly.history import History
-    from redecode.optimizer.nightly.night import home_of
+    from redecode.optimizer.nightly.night import home_of, taken
 
     config, path = _place(file, store)
-    return History(home_of(config, Store(path)))
+    home = home_of(config, Store(path))
+    return History(home), taken(home, config)
 
 
 def _told(night: Any) -> dict[str, Any]:

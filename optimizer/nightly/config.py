@@ -127,6 +127,21 @@ class TuneSection(_Section):
     replica_price: Annotated[float | Mapping[str, float] | None, BeforeValidator(_replica_price)] = None
     profiles: tuple[str, ...] = ()
 
+    @field_validator("fix", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        for name, fixed in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(fixed, str | int | float | bool):
+                raise ValueError(f"{name}: want text in quotes, a number, true or false")
+        return value
+
+    @field_validator("seed")
+    @classmethod
+    def _a_seed(cls, value: int) -> int:
+        if not 0 <= value < 2**32:  # as numpy takes it
+            raise ValueError(f"want a number from 0 to {2**32 - 1}, not {value}")
+        return value
+
     @field_validator("load")
     @classmethod
     def _a_rate(cls, value: str | None) -> str | None:

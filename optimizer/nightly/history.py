@@ -1,7 +1,8 @@
 """Which configuration is in use, since when and why. Only ever added to.
 
 The history is the truth and `current.toml` a copy of what its last line says. A kill between the two is mended at the
-next start (`pending` says that there was one); a file that somebody has edited is seen, and kept as a configuration.
+next start (`pending` says that there was one); a file that somebody has edited is seen, and kept as a configuration,
+also after a kill.
 """
 
 from __future__ import annotations
@@ -149,6 +150,8 @@ class History:
     def settle(self, now_ns: int) -> str | None:
         """Make `current.toml` and history say the same; returns what was done, in words, if anything was.
 
+        After a kill a file that is not as `put` left it or found it was edited since, and is taken over as ever.
+
         Raises:
             BadNight: `current.toml` is no configuration.
         """
@@ -158,12 +161,9 @@ class History:
             self._pending.unlink(missing_ok=True)
             return None
         last = events[-1]
-        if torn:  # whatever `put` had not yet written to the history has not happened
-            self._copy(last.config)
-            self._pending.unlink()
-            return f"{self.home.current.name} is configuration {last.config}, as was decided before a kill"
         if not self.home.current.exists():
             self._copy(last.config)
+            self._pending.unlink(missing_ok=True)
             return f"{self.home.current.name} was gone; it is configuration {last.config} again"
         try:
             found = read_context(self.home.current)
@@ -171,10 +171,27 @@ class History:
             raise BadNight(f"{error}; mend it, or remove it: it is written anew") from error
         name = config_id(found)
         if name == last.config:
+            self._pending.unlink(missing_ok=True)
             return None
+        if torn and name == last.before and self._not_copied(last):
+            self._copy(last.config)
+            self._pending.unlink()
+            return f"{self.home.current.name} is configuration {last.config}, as was decided before a kill"
         why = f"{self.home.current.name} was changed by hand"
         self.put(Event(at_ns=now_ns, change=Change.EDITED, config=name, before=last.config, why=why), found)
         return f"{why}: it is configuration {name}, and the incumbent from now on"
+
+    def _not_copied(self, last: Event) -> bool:
+        """Whether a kill came between the last line of the history and its copy: what is there is older than `put`.
+
+        By the times of change, which a copied or moved file does not bring along: what somebody has put there since is
+        his own, though it be the configuration before.
+        """
+        try:
+            begun = Event.from_json(json.loads(self._pending.read_bytes()))
+        except (ValueError, KeyError, TypeError):
+            return False
+        return begun == last and self.home.current.stat().st_ctime_ns <= self._pending.stat().st_ctime_ns
 
     # -- back --
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.cases import MODE
@@ -20,16 +21,17 @@ from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import DONE, FOLDER, Home, NightFolder, write_whole
 from redecode.optimizer.nightly.mix import rows_of
 from redecode.optimizer.nightly.spending import NIGHT, Meter, made_for
-from redecode.optimizer.preparing import goals_of
+from redecode.optimizer.preparing import goals_json, goals_of
 from redecode.optimizer.promotion.decide import Verdict
 from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.spec import Spec, load
 from redecode.optimizer.worth.volume import VolumeError
-from redecode.replay.prices import prices_of
 from redecode.replay.simulator.errors import SimulationError
 from redecode.tracer import RedecodeError, Run, Store
 
 GIVEN_UP = "given up"
+SAME_NIGHT_S = 12 * 3600.0
+"""A start within this of the last night's is of the same night; one that was late by half a day is followed on time."""
 _KEPT = ("begin", "select", "drift", "profile", "tune", "gate", "move", "trends", "worth", DONE)
 
 
@@ -57,6 +59,24 @@ def home_of(config: NightlyConfig, store: Store) -> Home:
     return Home(store.path / FOLDER / config.name)
 
 
+def taken(home: Home, config: NightlyConfig) -> str | None:
+    """Why a folder is not this job's, if its last night was of another spec: what is in use there is that one's."""
+    begun = [(n.step("begin") or {}).get("config", {}).get("spec") for n in reversed(home.nights())]
+    last = next((spec for spec in begun if spec is not None), config.spec)
+    if _where(last) == _where(config.spec):
+        return None
+    return (
+        f"name {config.name} is taken by the job of {last}; say another `name`, or, if {config.spec} is that job's "
+        "spec from now on, begin a night with --anew"
+    )
+
+
+def _where(spec: str) -> str:
+    """The module or file of a spec, whatever it is called in there and however its path is written."""
+    where = spec.rpartition(":")[0]
+    return str(Path(where).resolve()) if where.endswith(".py") else where
+
+
 @dataclass(slots=True, kw_only=True)
 class Nightly:
     """Runs the nights of one job.
@@ -64,8 +84,8 @@ class Nightly:
     Args:
         now_ns: UTC; `clock` only goes forward, seconds.
         tell: told in words what goes on.
-        again: begin a further night though there was one today.
-        anew: give up one that has not ended.
+        again: begin a further night though the last one began less than `SAME_NIGHT_S` ago.
+        anew: give up one that has not ended; take over what another spec has begun.
     """
 
     config: NightlyConfig
@@ -102,8 +122,11 @@ class Nightly:
                 meter.mark()
 
     def _folder(self, home: Home) -> NightFolder:
-        """The one to go on with, today's if it is over, else a new one."""
+        """The one to go on with, the last if that has just been, else a new one."""
         now = self.now_ns()
+        other = taken(home, self.config)
+        if other is not None and not self.anew:
+            raise BadNight(other)
         open_ = home.unfinished()
         if open_ is not None:
             begun = open_.step("begin")
@@ -124,11 +147,9 @@ class Nightly:
             )  # fmt: skip
             self.tell(f"night {open_.id} is given up: {why}")
             open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": History(home).config})
-        fresh = home.new_night(now)
-        today = [n for n in home.nights() if n.finished and n.id.startswith(fresh.id[:10]) and _counts(n)]
-        if today and not self.again:
-            return today[-1]
-        return fresh
+        elif other is None and not self.again and (last := _just_been(home, now)) is not None:
+            return last
+        return home.new_night(now)
 
     def _changed(self, begun: Mapping[str, Any]) -> str:
         """What the configuration says otherwise than when a night began."""
@@ -152,6 +173,13 @@ def _counts(folder: NightFolder) -> bool:
     return bool(folder.step(DONE)["verdict"] != GIVEN_UP)
 
 
+def _just_been(home: Home, now_ns: int) -> NightFolder | None:
+    """The last night, if it is too early for another one: by the time that went by, since dates change at some hour."""
+    last = next((n for n in reversed(home.nights()) if n.finished and _counts(n)), None)
+    began = None if last is None else (last.step("begin") or {}).get("began_ns")
+    return last if began is not None and abs(now_ns - began) < SAME_NIGHT_S * 1e9 else None
+
+
 class _Steps:
     """The steps of one night."""
 
@@ -169,6 +197,7 @@ class _Steps:
         begin = self._step("begin", self._begin)
         tuning.point_agents_at(self.config.engine, self.store.path)
         self.spec: Spec = load(self.config.spec)
+        self._is_of_this_agent()
         select = self._step("select", self._select)
         self.window = window.Window.from_json(select)
         self._step("drift", self._drift)
@@ -181,6 +210,18 @@ class _Steps:
         self._told()
         self._step("worth", self._worth)
         return self._end(begin)
+
+    def _is_of_this_agent(self) -> None:
+        """Refuse what another agent's nights have left: a module of the same name may well be another one."""
+        mine = self.spec.name
+        others = [n.step("agent") for n in reversed(self.home.nights()) if n.id != self.folder.id]
+        last = next((other["name"] for other in others if other is not None), mine)
+        if last != mine and not self.nightly.anew and self.folder.step("agent") is None:
+            raise BadNight(
+                f"name {self.config.name} is taken by the job of agent {last}, and {self.config.spec} is {mine}; say "
+                "another `name`, or, if that job is this agent's from now on, begin a night with --anew"
+            )
+        self.folder.keep("agent", {"name": mine})
 
     def _step(self, name: str, do: Callable[[], Any]) -> Any:
         kept = self.folder.step(name)
@@ -295,14 +336,15 @@ class _Steps:
                 self.history.put(event, ready.incumbent)
         p = ready.prepared
         if (why := self.meter.over()) is not None:
-            return {"skipped": why, "incumbent": ready.incumbent, "config": in_use}
+            return {"skipped": why, "incumbent": ready.incumbent, "config": in_use, "goals": goals_json(p.goals)}
         spent = made_for(self.store, self.folder.id, begin["began_ns"], p.goals)
         budget = self.meter.budget(spent)
         self.tell(f"study {p.about.name}: {len(p.cases.search)} runs to search on, {len(p.cases.decide)} to decide on")
         found = tuning.tuned(ready, self.config, self.store, self.folder.id, budget, self.tell)
         self.meter.stopped()  # a study that the kill switch ended is gone on with
         kept = tuning.kept(found, self.folder.path, calls=budget.spent_calls, cost=budget.spent_cost)
-        return {**kept, "config": in_use, "held_out_before": self._seen_before(kept["held_out"])}
+        seen = self._seen_before(kept["held_out"])
+        return {**kept, "config": in_use, "held_out_before": seen, "fm_calls_before": spent.calls}
 
     def _seen_before(self, held_out: Sequence[str]) -> int:
         """How many of the held-out runs another night has decided on."""
@@ -353,19 +395,19 @@ class _Steps:
 
     def _trends(self, tuned: Mapping[str, Any], gated: Mapping[str, Any]) -> dict[str, Any]:
         agents = set(self._agents())
-        prices = goals_of(tuned["goals"]).prices if "goals" in tuned else prices_of(self.store.path)
-        measures = trends.measured(self.store, [r for r in self._of_tonight() if r.agent in agents], prices)
+        prices = goals_of(tuned["goals"]).prices if "goals" in tuned else self.spec.prices
+        measured = trends.measured(self.store, [r for r in self._of_tonight() if r.agent in agents], prices)
         lane = tuned.get("report", {}).get("lanes", {}).get("incumbent")
         if lane is not None and lane["scored"]:
-            measures["error"] = lane["error"]
-        return {"time": trends.iso(self.window.until_ns), "config": gated["before"], "measures": measures}
+            measured["measures"]["error"] = lane["error"]
+        return {"time": trends.iso(self.window.until_ns), "config": gated["before"], **measured}
 
     def _told(self) -> None:
         """Otava's input, and its answer; anew at every start, since it is of all nights."""
         asked = self.config.trends
         rows = trends.written(self.home, self.config.name)
         found = trends.changes(self.home, self.config.name, rows, otava=asked.otava, magnitude=asked.magnitude)
-        self.folder.keep("changes", found.to_json())
+        self.folder.keep("changes", {**found.to_json(), "previous": trends.previous(rows, self.folder.id)})
 
     def _worth(self) -> dict[str, Any]:
         asked = self.config.worth

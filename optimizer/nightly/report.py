@@ -12,7 +12,7 @@ from redecode.optimizer.nightly.drift import Feature
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.history import Event
 from redecode.optimizer.nightly.home import NightFolder, write_json, write_whole
-from redecode.optimizer.nightly.trends import ChangePoint, iso
+from redecode.optimizer.nightly.trends import MEASURES, ChangePoint, iso
 from redecode.optimizer.nightly.tuning import FOLDER as TUNING
 from redecode.optimizer.report import html_page, table
 
@@ -74,6 +74,7 @@ def document(
             "used": {
                 "time_s": done["seconds"],
                 "fm_calls": tuned.get("fm_calls", steps["profile"].get("fm_calls", 0)),
+                "fm_calls_before": tuned.get("fm_calls_before", 0),
                 "cost": tuned.get("cost", 0.0),
                 "cost_unit": tuned.get("cost_unit"),
             },
@@ -240,9 +241,21 @@ def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
 def _trends(trends: Mapping[str, Any]) -> Iterator[str]:
     yield "## Over the nights"
     yield ""
-    known = {k: v for k, v in trends["measures"].items() if v is not None}
-    yield ", ".join(f"{k} {v:.4g}" for k, v in known.items()) + f" with configuration {trends['config']}."
+    now, before = trends["measures"], trends["previous"]
+    was = f"; night {before['night']} with {before['config']}" if before else ""
+    yield f"Tonight's runs with configuration {trends['config']}{was}."
     yield ""
+    rows = []
+    for name in (m for m in MEASURES if now[m] is not None):
+        then = before[name] if before else None
+        ratio = "" if not then else f"{now[name] / then - 1:+.0%}"
+        unit = f" ({trends['cost_unit']})" if name == "cost" else ""
+        rows.append([MEASURES[name] + unit, "-" if then is None else f"{then:.4g}", f"{now[name]:.4g}", ratio])
+    yield from table(["", before["night"] if before else "before", "tonight", "change"], rows)
+    yield ""
+    if trends["unpriced"]:
+        yield f"- cost cannot be told: there is no price of {', '.join(trends['unpriced'])}"
+        yield ""
     changes = [ChangePoint(**c) for c in trends["changes"]]
     if not changes:
         yield trends["words"] + "."
@@ -267,6 +280,9 @@ def _spent(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"- {used['time_s']:.0f} s, of at most {caps['time_s']:.0f}"
     limit = "" if caps["fm_calls"] is None else f", of at most {caps['fm_calls']}"
     yield f"- {used['fm_calls']} FM calls{limit}"
+    if used["fm_calls_before"]:
+        before = used["fm_calls_before"]
+        yield f"- of these {before} were made before the last start; what is said of the search below is since then"
     if used["cost_unit"] is not None:
         limit = "" if caps["cost"] is None else f", of at most {caps['cost']:g}"
         yield f"- {used['cost']:.4g} {used['cost_unit']}{limit}"

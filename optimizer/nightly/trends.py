@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from redecode.optimizer.nightly.home import Home, write_whole
-from redecode.optimizer.objectives import nearest_rank
+from redecode.optimizer.objectives import Goals, nearest_rank
 from redecode.replay.prices import Price, cost_of
 from redecode.tracer import Run, Store
 
@@ -35,6 +35,7 @@ MEASURES = {
     "prompt_tokens": "prompt tokens of a run",
 }
 """Of the runs of a night as recorded; all are better the smaller they are. A night that lacks one has it empty."""
+UNIT = "cost_unit"
 CSV, FOLDER, CONFIG = "measures.csv", "otava", "otava.yaml"
 _TIMEOUT_S = 120.0
 _AT_ONCE = 200
@@ -62,25 +63,31 @@ class ChangePoint:
         return f"{MEASURES[self.measure]} since {self.night}: {self.before:.4g} → {self.after:.4g}{change}{why}"
 
 
-def measured(store: Store, runs: Sequence[Run], prices: Mapping[str, Price]) -> dict[str, float | None]:
-    """Of the recorded runs of a night's agent; `None` where it cannot be told."""
+def measured(store: Store, runs: Sequence[Run], prices: Mapping[str, Price]) -> dict[str, Any]:
+    """Of the recorded runs of a night's agent: `measures` (`None`: cannot be told), `cost_unit`, `unpriced` models.
+
+    With prices a cost is in USD, or there is none: seconds of an engine are another measure.
+    """
     ended = [r for r in runs if r.duration_s is not None]
     times = sorted(r.duration_s for r in ended if r.status == "ok" and r.duration_s is not None)
     costs: list[float] = []
+    unpriced = set[str]()
     for place in range(0, len(ended), _AT_ONCE):
         ids = [r.run_id for r in ended[place : place + _AT_ONCE]]
         found = cost_of(store.timed_decodes(ids), prices)
-        costs.append(found.engine_s if not prices or found.usd is None else found.usd)
+        unpriced.update(found.unpriced if prices else ())
+        costs.append(found.usd or 0.0 if prices else found.engine_s)
     count = len(ended)
-    return {
+    measures = {
         "p50_s": nearest_rank(times, 50) if times else None,
         "p95_s": nearest_rank(times, 95) if times else None,
         "failed": sum(r.status == "error" for r in ended) / count if count else None,
         "error": None,
-        "cost": math.fsum(costs) / count if count else None,
+        "cost": math.fsum(costs) / count if count and not unpriced else None,
         "output_tokens": math.fsum(r.tokens for r in ended) / count if count else None,
         "prompt_tokens": math.fsum(r.prompt_tokens for r in ended) / count if count else None,
     }
+    return {"measures": measures, "cost_unit": Goals(prices=prices).cost_unit, "unpriced": sorted(unpriced)}
 
 
 def written(home: Home, name: str) -> list[dict[str, Any]]:
@@ -92,9 +99,10 @@ def written(home: Home, name: str) -> list[dict[str, Any]]:
     for night in home.nights():
         found = night.step("trends")
         if found is not None:
-            rows.append({"time": found["time"], "night": night.id, "config": found["config"], **found["measures"]})
+            row = {"time": found["time"], "night": night.id, "config": found["config"], **found["measures"]}
+            rows.append({**row, UNIT: found.get(UNIT) if row.get("cost") is not None else None})
     rows.sort(key=lambda r: r["time"])
-    write_whole(home.root / CSV, _table(rows, list(MEASURES)))
+    write_whole(home.root / CSV, _table(rows, list(MEASURES), UNIT))
     (home.root / FOLDER).mkdir(exist_ok=True)
     tests = {}
     for measure in MEASURES:
@@ -113,17 +121,28 @@ def written(home: Home, name: str) -> list[dict[str, Any]]:
     return rows
 
 
+def previous(rows: Sequence[Mapping[str, Any]], night: str) -> Mapping[str, Any] | None:
+    """The row of the night before one; its cost only if it is in the same unit."""
+    place = next((i for i, r in enumerate(rows) if r["night"] == night), 0)
+    if place == 0:
+        return None
+    before = rows[place - 1]
+    return before if before[UNIT] == rows[place][UNIT] else {**before, "cost": None}
+
+
 def _known(rows: Sequence[Mapping[str, Any]], measure: str) -> list[Mapping[str, Any]]:
-    return [r for r in rows if r.get(measure) is not None]
+    """Nights that have a measure; of cost those in the unit of the newest: another one is another series."""
+    known = [r for r in rows if r.get(measure) is not None]
+    return known if measure != "cost" else [r for r in known if r[UNIT] == known[-1][UNIT]]
 
 
-def _table(rows: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]], measures: Sequence[str], *further: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["time", "night", "config", *measures])
+    writer.writerow(["time", "night", "config", *measures, *further])
     for row in rows:
         values = ["" if row.get(m) is None else repr(float(row[m])) for m in measures]
-        writer.writerow([row["time"], row["night"], row["config"], *values])
+        writer.writerow([row["time"], row["night"], row["config"], *values, *(row[f] or "" for f in further)])
     return out.getvalue()
 
 

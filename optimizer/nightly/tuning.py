@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from redecode.optimizer.cases import read_expected
+from redecode.optimizer.cases import read_expected, same_input
 from redecode.optimizer.errors import NoRuns, Stopped
 from redecode.optimizer.evaluation.placing import asked_for
 from redecode.optimizer.evaluation.process import Workers
@@ -21,7 +21,7 @@ from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
 from redecode.optimizer.report import to_json, whole_of, write
 from redecode.optimizer.schema import parse_knob
-from redecode.optimizer.spec import Spec
+from redecode.optimizer.spec import Case, Spec
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Tuned, Tuner
@@ -185,7 +185,10 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "stopped": tuned.stopped,
         "incumbent": whole_of(p, p.incumbent),
         "finalists": {name: whole_of(p, config) for name, config in tuned.finalists.items()},
-        "cases": [{"id": c.id, "started_ns": c.started_ns, "cluster": c.conversation or c.id} for c in used],
+        "cases": [
+            {"id": c.id, "started_ns": c.started_ns, "cluster": cluster}
+            for c, cluster in zip(used, clusters_of(used), strict=True)
+        ],
         "held_out": [c.id for c in p.cases.decide],
         "lanes": {name: [o.to_json() for o in outcomes] for name, outcomes in tuned.lanes.items()},
         "goals": goals_json(p.goals),
@@ -195,6 +198,12 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "cost": cost,
         "cost_unit": p.goals.spending.cost_unit,
     }
+
+
+def clusters_of(cases: Sequence[Case]) -> list[str]:
+    """Of each case, as the study's decision takes them; called by their first case, since inputs are long."""
+    first: dict[str, str] = {}
+    return [first.setdefault(c.conversation or same_input(c), c.id) for c in cases]
 
 
 def outcomes_of(lanes: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Outcome]]:

@@ -249,7 +249,7 @@ def _least_calls(saving: float, calls: float, a: Assumptions) -> float:
 
 
 def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, calls: float) -> list[Sensitivity]:
-    """Each assumption at half and twice, and where the choice turns: net is linear in each of them."""
+    """Each assumption at half and twice, and where the choice turns: net is linear in all of them but the share."""
     average = _mean_price(volume, day, a)
     known: list[tuple[str, float, str, Any]] = [
         ("calls a day", calls, "{:.0f}", lambda f: replace(a, volume_factor=a.volume_factor * f)),
@@ -277,21 +277,36 @@ def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, cal
             return _net(_costs(volume, day, other).saving, other)
 
         half, twice = at(0.5), at(1.0 if name.startswith("share") else 2.0)
-        turns = _turns(at, name, value, shape)
+        turns = _share(volume, day, a, shape) if name.startswith("share") else _turns(at, value, shape)
         if name.startswith("hosting") and value == 0 and here > 0:
             turns = f"above {shape.format(here / a.horizon_days)}"
         out.append(Sensitivity(name=name, value=shape.format(value), low=half, high=twice, flips=turns))
     return out
 
 
-def _turns(at: Any, name: str, value: float, shape: str) -> str | None:
+def _share(volume: Volume, day: NDArray[np.float64], a: Assumptions, shape: str) -> str | None:
+    """The share at which net is 0: it grows with the share, slower while what falls away was cached."""
+
+    def net(share: float) -> float:
+        return _net(_costs(volume, day, replace(a, removed=share)).saving, a)
+
+    low, high = 0.0, 1.0
+    if not net(low) <= 0.0 < net(high):
+        return None
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if net(middle) <= 0.0 else (low, middle)
+    return f"{'below' if net(a.removed) > 0 else 'above'} {shape.format(high)}"
+
+
+def _turns(at: Any, value: float, shape: str) -> str | None:
     """The value at which net is 0."""
     here, half = at(1.0), at(0.5)
     slope = (here - half) / 0.5
     if slope == 0 or value == 0:
         return None
     factor = 1.0 - here / slope
-    if factor < 0 or (name.startswith("share") and factor * value > 1.0):
+    if factor < 0:
         return None
     side = "below" if slope * here > 0 else "above"
     return f"{side} {shape.format(value * factor)}"

@@ -10,9 +10,11 @@ import pytest
 
 from redecode.optimizer.nightly.gate import gate
 from redecode.optimizer.nightly.history import config_id
+from redecode.optimizer.nightly.tuning import clusters_of
 from redecode.optimizer.objectives import Goals, Outcome
 from redecode.optimizer.preparing import goals_json
 from redecode.optimizer.promotion.decide import Margins, Verdict, decide
+from redecode.optimizer.spec import Case
 
 NOW, BETTER, ALSO = {"wording": "now"}, {"wording": "better"}, {"wording": "also"}
 GOALS = Goals(slo_s=10.0, percentile=80)
@@ -100,3 +102,13 @@ def test_nothing_tried_is_no_verdict_on_the_candidates() -> None:
     none = tuned()
     alone = gate({**none, "searched": 1, "stopped": "the time is used up"}, {}, hold=None)
     assert none["verdict"] == Verdict.KEEP.value and alone.verdict is Verdict.UNSURE
+
+
+def test_what_belongs_together_is_what_the_studys_decision_took_together() -> None:
+    """Runs of one conversation, and runs on the same input, which a cache has kept in."""
+    given = [("a", None), ("b", "talk"), ("a", None), ("c", "talk"), ("d", None)]
+    cases = [
+        Case(id=f"c{n}", input={"text": text}, expected=None, started_ns=n, conversation=talk)
+        for n, (text, talk) in enumerate(given)
+    ]
+    assert clusters_of(cases) == ["c0", "c1", "c0", "c1", "c4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ def use(history: History, context: dict[str, Any], change: Change, at: int = 1, 
     name = config_id(context)
     history.put(Event(at_ns=at, change=change, config=name, before=history.config, night=night), context)
     return name
+
+
+class Kill(BaseException):
+    """A `kill -9`: nobody catches it."""
+
+
+class KilledIn(History):
+    """A history whose process is killed just before one of its steps."""
+
+    def __init__(self, home: Home, step: str) -> None:
+        super().__init__(home)
+        setattr(self, step, self._killed)
+
+    def _killed(self, *_: Any) -> None:
+        raise Kill
 
 
 @pytest.fixture
@@ -89,16 +105,47 @@ def test_a_torn_line_never_was(history: History, home: Home) -> None:
 
 def test_a_kill_between_history_and_copy_is_mended_forwards(history: History, home: Home) -> None:
     """The file on the disk is still b, the history says c: `pending` tells that nobody had edited it."""
-    home.current.write_text(toml(B))
-    (home.root / "pending").write_text("{}")
+    history.roll_back(None, now_ns=4)
+    with pytest.raises(Kill):
+        use(KilledIn(home, "_copy"), C, Change.PROMOTED, 5)
+    assert in_use(home) == B
     assert "as was decided before a kill" in (history.settle(9) or "") and in_use(home) == C
-    assert len(history.events()) == 3 and history.settle(9) is None
+    assert len(history.events()) == 5 and history.settle(9) is None
 
 
 def test_a_kill_before_the_history_has_changed_nothing(home: Home, history: History) -> None:
     (home.root / "pending").write_text("{}")
     history.settle(9)
     assert in_use(home) == C and len(history.events()) == 3 and not (home.root / "pending").exists()
+
+
+def test_an_edit_that_was_being_taken_over_at_a_kill_is_taken_over(history: History, home: Home) -> None:
+    for step in ("_append", "_copy", None):
+        home.current.write_text(f"[context]\nwording = 'mine, {step}'\n")
+        if step is not None:
+            with pytest.raises(Kill):
+                KilledIn(home, step).settle(9)
+        history.settle(10)
+        assert in_use(home) == {"wording": f"mine, {step}"} and history.events()[-1].change is Change.EDITED
+        assert not (home.root / "pending").exists()
+    assert len(history.events()) == 6
+
+
+@pytest.mark.parametrize("mine", [{"wording": "mine"}, B, C], ids=["another", "the one before", "the same"])
+@pytest.mark.parametrize("step", ["_append", "_done"])
+def test_what_is_edited_after_a_kill_stays(history: History, home: Home, mine: dict[str, Any], step: str) -> None:
+    """The kill came before anything was decided, or when all was done but for the mark of it."""
+    if step == "_done":
+        home.current.write_text(toml(C))
+        (home.root / "pending").write_text(json.dumps(history.events()[-1].to_json()))
+    else:
+        with pytest.raises(Kill):
+            use(KilledIn(home, step), A, Change.PROMOTED, 4)
+    time.sleep(0.02)  # file systems tell times as exactly as the kernel ticks
+    home.current.write_text(toml(mine))
+    history.settle(9)
+    assert in_use(home) == mine and history.config == config_id(mine) and not (home.root / "pending").exists()
+    assert history.settle(10) is None
 
 
 def test_a_file_edited_by_hand_is_a_configuration_and_can_be_gone_back_from(history: History, home: Home) -> None:

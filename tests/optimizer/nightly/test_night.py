@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Callable
 from functools import partial
@@ -151,13 +152,33 @@ def test_a_cap_ends_the_night_to_within_a_block(
     assert job.json()["already"] is True
 
 
+def test_a_night_that_tried_nothing_has_its_cost_in_the_same_unit(job: Job, more: Callable[[int], None]) -> None:
+    prices = ("[tune]", "[prices.m]\ninput = 1\noutput = 4\n\n[tune]")
+    job.configure(prices)
+    one = job.json()
+    job.configure(prices, ('time = "10m"', "time = 0.001"))
+    other = job.json("--again")
+    assert other["skipped"] and one["trends"]["cost_unit"] == other["trends"]["cost_unit"] == "USD"
+    assert other["trends"]["measures"]["cost"] == pytest.approx(one["trends"]["measures"]["cost"])
+    report = (job.home.nights()[-1].path / "report.md").read_text()
+    assert f"|  | {one['night']} | tonight | change |" in report and "| cost of a run (USD) |" in report
+    job.configure(("[tune]", "[prices.another]\ninput = 1\noutput = 4\n\n[tune]"), ('time = "10m"', "time = 0.001"))
+    none = job.json("--again")
+    assert none["trends"]["measures"]["cost"] is None
+    assert "cost cannot be told: there is no price of m" in (job.home.nights()[-1].path / "report.md").read_text()
+
+
 def test_what_a_killed_start_has_spent_counts(job: Job, recorded: Any) -> None:
     job.configure(('time = "10m"', "fm_calls = 30"))
     _at(recorded, 20, job.home.stop_file.touch)
     job.run()
     job.home.stop_file.unlink()
+    made = len(recorded.requests)
     found = job.json()
     assert found["budget"]["used"]["fm_calls"] == len(recorded.requests) <= 30 + 16
+    assert found["budget"]["used"]["fm_calls_before"] == made
+    told = (job.home.nights()[0].path / "report.md").read_text()
+    assert f"of these {made} were made before the last start" in told
 
 
 def test_a_changed_file_is_refused_in_the_middle_of_a_night(job: Job, recorded: Any, folder: Path) -> None:
@@ -247,3 +268,13 @@ def test_since_the_last_night_each_run_is_looked_at_once(job: Job, more: Callabl
     second = job.json("--again")
     assert len(second["runs"]["run_ids"]) == 15 and second["held_out_before"] == 0
     assert not set(first["runs"]["run_ids"]) & set(second["runs"]["run_ids"])
+
+
+def test_a_module_of_the_same_name_with_another_agent_does_not_get_this_ones_nights(job: Job, folder: Path) -> None:
+    assert job.run().exit_code == 1
+    text = (folder / "tuning.py").read_text()
+    (folder / "tuning.py").write_text(text.replace("Spec(", 'Spec(name="billing", agents=["capitals"], '))
+    sys.modules.pop("tuning", None)
+    refused = job.run("--again")
+    assert refused.exit_code == 2 and "is taken by the job of agent capitals" in refused.stderr, refused.output
+    assert job.run("--anew").exit_code == 1 and job.run("--again").exit_code == 1

@@ -10,11 +10,16 @@ import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from redecode.optimizer.nightly.home import Home
-from redecode.optimizer.nightly.trends import MEASURES, changes, iso, written
+from redecode.optimizer.nightly.trends import MEASURES, changes, iso, measured, previous, written
+from redecode.replay.prices import Price
+from redecode.tracer import Store
+
+PRICE = Price(input=1.0, output=4.0)
 
 # What Otava 0.8 printed for the nights of `nights` (one line for each measure).
 SAID = [
@@ -69,6 +74,37 @@ def test_every_measure_has_a_file_of_the_nights_that_have_it(home: Home) -> None
         assert len(lines) == count and all(float(line[name]) > 0 for line in lines)
         assert datetime.fromisoformat(lines[0]["time"]).tzinfo is not None
     assert written(home, "job") == rows
+
+
+def test_costs_in_another_unit_are_another_series(home: Home) -> None:
+    """Until the tenth night there were no prices; in the last but one there is no cost."""
+    for number, night in enumerate(home.nights()):
+        found = night.step("trends")
+        unit, cost = ("engine s", 0.2) if number < 10 else ("USD", 4e-5)
+        found["measures"]["cost"] = None if number == 18 else cost
+        night.keep("trends", {**found, "cost_unit": unit})
+    rows = written(home, "job")
+    lines = list(csv.DictReader((home.root / "otava" / "cost.csv").read_text().splitlines()))
+    assert [float(line["cost"]) for line in lines] == [4e-5] * 9
+    table = list(csv.DictReader((home.root / "measures.csv").read_text().splitlines()))
+    assert [line["cost_unit"] for line in table[9:11]] == ["engine s", "USD"] and table[18]["cost_unit"] == ""
+    before = {number: previous(rows, rows[number]["night"]) for number in (0, 5, 10, 11)}
+    assert before[0] is None
+    assert [before[n]["cost"] for n in (5, 10, 11)] == [0.2, None, 4e-5]  # type: ignore[index]
+    assert before[10]["p50_s"] == rows[9]["p50_s"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("prices", "unit", "told"),
+    [({}, "engine s", True), ({"m": PRICE}, "USD", True), ({"other": PRICE}, "USD", False)],
+    ids=["no prices", "its price", "another one's"],
+)
+def test_a_cost_is_in_one_unit_or_it_is_not_told(
+    recorded: Any, store: Path, prices: dict[str, Price], unit: str, told: bool
+) -> None:
+    found = measured(Store(store), Store(store).runs(), prices)
+    assert (found["cost_unit"], found["measures"]["cost"] is not None) == (unit, told)
+    assert found["unpriced"] == ([] if told else ["m"])
 
 
 def test_a_change_point_is_told_with_its_night_and_whether_the_configuration_moved(home: Home, tmp_path: Path) -> None:

@@ -105,6 +105,24 @@ def test_where_the_choice_turns_it_makes_no_difference(name: str, change: Callab
     assert abs(worth(volume(), change(BASE, at)).net.estimate) < 0.03 * 500  # as exact as it is written
 
 
+@pytest.mark.parametrize(("cached", "at"), [(0.0, 0.20), (400.0, 0.40), (500.0, 0.40)])
+def test_the_share_at_which_the_choice_turns_counts_what_was_cached(cached: float, at: float) -> None:
+    """Cached at half the price: 1 USD a day, which pays 100 in 100 days, is 100 tokens of 500 or 200 cached ones."""
+    found = worth(volume(cached=cached), replace(BASE, train_cost=100.0))
+    (share,) = [s for s in found.sensitivity if s.name.startswith("share")]
+    assert share.flips == f"below {at:.0%}"
+
+
+def test_the_share_turns_where_net_is_nothing_though_half_of_it_tells_another_slope() -> None:
+    """Cached for nothing: the first 400 of 500 tokens save nothing, so that half a share says little of the whole."""
+    free = replace(BASE, prices={"m": Price(input=1.0, output=4.0, cached=0.0)}, train_cost=50.0)
+    (share,) = [s for s in worth(volume(cached=400.0), free).sensitivity if s.name.startswith("share")]
+    assert share.flips == "below 90%"
+    (none,) = [s for s in worth(volume(cached=400.0), replace(free, train_cost=500.0)).sensitivity
+               if s.name.startswith("share")]  # fmt: skip
+    assert none.flips is None
+
+
 def test_a_model_without_a_price_is_named() -> None:
     with pytest.raises(VolumeError, match="--price m=INPUT"):
         worth(volume(), replace(BASE, prices={}))
