@@ -335,6 +335,8 @@ class _Steps:
                 event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=in_use, night=self.folder.id)
                 self.history.put(event, ready.incumbent)
         p = ready.prepared
+        for note in p.notes:
+            self.tell(note)
         if (why := self.meter.over()) is not None:
             return {"skipped": why, "incumbent": ready.incumbent, "config": in_use, "goals": goals_json(p.goals)}
         spent = made_for(self.store, self.folder.id, begin["began_ns"], p.goals)

@@ -278,3 +278,13 @@ def test_a_module_of_the_same_name_with_another_agent_does_not_get_this_ones_nig
     refused = job.run("--again")
     assert refused.exit_code == 2 and "is taken by the job of agent capitals" in refused.stderr, refused.output
     assert job.run("--anew").exit_code == 1 and job.run("--again").exit_code == 1
+
+
+def test_what_in_use_names_no_knob_any_more_is_told_and_goes(job: Job) -> None:
+    assert job.run().exit_code == 1
+    text = job.home.current.read_text()
+    job.home.current.write_text(text.replace("[context]\n", '[context]\ntone = "loud"\n'))
+    result = job.run("--again")
+    assert result.exit_code in (0, 1) and "tone: in the configuration in use, and no field of" in result.stderr
+    found = json.loads((job.home.nights()[-1].path / "report.json").read_text())
+    assert "tone" not in found["incumbent"]  # nor in what is promoted; what is in use stays as it was edited
