@@ -34,7 +34,7 @@ class Request:
         knobs, fixed, incumbent: from the command line, as `spec.space_of` takes them.
         goals: those not None replace the spec's.
         trials: at most so many candidates.
-        resume: the name of a study to go on with ("last"), as it was begun; other knobs or goals than its own are refused.
+        resume: the name of a study to go on with ("last"), as it was begun; other knobs or goals are refused.
     """
 
     reference: str
