@@ -10,7 +10,7 @@ from redecode.optimizer.formats import json_repairs
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import Format, Mended
 from redecode.optimizer.formats.layout import Layout
-from redecode.optimizer.formats.scalars import Tree, word
+from redecode.optimizer.formats.scalars import Tree, fraction, word
 from redecode.optimizer.formats.shapes import Items, Keyed, Leaf, Record, Shape
 
 
@@ -102,7 +102,7 @@ def strict(text: str) -> Tree:
         MalformedAnswer: it is not one, or a key is there twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=_once, parse_float=fraction, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise MalformedAnswer(f"not JSON ({error or 'nested too deeply'}): {short(text)}") from error
 

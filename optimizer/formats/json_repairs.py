@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Mended, opened
-from redecode.optimizer.formats.scalars import Tree
+from redecode.optimizer.formats.scalars import Tree, fraction
 from redecode.optimizer.formats.shapes import Record
 from redecode.optimizer.formats.wrapping import out_of_fence
 
@@ -144,7 +144,7 @@ class _Scan:
             self.at = number.end()
             if self.at == len(self.text):
                 self._fail("it may end in half a number")
-            return json.loads(number[0])
+            return json.loads(number[0], parse_float=fraction)
         if bare := _BARE.match(self.text, self.at):
             if bare[0] in _WORDS:
                 self.at = bare.end()

@@ -55,7 +55,7 @@ def _number(given: Any) -> bool:
         except ValueError:
             return False
         return True
-    return isinstance(given, int | float)
+    return isinstance(given, int | float | Decimal)
 
 
 def _pairs(given: Any, read: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:

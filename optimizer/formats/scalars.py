@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
@@ -23,6 +24,19 @@ class Scalar:
 
     text: str
     quoted: bool = False
+
+
+class Rounded(float):
+    """A number as a float, which is another one than was written; `text` is what was."""
+
+    text: str
+
+
+def fraction(text: str) -> float:
+    """JSON's number with a fraction or an exponent, for a `Decimal` not to lose what a float does not hold."""
+    number = Rounded(text)
+    number.text = text
+    return number if math.isfinite(number) and Decimal(repr(float(number))) != Decimal(text) else float(number)
 
 
 Tree = Any
@@ -153,7 +167,7 @@ def _leaf(tree: Tree, shape: Leaf, where: str) -> Any:
     if not isinstance(tree, Scalar):
         if isinstance(tree, bool) and shape.kind in ("int", "float"):
             raise MalformedAnswer(f"{where} is not a number: {tree}")
-        return tree
+        return Decimal(tree.text) if isinstance(tree, Rounded) and shape.kind == "text" else tree
     if _null(tree):
         raise MalformedAnswer(f"{where} has no value")
     if shape.kind == "text":

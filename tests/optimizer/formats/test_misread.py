@@ -179,6 +179,26 @@ def test_what_is_no_number_in_json_makes_none(kind: Any, said: str) -> None:
         JSON.read(f'{{"x":{said}}}', create_model("Model", x=(kind, ...)))
 
 
+@pytest.mark.parametrize("said", ["12345678901234567.89", "0.1000000000000000055", "1.5", "-2.50e3"])
+@pytest.mark.parametrize("kind", [Decimal, Decimal | None, list[Decimal]])
+def test_a_decimal_is_the_one_that_was_written(kind: Any, said: str) -> None:
+    model = create_model("Model", x=(kind, ...))
+    value = f"[{said}]" if kind == list[Decimal] else said
+    for text in (f'{{"x":{value}}}', f"{{x: {value},}}"):  # as it should be, and to be mended
+        found = JSON.read(text, model).record.model_dump()["x"]
+        assert found == ([Decimal(said)] if kind == list[Decimal] else Decimal(said))
+
+
+@pytest.mark.parametrize("kind", [float, float | str, str, datetime.date, bool])
+def test_a_number_of_many_digits_is_no_other_thing_than_one_of_few(kind: Any) -> None:
+    model = create_model("Model", x=(kind, ...))
+    if kind in (float, float | str):
+        assert JSON.read('{"x":0.1000000000000000055}', model).record.model_dump()["x"] == 0.1
+        return
+    with pytest.raises(MalformedAnswer, match=r"^x"):
+        JSON.read('{"x":12345.1000000000000000055}', model)
+
+
 def test_a_number_too_large_is_refused_in_every_format() -> None:
     model = create_model("Model", x=(float, ...), note=(str, ...))
     for form in FORMATS.values():
