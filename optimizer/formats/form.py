@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
 from redecode.optimizer.formats.layout import Layout
-from redecode.optimizer.formats.misread import refuse_misread
+from redecode.optimizer.formats.misread import refuse_halves, refuse_misread
 from redecode.optimizer.formats.scalars import Tree, typed
 from redecode.optimizer.formats.shapes import Items, Keyed, Leaf, Record, Shape, record_of
 from redecode.optimizer.formats.wrapping import ENDS_A_THOUGHT, out_of_fence, out_of_thought, words_behind_fence
@@ -84,6 +84,10 @@ class Format(ABC):
             MalformedAnswer: there is none, or several.
         """
 
+    def rules_for(self, shape: Record) -> str:
+        """`rules`, and what records of this shape need besides."""
+        return self.rules
+
     # -- what they have in common --
 
     def fits(self, model: type[BaseModel]) -> bool:
@@ -123,7 +127,7 @@ class Format(ABC):
             example: a record to show; by default one that has its fields' names for values.
         """
         shape = self.shape(model)
-        lines = [f"Answer in {self.title} and add nothing else. {self.rules}".strip()]
+        lines = [f"Answer in {self.title} and add nothing else. {self.rules_for(shape)}".strip()]
         told = [f"- {name}: {m.description}" for name, m in shape.fields.items() if m.description]
         shown = self.render(example) if example is not None else self.lay_out(_specimen(shape), shape).text
         return "\n".join([*lines, *told, "Example:" if example is not None else "Form:", shown])
@@ -189,6 +193,7 @@ def _last_word(behind: str, *, cut: bool) -> None:
 
 def _judged(tree: Tree, shape: Record, model: type[M], *, complete: bool = False) -> M:
     data = typed(tree, shape, complete=complete)
+    refuse_halves(data)
     try:
         record = model.model_validate(data)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Mended, opened
+from redecode.optimizer.formats.inner_quotes import CLOSING, belong
 from redecode.optimizer.formats.scalars import Tree, fraction
 from redecode.optimizer.formats.shapes import Record
 from redecode.optimizer.formats.wrapping import out_of_fence
@@ -23,7 +24,6 @@ from redecode.optimizer.formats.wrapping import out_of_fence
 _BARE = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_.])")
 _COMMENT = re.compile(r"//[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
-_CLOSING = {'"': '"', "'": "'", "“": "”", "‘": "’"}
 _WORDS: dict[str, Any] = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _COMMA, _CLOSED, _INNER, _SINGLE = "missing comma", "closed where cut off", "quotes inside of a text", "single quotes"
 _UNSURE = frozenset({_COMMA, _CLOSED, _INNER, _SINGLE})
@@ -138,7 +138,7 @@ class _Scan:
             return self._object(shape)
         if ch == "[":
             return self._list()
-        if ch in _CLOSING:
+        if ch in CLOSING:
             return self._string(ch)
         if number := _NUMBER.match(self.text, self.at):
             self.at = number.end()
@@ -192,7 +192,7 @@ class _Scan:
         self._step(_CLOSED)
 
     def _key(self, ch: str) -> str:
-        if ch in _CLOSING:
+        if ch in CLOSING:
             return self._string(ch)
         bare = _BARE.match(self.text, self.at)
         if bare is None:
@@ -228,10 +228,12 @@ class _Scan:
     # -- texts --
 
     def _string(self, opening: str) -> str:
-        end = next((at for at, closes in self._ends(self.at + 1, _CLOSING[opening]) if closes), None)
+        end = next((at for at, closes in self._ends(self.at + 1, CLOSING[opening]) if closes), None)
         if end is None:
             self._fail("it is cut off in a text")
         body, self.at = self.text[self.at + 1 : end], end + 1
+        if not belong(body, opening):
+            self._fail("quotes that end a text, or are no pair in it")
         if opening == "'":
             self._step(_SINGLE)
             body = re.sub(r"\\(?=')", "", body)

@@ -17,6 +17,7 @@ class Layout:
         self._parts: list[str] = []
         self._forced: list[bool] = []
         self._choice = False
+        self._others: list[str] = []
 
     @property
     def text(self) -> str:
@@ -35,9 +36,15 @@ class Layout:
 
     def fixed(self, text: str) -> None:
         """What the structure says; its first character is a choice if the value before could have gone on."""
-        if text:
-            self._write(text, [not self._choice] + [True] * (len(text) - 1))
-            self._choice = False
+        if not text:
+            return
+        forced, others = [not self._choice] + [True] * (len(text) - 1), self._others
+        for at, ch in enumerate(text):
+            forced[at] = forced[at] and all(other[at : at + 1] in ("", ch) for other in others)
+            others = [other for other in others if other[at : at + 1] == ch]
+        self._write(text, forced)
+        self._others = [other[len(text) :] for other in others]
+        self._choice = False
 
     def free(self, text: str, *, goes_on: bool = True) -> None:
         """A value. `goes_on`: it might have; otherwise its last character says that it is over."""
@@ -47,6 +54,10 @@ class Layout:
     def choice(self) -> None:
         """Here something else could follow."""
         self._choice = True
+
+    def other(self, text: str) -> None:
+        """What could stand in place of what the structure says next; where they part is a choice."""
+        self._others.append(text)
 
     def one_of(self, text: str, forms: Iterable[str]) -> None:
         """One of so many texts: forced from where no other is left."""
@@ -61,4 +72,5 @@ class Layout:
 
     def _write(self, text: str, forced: list[bool]) -> None:
         self._parts.append(text)
+        self._others = []
         self._forced += forced

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import BaseModel, RootModel
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 
 _MOMENTS = (datetime.date, datetime.time, datetime.timedelta)
+_HALF = re.compile("[\ud800-\udfff]")
 Path = tuple[str | int, ...]
 
 
@@ -30,6 +32,23 @@ def refuse_misread(data: Any, record: BaseModel) -> None:
         why = _misread(given, value)
         if why is not None and not (isinstance(value, _MOMENTS) and _number(_written(record, path))):
             raise MalformedAnswer(f"{'.'.join(map(str, path))}: {short(str(given))} {why}")
+
+
+def refuse_halves(data: Any) -> None:
+    """Half a character (a surrogate without the other) can be escaped in JSON, and be written nowhere.
+
+    Raises:
+        MalformedAnswer: there is one, in a value or a name.
+    """
+    left = [data]
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, str) and _HALF.search(one):
+            raise MalformedAnswer(f"half a character: {short(one)}")
 
 
 def _misread(given: Any, value: Any) -> str | None:

@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
-from redecode.optimizer.formats.shapes import Anything, Items, Keyed, Leaf, Record, Shape
+from redecode.optimizer.formats.shapes import NULLS, Anything, Items, Keyed, Leaf, Record, Shape
 
-NULLS = frozenset({"", "~", "null", "none", "nil"})
+_ALWAYS_NULL = frozenset({"", "~", "null"})
 BOOLEANS = {"true": True, "false": False}
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -121,7 +121,7 @@ def typed(tree: Tree, shape: Shape, where: str = "the answer", *, complete: bool
     Raises:
         MalformedAnswer: it is of another shape, lacks a field, or has one that is unknown.
     """
-    if shape.nullable and (tree is None or (isinstance(tree, Scalar) and _null(tree))):
+    if shape.nullable and _nothing(tree, shape, where):
         return None
     match shape:
         case Record():
@@ -161,6 +161,27 @@ def _null(scalar: Scalar) -> bool:
     return not scalar.quoted and scalar.text.lower() in NULLS
 
 
+def _nothing(tree: Tree, shape: Shape, where: str) -> bool:
+    """Whether there is no value where there need be none.
+
+    A bare `null`, `~`, or no word at all, always says so, being what formats write (a choice of that name they quote).
+    `none` and `nil` are a choice where there is one that is written the same.
+
+    Raises:
+        MalformedAnswer: `None` where a choice is `none`.
+    """
+    if not isinstance(tree, Scalar):
+        return tree is None
+    if not _null(tree):
+        return False
+    choices = shape.choices if isinstance(shape, Leaf) else ()
+    if tree.text.lower() in _ALWAYS_NULL or all(tree.text.lower() != str(choice).lower() for choice in choices):
+        return True
+    if tree.text not in choices:
+        raise MalformedAnswer(f"{where} may be one of its choices, or no value: {short(tree.text)}")
+    return False
+
+
 def _leaf(tree: Tree, shape: Leaf, where: str) -> Any:
     if isinstance(tree, dict | list):
         raise MalformedAnswer(f"{where} is not one value")
@@ -168,7 +189,7 @@ def _leaf(tree: Tree, shape: Leaf, where: str) -> Any:
         if isinstance(tree, bool) and shape.kind in ("int", "float"):
             raise MalformedAnswer(f"{where} is not a number: {tree}")
         return Decimal(tree.text) if isinstance(tree, Rounded) and shape.kind == "text" else tree
-    if _null(tree):
+    if _null(tree) and (not tree.text or tree.text not in shape.choices):
         raise MalformedAnswer(f"{where} has no value")
     if shape.kind == "text":
         return tree.text

@@ -19,15 +19,28 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from redecode.optimizer.formats.errors import CannotExpress
 
 Kind = Literal["text", "int", "float", "bool"]
+NULLS = frozenset({"", "~", "null", "none", "nil"})
+"""Words for nothing, in small letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One value. `choices`: the only ones there are, if the type names them."""
+    """One value.
+
+    Attributes:
+        choices: the only ones there are, if the type names them.
+        spelled: a text that says something else, a date say: no word for nothing can be one.
+    """
 
     kind: Kind
     nullable: bool = False
     choices: tuple[str | int, ...] = ()
+    spelled: bool = False
+
+    @property
+    def any_text(self) -> bool:
+        """Whether it may say anything, also `null`."""
+        return self.kind == "text" and not self.choices and not self.spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +169,23 @@ def _choice(annotation: Any) -> Shape:
 def _by_schema(annotation: Any) -> Shape:
     """Dates, decimals, addresses of mail and the like: what pydantic writes them as."""
     try:
-        schema = TypeAdapter(annotation).json_schema(mode="serialization")
+        adapter = TypeAdapter(annotation)
+        schema = adapter.json_schema(mode="serialization")
     except (PydanticSchemaGenerationError, PydanticUserError):
         return Anything(str(annotation))
     kinds: dict[str, Kind] = {"string": "text", "integer": "int", "number": "float", "boolean": "bool"}
     kind = kinds.get(str(schema.get("type")))
-    return Anything(str(annotation)) if kind is None else Leaf(kind)
+    if kind is None:
+        return Anything(str(annotation))
+    return Leaf(kind, spelled=kind == "text" and not any(_takes(adapter, text) for text in NULLS))
+
+
+def _takes(adapter: TypeAdapter[Any], text: str) -> bool:
+    try:
+        adapter.validate_python(text)
+    except Exception:  # whatever a type of the user's raises
+        return False
+    return True
 
 
 def names_in(shape: Shape, seen: frozenset[type] = frozenset()) -> dict[str, list[Shape]]:

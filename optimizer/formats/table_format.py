@@ -10,8 +10,8 @@ from typing import Any
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Format, Mended
 from redecode.optimizer.formats.layout import Layout
-from redecode.optimizer.formats.scalars import NULLS, Scalar, Tree, in_place, quoted, stands_bare, word
-from redecode.optimizer.formats.shapes import Items, Leaf, Record, why_not
+from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, quoted, stands_bare, word
+from redecode.optimizer.formats.shapes import NULLS, Items, Leaf, Record, why_not
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 
@@ -169,7 +169,11 @@ def _cells(line: str, *, loose: bool) -> list[Scalar]:
 
 
 class Csv(Table):
-    """Comma-separated values, RFC 4180; an empty cell is null, an empty text is `""`."""
+    """Comma-separated values, RFC 4180; an empty cell is null, an empty text is `""`.
+
+    Blanks around a value are a part of it, says the RFC, and are never meant so where values that have some are written
+    in quotes: taking them off is a repair.
+    """
 
     name = "csv"
     title = "CSV with a header line"
@@ -199,7 +203,12 @@ class Csv(Table):
         while steps is not None and rows and not _header(rows[0], columns):
             steps[PROSE] = None
             rows.pop(0)
-        return rows
+        if steps is None:
+            return rows
+        bare = [row if '"' in row else _PADDED.sub("", row) for row in rows]  # a comma in quotes may have blanks, too
+        if bare != rows:
+            steps["blanks around values taken off"] = None
+        return bare
 
     def _row(self, line: str, *, loose: bool) -> list[Scalar]:
         cells, at = [], 0
@@ -210,12 +219,16 @@ class Csv(Table):
             if match[1] is not None:
                 cells.append(Scalar(match[1].replace('""', '"'), quoted=True))
             else:
-                cells.append(_bare_cell(match[2].strip(" ")))
+                cells.append(_bare_cell(match[2]))
             if at == len(line):
                 return cells
             if line[at] != ",":
                 raise MalformedAnswer(f"quotes where none belong: {short(line)}")
             at += 1
+
+
+_PADDED = re.compile(r"(?:^|(?<=,)) +| +(?=,|$)")
+"""Blanks around cells."""
 
 
 def _bare_cell(text: str) -> Scalar:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Format, Mended
+from redecode.optimizer.formats.inner_quotes import belong
 from redecode.optimizer.formats.layout import Layout
 from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, quoted, stands_bare, unquoted, word
 from redecode.optimizer.formats.shapes import Items, Leaf, Record, Shape, names_in, why_not
@@ -187,6 +188,8 @@ def _value(value: str, steps: dict[str, None]) -> Scalar:
         try:
             return in_place(value)
         except MalformedAnswer:
+            if not belong(value[1:-1], value[0]):
+                raise
             steps["quotes inside of a text" if value[0] == '"' else "other quotes"] = None
             return Scalar(value[1:-1], quoted=True)
     if value[:1] == '"' and value[-2:] == '",':

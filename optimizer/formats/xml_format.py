@@ -31,13 +31,22 @@ def root_of(shape: Record) -> str:
 
 
 class Xml(Format):
-    """XML without attributes."""
+    """XML without attributes, but for `nil="true"`: no value.
+
+    A text that says `null` has `nil="false"`, XML Schema's word for an element that is not without a value, where it
+    might be.
+    """
 
     name = "xml"
     title = "XML on one line"
     rules = "Write &lt; and &amp; for < and & in values."
     shows_its_end = True
     _ALLOWED: ClassVar[tuple[type, ...]] = (Record, Items)
+
+    def rules_for(self, shape: Record) -> str:
+        """Also how to say that there is no value, since what models write for it elsewhere may be a text here."""
+        name = _nullable(shape)
+        return self.rules if name is None else f'{self.rules} No value: <{name} nil="true"/>.'
 
     def unfit(self, shape: Record) -> str | None:
         """Neither keys that a model makes up nor names that are no names of elements."""
@@ -73,10 +82,17 @@ class Xml(Format):
         out.fixed(name)
         if value is None:
             out.choice()
-            out.fixed(' nil="true"/>')
+            out.fixed(' nil="')
+            if isinstance(shape, Leaf) and shape.any_text:
+                out.choice()
+            out.fixed('true"/>')
             return
         if shape.nullable:
             out.choice()
+        if isinstance(value, str) and xml_repairs.says_nothing(value, shape):
+            out.fixed(' nil="')
+            out.choice()
+            out.fixed('false"')
         out.fixed(">")
         self._inside(out, name, value, shape)
 
@@ -102,12 +118,28 @@ class Xml(Format):
     def _leaf(self, out: Layout, value: Any, shape: Leaf) -> None:
         if isinstance(value, str) and (bad := _NOT_XML.search(value)):
             raise CannotExpress(f"XML has no way to write the character {bad[0]!r}; JSON has")
-        written = escape(value, _ESCAPES) if isinstance(value, str) else word(value)
+        written = _written(value)
         if shape.choices or shape.kind == "bool":
-            forms = [escape(c) if isinstance(c, str) else word(c) for c in shape.choices] or ["true", "false"]
+            forms = [_written(c) for c in shape.choices] or ["true", "false"]
             out.one_of(written, forms)
         else:
             out.free(written)
+
+
+def _written(value: Any) -> str:
+    return escape(value, _ESCAPES) if isinstance(value, str) else word(value)
+
+
+def _nullable(shape: Shape, name: str = "", seen: frozenset[type] = frozenset()) -> str | None:
+    """The name of an element that may have no value, if there is one."""
+    if shape.nullable:
+        return name
+    if isinstance(shape, Items):
+        return _nullable(shape.item, ITEM, seen)
+    if not isinstance(shape, Record) or shape.model in seen:
+        return None
+    found = (_nullable(m.shape, field, seen | {shape.model}) for field, m in shape.fields.items())
+    return next((inner for inner in found if inner is not None), None)
 
 
 def _with_comments() -> ElementTree.TreeBuilder:
@@ -117,14 +149,17 @@ def _with_comments() -> ElementTree.TreeBuilder:
 
 def _read(element: ElementTree.Element, shape: Shape) -> Tree:
     where = f"<{element.tag}>"
-    if element.attrib:
+    if element.attrib and element.attrib != {"nil": "false"}:
         if element.attrib != {"nil": "true"} or len(element) or (element.text or "").strip():
             raise MalformedAnswer(f"{where} has attributes")
         return None
     if isinstance(shape, Leaf):
         if len(element):
             raise MalformedAnswer(f"{where} has elements or comments in it")
-        return Scalar(element.text or "", quoted=shape.kind == "text")
+        text = element.text or ""
+        if not element.attrib and xml_repairs.says_nothing(text, shape):
+            raise MalformedAnswer(xml_repairs.UNDECIDED.format(element.tag, short(text)))
+        return Scalar(text, quoted=shape.kind == "text")
     if (element.text or "").strip() or any((child.tail or "").strip() for child in element):
         raise MalformedAnswer(f"{where} has words between its elements")
     children = [child for child in element if isinstance(child.tag, str)]

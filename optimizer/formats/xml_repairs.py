@@ -11,11 +11,12 @@ import re
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Mended
 from redecode.optimizer.formats.scalars import Scalar, Tree
-from redecode.optimizer.formats.shapes import Items, Leaf, Record, Shape, names_in
+from redecode.optimizer.formats.shapes import NULLS, Items, Leaf, Record, Shape, names_in
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9a-fA-F]{1,6});")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+UNDECIDED = '<{0}> says {1}: with nil="true" and nothing in it, it has no value, with nil="false" this one'
 _HEAD = re.compile(r"<\?xml[^>]*\?>\s*")
 
 
@@ -39,7 +40,7 @@ class _Scan:
         self.root = root
         names = {root, "item", *names_in(shape)}
         known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        self._tag = re.compile(rf"<(/?)\s*({known})(\s+nil=\"true\")?\s*(/?)>", re.IGNORECASE)
+        self._tag = re.compile(rf"<(/?)\s*({known})(?:\s+nil=\"(true|false)\")?\s*(/?)>", re.IGNORECASE)
         self._names = {name.lower(): name for name in names}
         self._text, self._at = text, 0
         self.behind = ""
@@ -115,18 +116,23 @@ class _Scan:
         return out
 
     def _element(self, tag: re.Match[str], shape: Shape, name: str) -> Tree:
-        if tag[3] or tag[4]:
-            if not (tag[3] and tag[4]) and not (tag[4] and isinstance(shape, Leaf | Items)):
+        valued = (tag[3] or "").lower() == "false"
+        if tag[3] and not valued:
+            if not tag[4]:
                 raise MalformedAnswer(f"<{name}> says nil and goes on")
-            if tag[3]:
-                return None
-            return [] if isinstance(shape, Items) else Scalar("", quoted=True)
+            return None
+        if tag[4]:
+            if isinstance(shape, Leaf):
+                return self._said("", shape, name, valued=valued)
+            if not isinstance(shape, Items):
+                raise MalformedAnswer(f"<{name}> has nothing in it")
+            return []
         if isinstance(shape, Record):
             return self._record(shape, name)
         if isinstance(shape, Items):
             return self._items(shape, name)
         assert isinstance(shape, Leaf)
-        return self._leaf(shape, name)
+        return self._said(self._words(name), shape, name, valued=valued)
 
     def _items(self, shape: Items, name: str) -> list[Tree]:
         out = []
@@ -139,7 +145,8 @@ class _Scan:
         self._close(name)
         return out
 
-    def _leaf(self, shape: Leaf, name: str) -> Scalar:
+    def _words(self, name: str) -> str:
+        """What is in an element that has no others."""
         tag = self._next()
         if tag is None:
             raise MalformedAnswer(f"<{name}> is cut off")
@@ -151,7 +158,21 @@ class _Scan:
             raise MalformedAnswer(f"a comment in a value: {short(raw)}")
         if "&" in _ENTITY.sub("", raw) or "<" in raw:
             self.steps["bare < and & taken for themselves"] = None
-        text = _ENTITY.sub(lambda m: html.unescape(m[0]), raw)
-        if shape.kind != "text":
-            text = text.strip()
-        return Scalar(text, quoted=shape.kind == "text")
+        return _ENTITY.sub(lambda m: html.unescape(m[0]), raw)
+
+    def _said(self, text: str, shape: Leaf, name: str, *, valued: bool) -> Scalar | None:
+        """A value; none, where a word for nothing can mean nothing else."""
+        if not valued and says_nothing(text, shape):
+            if shape.any_text or any(text.strip().lower() == str(choice).lower() for choice in shape.choices):
+                raise MalformedAnswer(UNDECIDED.format(name, short(text)))
+            self.steps["empty elements and words for nothing read as no value"] = None
+            return None
+        return Scalar(text if shape.kind == "text" else text.strip(), quoted=shape.kind == "text")
+
+
+def says_nothing(text: str, shape: Shape) -> bool:
+    """Whether a text may stand for no value in an element that need have none; an empty one in a text is that text."""
+    if not isinstance(shape, Leaf) or not shape.nullable or {text, text.strip()}.intersection(shape.choices):
+        return False
+    said = text.strip().lower()
+    return said in NULLS and not (shape.any_text and not said)

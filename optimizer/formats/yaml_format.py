@@ -21,6 +21,7 @@ from redecode.optimizer.formats.shapes import Items, Keyed, Leaf, Record, Shape,
 
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n"})
 _NUMBERLIKE = re.compile(r"[-+.]?[0-9][-0-9a-fA-FxXoO_.,:eE+TZ]*|[-+]?\.(?:inf|nan)", re.IGNORECASE)
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _TOO_DEEP = re.compile(r"(?:[\[{]\s*|[-?]\s+){100}|^ {400}", re.MULTILINE)  # PyYAML takes minutes, not an error
 _STARTS_BADLY = re.compile(r"[-?:][ \t]|[-?:]$|[,\[\]{}#&*!|>%@`=<]|---|\.\.\.")
 
@@ -86,7 +87,7 @@ class Yaml(Format):
         for n, (key, value) in enumerate(data.items()):
             if fields is None:
                 out.choice()
-            out.fixed(f"\n{indent}" if n else "")
+            self._next_line(out, indent, n, sure=fields is not None)
             if fields is None:
                 out.free(text_in_yaml(key))
             else:
@@ -98,6 +99,14 @@ class Yaml(Format):
             self._below(out, value, inner, indent)
         if fields is None:
             out.choice()
+            out.other(f"\n{indent}\0")  # a name of whatever letters
+
+    @staticmethod
+    def _next_line(out: Layout, indent: str, n: int, *, sure: bool) -> None:
+        """Where the `n`th of several begins, on its own line. `sure`: there must be one, so it is indented so far."""
+        if n:
+            out.fixed("\n")
+            (out.fixed if sure else out.free)(indent)
 
     def _below(self, out: Layout, value: Any, shape: Shape, indent: str) -> None:
         """What stands behind a key."""
@@ -122,10 +131,12 @@ class Yaml(Format):
             return
         item = shape.item if isinstance(shape, Items) else Leaf("text")
         for n, inner in enumerate(value):
-            out.fixed(f"\n{indent}" if n else "")
+            self._next_line(out, indent, n, sure=False)
             if n:
                 out.choice()
             out.fixed("- ")
+            if isinstance(item, Items | Keyed) or (isinstance(item, Record) and item.nullable):
+                out.choice()
             if isinstance(inner, Mapping | list) and inner:
                 self._block(out, inner, item, indent + "  ")
             elif isinstance(inner, Mapping | list):
@@ -133,6 +144,7 @@ class Yaml(Format):
             else:
                 self._leaf(out, inner, item)
         out.choice()
+        out.other(f"\n{indent}- ")
 
     def _leaf(self, out: Layout, value: Any, shape: Shape) -> None:
         nulls = ["null"] if shape.nullable else []
@@ -156,6 +168,8 @@ def strict(text: str) -> Tree:
 
     if _TOO_DEEP.search(text):
         raise MalformedAnswer(f"it is nested too deeply: {short(text)}")
+    if _BREAKS.search(text):  # PyYAML makes line breaks of them, and spaces of these; YAML 1.2 does not
+        raise MalformedAnswer(f"a character that is a line break to some: {short(text)}")
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
@@ -179,6 +193,8 @@ def _plain(node: Any, text: str, comments: set[int]) -> Tree:
         for key, value in node.value:
             if key.id != "scalar":
                 raise MalformedAnswer("a name is no text")
+            if key.start_mark.line != key.end_mark.line:
+                raise MalformedAnswer(f"a name goes on over lines: {short(key.value)}")
             if key.value in out:
                 raise MalformedAnswer(f"{short(key.value)} is there twice")
             out[key.value] = _plain(value, text, comments)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Mended, opened
-from redecode.optimizer.formats.scalars import NULLS, NUMBER, Tree, quoted, stands_bare, unquoted
-from redecode.optimizer.formats.shapes import Items, Leaf, Record, names_in
+from redecode.optimizer.formats.inner_quotes import belong
+from redecode.optimizer.formats.scalars import NUMBER, Tree, quoted, stands_bare, unquoted
+from redecode.optimizer.formats.shapes import NULLS, Items, Leaf, Record, names_in
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 _BLOCK = re.compile(r"[|>][-+0-9]*")
@@ -125,7 +126,7 @@ class _Lines:
                 pass
             else:
                 return body
-        if len(body) < 2 or body[-1] != body[0] or "\\" in body:
+        if len(body) < 2 or body[-1] != body[0] or "\\" in body or not belong(body[1:-1], body[0]):
             raise MalformedAnswer(f"quotes that do not close: {short(value)}")
         self._steps["quotes inside of a text"] = None
         return quoted(body[1:-1])

@@ -75,6 +75,33 @@ def test_whether_a_list_has_items_and_goes_on_is_a_choice_of_the_text_format() -
     assert marked(text.laid_out(Lists(tags=["a"], tally=[]))) == "tags.1]: ..ta.ly. []"
 
 
+def test_where_a_list_of_yaml_ends_is_a_choice_at_the_sign_that_says_so() -> None:
+    class Inner(BaseModel):
+        by_name: dict[str, str]
+        tags: list[str]
+
+    class Outer(BaseModel):
+        inner: list[Inner]
+        grid: list[list[str]]
+        last: str
+
+    yaml, inners = FORMATS["yaml"], []
+    for by_name in ({"a": "y"}, {"a": "y", "b": "y"}):
+        inners += [Inner(by_name=by_name, tags=tags) for tags in (["y"], ["y", "y"])]
+    grids = [[["y"]], [["y", "y"]], [["y"], ["y"]], [["y"], []]]
+    outers = [
+        Outer(inner=inner, grid=grid, last="y")
+        for inner in ([inners[0]], [inners[0], inners[0]], *([one] for one in inners[1:]))
+        for grid in grids
+    ]
+    for one in outers:
+        layout = yaml.laid_out(one)
+        for said in map(yaml.render, outers):
+            differ = next((n for n, (a, b) in enumerate(zip(layout.text, said, strict=False)) if a != b), None)
+            assert differ is None or not layout.forced[differ], (layout.text, said)
+    assert marked(yaml.laid_out(outers[0])).endswith(".....ast: ...")
+
+
 def test_a_choice_among_names_is_forced_from_where_one_is_left() -> None:
     flat = Flat(title="t", count=1, share=0.5, done=True, colour=Colour.REDDISH, note=None)
     found = marked(FORMATS["json"].laid_out(flat))

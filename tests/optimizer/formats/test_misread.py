@@ -291,3 +291,102 @@ def test_markup_in_a_value_of_xml_is_not_left_out_of_it() -> None:
     assert XML.read(TAGGED.replace(">a<", ">a<?b c?><"), Contact).record.name == "a<?b c?>"
     for text in (f"<!-- x -->{TAGGED}<!-- y -->", TAGGED.replace("<email>", "<!-- x --> <email>")):
         assert XML.read(text, Contact).record == ABC
+
+
+# -- half a character --
+
+
+def test_half_a_character_is_refused_in_every_format() -> None:
+    model = create_model("Model", x=(Any, ...), y=(dict[str, str], ...))
+    half = "\ud83d"
+    for said in ('"a\\ud83d"', '["\\uDE00"]', '{"\\ud83d":1}', f'"{half}"'):
+        for read in (JSON.parse, JSON.read):
+            with pytest.raises(MalformedAnswer, match="half a character"):
+                read(f'{{"x":{said},"y":{{}}}}', model)
+    with pytest.raises(MalformedAnswer, match="half a character"):
+        JSON.read('{"x":1,"y":{"\\ud83d\\ud83d":"a"}}', model)
+    assert JSON.read('{"x":"\\ud83d\\ude00\\\\ud83d","y":{}}', model).record.model_dump()["x"] == "😀\\ud83d"
+    for form in FORMATS.values():
+        for text in (form.render(ABC).replace("a", half, 1), form.render(Contact(name="a,b", email="b", address="c"))):
+            with pytest.raises(MalformedAnswer):
+                form.read(text.replace("a,b", half), Contact)
+
+
+# -- two texts, and quotes inside of one --
+
+TWO = [
+    "{0}a{1}+{0}b{1}",
+    "{0}a{1} + {0}b{1}",
+    "{0}a{1} {0}b{1}",
+    "{0}a{1}{0}b{1}",
+    "{0}a{1} or {0}b{1}",
+    "{0}a{1} . {0}b{1}",
+]
+TWO += ["{0}Dear {1}+x+{0} a{1}", "{0}Dear {1} + x + {0}!{1}", "{0}Dear {1}.x.{0} a{1}", "{0}5{1} or {0}6{1}"]
+ONE_TEXT = ["he said {0}no{1} to it", "he said {0}no{1}", "{0}no{1} he said", "a ({0}b{1}) c", "the {0}.env{1} file"]
+
+
+@pytest.mark.parametrize("two", TWO)
+@pytest.mark.parametrize("quotes", ['""', "''", "“”", "‘’"])
+def test_two_texts_are_not_one_with_quotes_inside(two: str, quotes: str) -> None:
+    said = two.format(*quotes)
+    for text in (f'{{"name":{said},"email":"b","address":"c"}}', f'{{"address":"c","email":"b","name":{said}}}'):
+        with pytest.raises(MalformedAnswer):
+            JSON.read(text, Contact)
+    if quotes in ('""', "''"):
+        for form in (YAML, TEXT) if said != "'a''b'" else (TEXT,):  # YAML's own way to write a'b
+            with pytest.raises(MalformedAnswer):
+                form.read(f"name: {said}\nemail: b\naddress: c", Contact)
+
+
+@pytest.mark.parametrize("text", ONE_TEXT)
+@pytest.mark.parametrize("quotes", ['""', "“”"])
+def test_quotes_inside_of_a_text_are_read(text: str, quotes: str) -> None:
+    value = text.format(*quotes)
+    said = f"{quotes[0]}{value}{quotes[1]}"
+    assert JSON.read(f'{{"name":{said},"email":"b","address":"c"}}', Contact).record.name == value
+    if quotes == '""':
+        for form in (YAML, TEXT):
+            assert form.read(f"name: {said}\nemail: b\naddress: c", Contact).record.name == value
+
+
+def test_an_apostrophe_and_an_inch_are_no_ends_of_a_text() -> None:
+    for value in ("it's", "the dogs' bowl", "'tis", "O'Brien's"):
+        for form in (YAML, TEXT):
+            assert form.read(f"name: '{value}'\nemail: b\naddress: c", Contact).record.name == value
+    assert YAML.read('name: "5\'10" tall"\nemail: b\naddress: c', Contact).record.name == "5'10\" tall"
+    assert JSON.read('{"name":‘it’s’,"email":"b","address":"c"}', Contact).record.name == "it’s"
+
+
+# -- blanks and line breaks --
+
+
+def test_blanks_around_values_of_csv_are_taken_off_with_a_word() -> None:
+    csv = FORMATS["csv"]
+    padded = ("name, email, address\na, b, c", "name ,email , address\na ,b,  c", "name,email,address\na, b,c ")
+    for text in padded:
+        reading = csv.read(text, Contact)
+        assert (reading.record, reading.repairs) == (ABC, ("blanks around values taken off",))
+        with pytest.raises(MalformedAnswer):
+            csv.parse(text, Contact)
+    for text in ('name,email,address\n"a,  x", b, c', 'name,email,address\na, "b", c'):
+        with pytest.raises(MalformedAnswer):
+            csv.read(text, Contact)
+    record = Contact(name=" a", email="b ", address=" ")
+    assert csv.parse(csv.render(record), Contact) == record
+    assert csv.parse('name,email,address\n" a","b "," "', Contact) == record
+    quoted = 'Here it is:\nname,email,address\n"a, x ",b,c'
+    assert csv.read(quoted, Contact).record == Contact(name="a, x ", email="b", address="c")
+
+
+def test_what_is_a_line_break_to_some_readers_of_yaml_only_is_refused_and_written_escaped() -> None:
+    model = create_model("Model", x=(dict[str, str], ...))
+    for text in ('x: {{"a{0}b": c}}', 'x:\n  ? "a{0}b"\n  : c', "x:\n  k: |\n    a{0}    b", 'x: {{k: "a{0}b"}}'):
+        for sign in "\x85\u2028\u2029":
+            with pytest.raises(MalformedAnswer):
+                YAML.read(text.format(sign), model)
+    for text in ('x:\n  ? "a\n    b"\n  : c', "x:\n  ? a\n    b\n  : c", 'x: {"a\n  b": c}'):
+        with pytest.raises(MalformedAnswer):
+            YAML.read(text, model)
+    record = model(x={"a\x85b": "c\u2028", "\u2029": "\x85"})
+    assert YAML.parse(YAML.render(record), model) == record
