@@ -4,8 +4,8 @@
 
 `words` is the stream of the answer. A step begins when its part of the plan is complete. What may begin that early is
 declared: a step without side effects, or one that can be undone. Any other waits until the plan is whole and `accept`
-has found nothing wrong with it. If it does, or the stream breaks off, or whoever waits is cancelled, steps that are
-under way are cancelled, effects are undone, the last first, and nothing of the plan remains.
+has found nothing wrong with it. If it does, or the stream breaks off, or whoever waits is cancelled (at any time),
+steps that are under way are cancelled, effects are undone, the last first, and nothing of the plan remains.
 
 The results are those of the steps run one after another: a step that has effects waits for all before it, and every
 step for the last one before it that has effects, so reading steps alone run beside each other. A step that fails ends
@@ -34,7 +34,7 @@ class PlanRejected(Exception):
 
 
 class RollbackFailed(Exception):
-    """Effects of a rejected plan remain: some could not be undone. `errors`: by step."""
+    """Effects of a plan that came to nothing remain: some could not be undone. `errors`: by step."""
 
     def __init__(self, errors: dict[str, BaseException]) -> None:
         told = "; ".join(f"{name}: {type(e).__name__}: {e}" for name, e in errors.items())
@@ -51,6 +51,7 @@ class Step:
             up to the last one with effects (others are None), for one that has none.
         side_effect: whether it does anything but answer.
         undo: takes its effect back, given its result, or what it raised. Called once, for a step that has begun.
+            Without one a step that has begun is let through, and `RollbackFailed` names it.
         recorded: whether a recording shows it as a step of its own; `False` if it calls what shows itself, a tool say.
     """
 
@@ -149,6 +150,10 @@ class _Running:
     task: asyncio.Task[Any] | None = None
 
 
+class _NoWayBackError(Exception):
+    """A step's effect stays."""
+
+
 class _NotRunError(Exception):
     """A step before it has failed."""
 
@@ -193,11 +198,17 @@ class _Plan:
                 self._launch(place)
         tasks = [s.task for s in self.steps if s.task is not None]
         try:
-            return [await task for task in tasks]  # the first that failed is what one after another would raise
-        finally:
+            for task in tasks:
+                await asyncio.wait([task])  # whoever waits may be cancelled; the step is not
+                if task.cancelled() or task.exception() is not None:
+                    break
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        except asyncio.CancelledError as why:
+            await _to_the_end(self.roll_back(), why)
+            raise
+        return [task.result() for task in tasks]  # the first that failed is what one after another would raise
 
     async def roll_back(self) -> None:
         """Nothing of the plan remains.
@@ -215,7 +226,9 @@ class _Plan:
         for mine in reversed(self.steps):
             if mine.state is not _State.BEGUN or not mine.step.side_effect or mine.task is None:
                 continue
-            assert mine.step.undo is not None
+            if mine.step.undo is None:
+                errors[mine.step.name] = _NoWayBackError("it was carried out, and has no undo")
+                continue
             outcome = None if mine.task.cancelled() else mine.task.exception() or mine.task.result()
             try:
                 with _shown(f"undo {mine.step.name}", mine.step):

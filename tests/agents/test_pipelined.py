@@ -273,3 +273,35 @@ def test_an_effect_that_cannot_be_undone_after_all_is_said() -> None:
         asyncio.run(pipelined(written([*plan_of(ops)][:-1], 3), JsonParts(within="steps"), stubborn))
     assert isinstance(raised.value.__cause__, PlanRejected)
     assert world.ledger == ["book"]
+
+
+@pytest.mark.parametrize("after", range(0, 60, 3))
+def test_whoever_is_cancelled_at_any_time_leaves_nothing_half_done(after: int) -> None:
+    """Also once the plan is accepted: a step with effects ends, and is undone; without an undo it is named."""
+    ops: list[Op] = [
+        ("a", "add", 6, True, False),
+        ("r", "read", 6, False, False),
+        ("b", "add", 6, after % 2 == 0, False),
+    ]
+    world, by_name = World(), {op[0]: op for op in ops}
+
+    async def cancelled() -> Any:
+        words = written(["a\n", "r\n", "b\n"])
+        task = asyncio.create_task(pipelined(words, Lines(), lambda name: world.step(by_name[str(name).strip()])))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        if task.cancel():
+            await asyncio.wait([task])
+            return task.exception() if not task.cancelled() else asyncio.CancelledError()
+        return task.result()
+
+    found = asyncio.run(cancelled())
+    begun = [line.split()[1] for line in world.log if line.startswith("begin") and "r" not in line.split()[1]]
+    ended = [line.split()[1] for line in world.log if line.startswith("end")]
+    assert begun == ended
+    if isinstance(found, Done):
+        assert world.ledger == ["a", "b"]
+    elif isinstance(found, RollbackFailed):
+        assert world.ledger == ["b"] == list(found.errors) and "has no undo" in str(found)
+    else:
+        assert isinstance(found, asyncio.CancelledError) and world.ledger == []
