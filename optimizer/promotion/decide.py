@@ -25,7 +25,6 @@ from redecode.optimizer.promotion.statistics import (
     p_rate_above,
     paired,
     ratio_of_sums,
-    runs_for_mean,
     runs_for_rate,
 )
 
@@ -149,23 +148,27 @@ def decide(
     margins: Margins | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    kept: bool = True,
 ) -> Decision:
     """The verdict on finalists that ran on the same cases as the incumbent, in the same order.
 
     Args:
         clusters: of each case, its conversation (or the case itself, if it is of none).
+        kept: whether any candidate of the search kept the constraints.
     """
     allowed = margins or Margins()
     base = list(lanes[incumbent])
     names = [name for name in lanes if name != incumbent]
     if not names:
         why = "no candidate of the search is within the margins and better in anything"
+        if not kept:
+            why = f"no candidate of the search keeps {_constraints(goals)}"
         known = measured(base, goals) if base else None
         return Decision(
             verdict=Verdict.KEEP, chosen=None, more=None, pairs=len(base), incumbent=known, why=why, margins=allowed
         )
     if not base:
-        least = 0 if goals.slo_s is None else runs_for_rate(0.0, goals.allowed) or 0
+        least = 0 if goals.slo_s is None else runs_for_rate(0.0, goals.allowed, ALPHA / len(names)) or 0
         return Decision(
             verdict=Verdict.UNSURE,
             chosen=None,
@@ -177,7 +180,8 @@ def decide(
     tests = {name: _tests(base, lanes[name], clusters, goals, allowed, seed, resamples) for name in names}
     adjusted = holm([tests[name].p for name in names])
     compared = [
-        _judged(name, tests[name], p, lanes[name], goals, allowed) for name, p in zip(names, adjusted, strict=True)
+        _judged(name, tests[name], p, lanes[name], goals, allowed, len(names))
+        for name, p in zip(names, adjusted, strict=True)
     ]
     now = measured(base, goals)
     verdict, chosen, more, why = _overall(compared)
@@ -265,7 +269,7 @@ def _compared(found: _Tests) -> int:
 
 
 def _judged(
-    name: str, found: _Tests, adjusted: float, lane: Sequence[Outcome], goals: Goals, margins: Margins
+    name: str, found: _Tests, adjusted: float, lane: Sequence[Outcome], goals: Goals, margins: Margins, finalists: int
 ) -> Compared:
     verdict, why, more = Verdict.PROMOTE, _gains(found), None
     if adjusted > ALPHA:
@@ -274,7 +278,8 @@ def _judged(
             verdict = Verdict.KEEP
             why = why or ("it is better in nothing by an amount that matters",)
         else:
-            verdict, why, more = Verdict.UNSURE, _open(found, goals, margins), _needed(found, lane, goals, margins)
+            verdict, why = Verdict.UNSURE, _open(found, goals, margins)
+            more = _needed(found, lane, goals, margins, ALPHA / finalists)
     return Compared(
         name=name,
         verdict=verdict,
@@ -295,6 +300,11 @@ def said(name: str, value: float) -> str:
 
 def _interval(name: str, e: Effect) -> str:
     return f"{name} {said(name, e.estimate)} ({said(name, e.low)} to {said(name, e.high)})"
+
+
+def _constraints(goals: Goals) -> str:
+    parts = [] if goals.slo_s is None else [f"the SLO ({goals.percentile:g} of 100 runs within {goals.slo_s:g} s)"]
+    return " and ".join([*parts, *([] if goals.most_error is None else [f"the error of at most {goals.most_error:g}"])])
 
 
 def _gains(found: _Tests) -> tuple[str, ...]:
@@ -350,27 +360,31 @@ def _open(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
     return tuple(out) or ("several finalists were tried, which asks for more evidence of each",)
 
 
-def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margins) -> int | None:
-    """Runs that would tell, beyond those there were, if all goes on as it looks."""
+def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margins, alpha: float) -> int | None:
+    """Runs that would tell, beyond those there were, if all goes on as it looks.
+
+    Args:
+        alpha: that a part must be sure at for the surest of the finalists to be promoted, by Holm.
+    """
     if not found.effects["error"].clusters:
         return None
     per_cluster = len(lane) / max(1, min(e.clusters for e in found.effects.values()))
     wanted = [math.ceil(LEAST_CLUSTERS * per_cluster)]
     for name, e in found.effects.items():
-        if found.not_worse[name] > ALPHA and e.clusters > 1:  # one alone does not say how much they vary
-            wanted.append(_runs(runs_for_mean(margins.of(name) - e.estimate, e.sd), per_cluster))
+        if found.not_worse[name] > alpha and e.clusters > 1:  # one alone does not say how much they vary
+            wanted.append(_runs(e.clusters_for(margins.of(name) - e.estimate, alpha), per_cluster))
     telling = [e for e in found.effects.values() if e.clusters > 1]
-    if telling and min(found.better.values()) * _WAYS > ALPHA:
-        wanted.append(min(_runs(runs_for_mean(-e.estimate, e.sd, ALPHA / _WAYS), per_cluster) for e in telling))
-    if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
+    if telling and min(found.better.values()) * _WAYS > alpha:
+        wanted.append(min(_runs(e.clusters_for(-e.estimate, alpha / _WAYS), per_cluster) for e in telling))
+    if found.slo is not None and found.slo > alpha and found.slo_counts is not None:
         misses, runs, _ = found.slo_counts
-        wanted.append(runs_for_rate(misses / runs, goals.allowed) or _NEVER)
-    if (own := found.own) is not None and own.clusters > 1 and own.p_not_above(goals.most_error or 0.0) > ALPHA:
-        wanted.append(_runs(runs_for_mean((goals.most_error or 0.0) - own.estimate, own.sd), per_cluster))
+        wanted.append(runs_for_rate(misses / runs, goals.allowed, alpha) or _NEVER)
+    if (own := found.own) is not None and own.clusters > 1 and own.p_not_above(goals.most_error or 0.0) > alpha:
+        wanted.append(_runs(own.clusters_for((goals.most_error or 0.0) - own.estimate, alpha), per_cluster))
     most = max(wanted)
     if most >= _NEVER and _compared(found) < LEAST_CLUSTERS:
         most = max(w for w in wanted if w < _NEVER)  # from so few nobody knows that none would tell
-    # Where each part is sure and only several finalists together are not, a fifth more is a fair guess.
+    # Where that says that there are enough, the numbers are not as even as it takes them to be: a fair guess.
     return None if most >= _NEVER else max(most - len(lane), math.ceil(len(lane) / 5))
 
 

@@ -29,6 +29,7 @@ class Effect:
     Attributes:
         estimate: of the mean; `low` and `high` are one-sided 95 % bounds each (together a 90 % interval).
         sd: of one cluster's contribution, for how many more would do; `clusters` how many there were.
+        shrink: as of `paired`.
     """
 
     estimate: float
@@ -37,10 +38,24 @@ class Effect:
     sd: float
     clusters: int
     resampled: Floats
+    shrink: float = 0.0
 
     def p_not_above(self, margin: float) -> float:
         """P value of "it is at or above the margin": small means it surely is below."""
         return _p(float(np.mean(self.resampled >= margin)), len(self.resampled), self.clusters)
+
+    def clusters_for(self, distance: float, alpha: float) -> int | None:
+        """Clusters needed to be sure that it is so far from a margin, if all goes on as it looks; `None`: never."""
+        found = runs_for_mean(distance, self.sd, alpha)
+        for _ in range(8 if self.shrink else 0):  # the pair that was added weighs the less the more there are
+            if found is not None:
+                found = runs_for_mean(distance, self._sd_of(found), alpha)
+        return found
+
+    def _sd_of(self, clusters: int) -> float:
+        added = self.shrink**2
+        seen = max(0.0, self.sd**2 * (self.clusters + 1) - added)
+        return math.sqrt((seen * clusters / self.clusters + added) / (clusters + 1))
 
     def p_not_below(self, margin: float) -> float:
         """P value of "it is at or below the margin": small means it surely is above."""
@@ -111,7 +126,9 @@ def paired(
     level = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha, n - 1))
     low, high = np.quantile(resampled, [level, 1 - level])
     sd = float(np.std(resampled)) * math.sqrt(n)
-    return Effect(estimate=estimate, low=float(low), high=float(high), sd=sd, clusters=n, resampled=resampled)
+    return Effect(
+        estimate=estimate, low=float(low), high=float(high), sd=sd, clusters=n, resampled=resampled, shrink=shrink
+    )
 
 
 def difference_of_means(means: Floats, totals: Floats) -> Floats:

@@ -168,6 +168,35 @@ def test_too_few_runs_say_how_many_more() -> None:
     assert str(found) == "not enough evidence: need 39 more runs"
 
 
+@pytest.mark.parametrize("finalists", [1, 2, 3])
+def test_so_many_more_runs_do_tell_however_many_finalists_there_are(finalists: int) -> None:
+    """Holm asks more of each of several: all are surely better, and only the SLO, never missed, wants more runs."""
+    rng = np.random.default_rng(3)
+    base = lane(rng, 400, loss=0.0)
+    names = [f"trial-{n}" for n in range(finalists)]
+    lanes = {
+        "incumbent": base,
+        **{n: [replace(o, latency_s=o.latency_s * rng.uniform(0.5, 0.7)) for o in base] for n in names},
+    }
+
+    def after(runs: int) -> Any:
+        goals = Goals(slo_s=10.0)
+        return decide({n: o[:runs] for n, o in lanes.items()}, range(runs), goals, resamples=2000)
+
+    more = after(33).more
+    assert 1.0 <= more / {1: 26, 2: 39, 3: 47}[finalists] < 1.3  # exact for the SLO alone
+    assert after(33 + more // 2).verdict is Verdict.UNSURE
+    assert after(33 + more).verdict is Verdict.PROMOTE
+
+
+def test_an_slo_that_nothing_keeps_is_why() -> None:
+    found = decide({"incumbent": []}, [], Goals(slo_s=0.01, most_error=0.2), kept=False)
+    assert (
+        found.why
+        == "no candidate of the search keeps the SLO (95 of 100 runs within 0.01 s) and the error of at most 0.2"
+    )
+
+
 def test_one_run_alone_says_how_many_are_needed_at_least() -> None:
     rng = np.random.default_rng(3)
     found = verdict({"incumbent": lane(rng, 1), "new": lane(rng, 1, seconds=0.5)}, slo_s=99.0)
