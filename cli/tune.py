@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def tune(
+    context: typer.Context,
     spec: Annotated[
         str, typer.Argument(help="What to tune: module:name or file.py:name of a LangGraph graph or a Spec.")
     ],
@@ -199,9 +200,16 @@ def tune(
                 replica_prices=replica_price or (),
                 profiles=profile or (),
                 resume=resume,
+                said=[n for n in context.params if _is_said(context, n)],
                 studies=studies,
                 stop_file=kill_switch,
                 out=out,
             ),
             as_json=as_json,
         )
+
+
+def _is_said(context: typer.Context, option: str) -> bool:
+    """Whether an option is on the command line, and not merely as it is by default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

@@ -11,6 +11,7 @@ from redecode.optimizer import cases as selecting
 from redecode.optimizer.cases import Cases
 from redecode.optimizer.errors import BadSpec, BadStudy
 from redecode.optimizer.evaluation.placing import is_placement, with_placement
+from redecode.optimizer.evaluation.warming import Past
 from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space, as_json, label
 from redecode.optimizer.objectives import Goals
 from redecode.optimizer.promotion.decide import Margins
@@ -140,8 +141,15 @@ def prepare(
         goals=goals,
         cases=chosen,
         about=about,
-        notes=(*notes, *_changed(storage, about, space)),
+        notes=(*notes, *_changed(storage, about, space), *_not_asked(spec, runs, {**space.base, **incumbent})),
     )
+
+
+def _not_asked(spec: Spec, runs: Sequence[Run], values: Config) -> list[str]:
+    """What the caches of the graph will not know of its recorded runs."""
+    if not spec.caches:
+        return []
+    return Past(selecting.past_of(runs, spec), spec.caches, spec.built(spec.own(values))).unknown()
 
 
 def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expected: Mapping[str, Any]) -> Prepared:
@@ -194,10 +202,15 @@ def _not_others(request: Request, name: str, about: About) -> None:
     }
     for option, (now, then) in asked.items():
         if now is not None and now != then:
-            raise BadStudy(
-                f"study {name} was not begun with this {option}: --resume goes on with a study as it was begun; leave "
-                f"{option.split()[0]} out, or begin a new one"
-            )
+            raise not_begun_with(name, option)
+
+
+def not_begun_with(study: str, option: str) -> BadStudy:
+    """That an option is another one than a study was begun with."""
+    return BadStudy(
+        f"study {study} was not begun with this {option}: --resume goes on with a study as it was begun; leave "
+        f"{option.split()[0]} out, or begin a new one"
+    )
 
 
 def _named(knobs: Sequence[tuple[str, Knob | None]]) -> dict[str, Any]:

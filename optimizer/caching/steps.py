@@ -184,7 +184,9 @@ class CachedStep:
         vectors = self.vectors if setting.kind == "semantic" else None
         with self._lock:
             if (path, setting) not in self._caches:
-                how: dict[str, Any] = {"ttl_s": self.ttl_s, "most": self._most, "serde": self._serde}
+                # Elsewhere it is known by the recorded times what is too old, and what was filled took its own.
+                ttl_s = self.ttl_s if path == self._path else None
+                how: dict[str, Any] = {"ttl_s": ttl_s, "most": self._most, "serde": self._serde}
                 self._caches[path, setting] = (
                     ExactCache(path, **how)
                     if vectors is None

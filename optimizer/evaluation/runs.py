@@ -134,7 +134,7 @@ class Runner:
             ran = await self._all([partial(self._run, graph, context, case, labels) for case in cases])
             return await self._judged(cases, ran)
         warming = self.warming
-        read, first = warming.wanted(values, context, cases, withheld)
+        read, first = warming.wanted(graph, values, context, cases, withheld)
         filling = [
             partial(self._run, graph, context, source, {**labels, "fills": True}, warming.of_source(values, source.id))
             for source in first

@@ -14,7 +14,7 @@ from redecode.optimizer.cases import past_of
 from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.memo import Evaluator, Memo
 from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch, besides
-from redecode.optimizer.evaluation.warming import Past, Warming
+from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case, load
 from redecode.tracer import Store, instrument, play, uninstrument
@@ -118,7 +118,7 @@ class Session:
         self._warming = None
         if self._spec.caches:
             past = past_of(Store(settings.source).runs(), self._spec)
-            self._warming = Warming(Past(past, self._spec.caches))
+            self._warming = Warming(past, self._spec.caches)
         self._runner = Runner(
             self._spec, watch, settings.concurrency, settings.timeout_s, settings.again_s, self._warming
         )

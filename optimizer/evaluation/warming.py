@@ -13,7 +13,9 @@ though that be older. What a step asks must follow from the run's input; a step 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import numpy as np
 from redecode.optimizer.caching import CachedStep, Setting
 from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.steps import Elsewhere
+from redecode.optimizer.evaluation.states import schema_of, state_of
 from redecode.optimizer.spec import Case
 from redecode.tracer import plain
 
@@ -47,13 +50,16 @@ class Past:
     Args:
         runs: its recorded runs, as cases.
         steps: the cached steps.
+        graph: whose state they are given.
     """
 
-    def __init__(self, runs: Sequence[Case], steps: Sequence[CachedStep]) -> None:
+    def __init__(self, runs: Sequence[Case], steps: Sequence[CachedStep], graph: Any = None) -> None:
         ordered = sorted(runs, key=lambda c: (c.started_ns, c.id))[-MOST:]
         self.cases: Mapping[str, Case] = {c.id: c for c in ordered}
         self.steps = tuple(steps)
-        self._asks = {step.name: [a for c in ordered if (a := _asks(step, c)) is not None] for step in steps}
+        self._states = {c.id: _states(graph, c.input) for c in ordered}
+        self._unasked: dict[str, list[str]] = {step.name: [] for step in steps}
+        self._asks = {step.name: [a for c in ordered if (a := self._ask(step, c)) is not None] for step in steps}
         self._likeness: dict[str, Any] = {}
         self._found: dict[tuple[str, Setting, frozenset[str], str], dict[str, str]] = {}
 
@@ -74,7 +80,41 @@ class Past:
 
     def scopes(self, step: CachedStep, context: Any) -> list[str]:
         """What else must be equal for a hit, of each run that asks the step; nothing where it is the context alone."""
-        return [_scope(step, self.cases[a.run_id], context) for a in self._asks[step.name]] if step.scoped else []
+        return [self._scope(step, a.run_id, context) for a in self._asks[step.name]] if step.scoped else []
+
+    def unknown(self) -> list[str]:
+        """Of each step that asks what some inputs do not tell, that it does."""
+        out = []
+        for name, errors in self._unasked.items():
+            if errors:
+                all_ = len(errors) + len(self._asks[name])
+                why, _ = Counter(errors).most_common(1)[0]
+                out.append(
+                    f"cached step {name}: what it asks does not follow from the input of {len(errors)} of {all_} "
+                    f"recorded runs ({why}): they find nothing in a cache, and leave nothing"
+                )
+        return out
+
+    def _ask(self, step: CachedStep, case: Case) -> _Asks | None:
+        if case.error is not None:
+            return None
+        failed: Exception | None = None
+        for state in self._states[case.id]:
+            try:
+                text, tenant = step.text(state), str(step.tenant(state))
+            except Exception as error:  # the step asks of a state that the input alone does not make
+                failed = failed or error
+                continue
+            ended = case.started_ns + round((case.duration_s or 0.0) * 1e9)
+            return _Asks(case.id, tenant, text, case.started_ns, ended)
+        self._unasked[step.name].append(f"{type(failed).__name__}: {failed}"[:120])
+        return None
+
+    def _scope(self, step: CachedStep, case: str, context: Any) -> str:
+        for state in self._states[case]:
+            with suppress(Exception):  # as in `_ask`
+                return digest(plain(step.scope_of(state, context)))
+        return case  # nobody knows, so nothing is found
 
     def _replayed(
         self, step: CachedStep, setting: Setting, out: frozenset[str], scopes: Sequence[str]
@@ -114,53 +154,58 @@ class Past:
         return self._likeness[step.name]
 
 
-def _asks(step: CachedStep, case: Case) -> _Asks | None:
+def _states(graph: Any, given: Any) -> tuple[Any, ...]:
+    """What a step may be given of an input: the state, or, of a graph that has none, the input itself."""
     try:
-        text, tenant = step.text(case.input), str(step.tenant(case.input))
-    except Exception:  # the step asks of a state that the input alone does not make
-        return None
-    ended = case.started_ns + round((case.duration_s or 0.0) * 1e9)
-    return None if case.error is not None else _Asks(case.id, tenant, text, case.started_ns, ended)
-
-
-def _scope(step: CachedStep, case: Case, context: Any) -> str:
-    try:
-        return digest(plain(step.scope_of(case.input, context)))
-    except Exception:  # as in `_asks`: nobody knows, so nothing is found
-        return case.id
+        return state_of(graph, given), given
+    except Exception:  # whatever somebody's reducers and checks do
+        return (given,)
 
 
 @dataclass(slots=True)
 class Warming:
-    """Fills the caches of one process's evaluations."""
+    """Fills the caches of one process's evaluations.
 
-    past: Past
+    Args:
+        runs, steps: as `Past` takes them.
+    """
+
+    runs: Sequence[Case]
+    steps: Sequence[CachedStep]
+    _pasts: dict[Any, Past] = field(default_factory=dict)
     _folder: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="redecode-caches-")
     )
     _warm: set[str] = field(default_factory=set)
 
     def wanted(
-        self, values: Mapping[str, Any], context: Any, cases: Sequence[Case], withheld: Collection[str]
+        self, graph: Any, values: Mapping[str, Any], context: Any, cases: Sequence[Case], withheld: Collection[str]
     ) -> tuple[dict[str, dict[str, str]], list[Case]]:
         """Case → step → the run it reads from; and the runs to run first.
+
+        Args:
+            graph: the candidate's.
 
         Raises:
             CachingError: the context does not say what its caches are.
         """
         read: dict[str, dict[str, str]] = {}
         first: dict[str, Case] = {}
-        for step in self.past.steps:
+        schema = schema_of(graph)
+        if schema not in self._pasts:
+            self._pasts[schema] = Past(self.runs, self.steps, graph)
+        past = self._pasts[schema]
+        for step in self.steps:
             setting = step.setting(context)
             if setting.kind == "none":
                 continue
-            scopes = self.past.scopes(step, context)
+            scopes = past.scopes(step, context)
             for case in cases:
-                source = self.past.source(step, setting, case.id, withheld, scopes)
+                source = past.source(step, setting, case.id, withheld, scopes)
                 if source is not None:
                     read.setdefault(case.id, {})[step.name] = place = _place(values, source)
                     if place not in self._warm:
-                        first[place] = self.past.cases[source]
+                        first[place] = past.cases[source]
         return read, list(first.values())
 
     def warmed(self, values: Mapping[str, Any], source: Case) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import operator
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.graph import START, MessagesState, StateGraph
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from redecode import tracer
 from redecode.cli.main import app
 from redecode.optimizer.caching import CachedStep, CachingError, HashedNgrams, NeverCached, Setting
+from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, of_runs, past_of, select
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
 from redecode.optimizer.evaluation.warming import Past
@@ -198,6 +202,65 @@ def test_a_run_that_found_an_answer_leaves_none() -> None:
 def test_a_step_that_asks_of_more_than_the_input_begins_empty() -> None:
     later = CachedStep("s", "x", text=lambda s: s["made by another node"], side_effect=False)
     assert Past(made(("a", 0, 1), ("a", 5, 1)), [later]).source(later, Setting("exact"), "1", ()) is None
+
+
+class Said(TypedDict):
+    said: str
+
+
+class Talk(BaseModel):
+    said: str
+    turns: Annotated[list[str], operator.add] = []
+
+
+@dataclass
+class Asked:
+    said: str
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "text"),
+    [
+        (Talk, {"said": "A"}, lambda s: s.said + "".join(s.turns)),
+        (Asked, {"said": "A"}, lambda s: s.said),
+        (MessagesState, {"messages": [{"role": "user", "content": "A"}]}, lambda s: s["messages"][-1].content),
+        (MessagesState, {"messages": [{"type": "human", "content": "A"}]}, lambda s: s["messages"][-1].text),
+        (Said, {"said": "A"}, lambda s: s["said"]),
+    ],
+)
+def test_a_step_is_asked_of_the_state_that_its_graph_would_give_it(schema: Any, given: Any, text: Any) -> None:
+    builder = StateGraph(schema)
+    builder.add_node("ask", lambda state: {})
+    builder.add_edge(START, "ask")
+    cached = CachedStep("ask", "x", text=text, side_effect=False)
+    runs = [replace(r, input=given) for r in made(("", 0, 1), ("", 5, 1))]
+    past = Past(runs, [cached], builder.compile())
+    assert past.source(cached, Setting("exact"), "1", ()) == "0" and past.unknown() == []
+
+
+def test_a_step_that_cannot_be_asked_of_some_inputs_is_named() -> None:
+    runs = [*made(("a", 0, 1), ("a", 5, 1)), Case(id="9", input={"ticket": 1}, started_ns=0)]
+    cached = CachedStep("sort", "x", text=lambda s: s["ticket"].lower(), side_effect=False)
+    (told,) = Past(runs, [cached]).unknown()
+    assert told.startswith("cached step sort: what it asks does not follow from the input of 1 of 3 recorded runs")
+    assert "AttributeError" in told
+
+
+def test_what_is_too_old_is_known_by_the_recorded_times_alone(tmp_path: Path) -> None:
+    """Filling the caches of a block may take longer than an answer counts."""
+    ran: list[str] = []
+    cached = CachedStep("s", tmp_path / "own", text=lambda s: s["ticket"], side_effect=False, ttl_s=1e-6)
+
+    def ask() -> None:
+        cached.run({"ticket": "a"}, {"cache": "exact"}, lambda: ran.append("a"))
+
+    ask()
+    ask()
+    assert len(ran) == 2  # in use, it was too old at once
+    with elsewhere(Elsewhere(tmp_path / "filled", "run")):
+        ask()
+        ask()
+    assert len(ran) == 3
 
 
 def test_a_cache_that_cannot_be_is_refused(tmp_path: Path) -> None:

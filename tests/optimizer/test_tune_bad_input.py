@@ -354,7 +354,20 @@ def test_a_study_is_gone_on_with_as_it_was_begun_or_not_at_all(tune: Callable[..
     for option, value in (("--slo", "5"), ("--knob", "wording"), ("--fix", "temperature=0.5"), ("--max-error", "0.5")):
         refused = tune("--resume", "last", option, value)
         assert refused.exit_code == 2 and f"not begun with this {option}" in refused.stderr, refused.output
-    assert tune("--resume", "last", "--slo", "9", "--trials", "1").exit_code == 1
+    in_use = folder / "in_use.toml"
+    in_use.write_text("[context]\ntemperature = 0.7\n")
+    for option, value in (
+        ("--seed", "3"),
+        ("--sampler", "random"),
+        ("--price", "m=1,2"),
+        ("--incumbent", str(in_use)),
+        ("--load", "2rps"),
+        ("--concurrency", "1"),
+    ):
+        refused = tune("--resume", "last", option, value)
+        assert refused.exit_code == 2 and f"not begun with this {option}" in refused.stderr, refused.output
+    begun_with = ("--slo", "9", "--trials", "1", "--seed", "0", "--sampler", "gp", "--concurrency", "4")
+    assert tune("--resume", "last", *begun_with).exit_code == 1
     text = (folder / "capitals.py").read_text()
     for old, new, said in (
         ('"Please name the capital of"]', '"Name the capital of"]', "wording"),
