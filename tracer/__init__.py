@@ -37,6 +37,7 @@ from redecode.tracer.conventions import (
 from redecode.tracer.errors import AmbiguousRun, RedecodeError, StoreError, StoreUnwritable, UnknownRun
 from redecode.tracer.events import SpanEvent
 from redecode.tracer.fm.decode_attributes import decode_attributes
+from redecode.tracer.fm.wire import wants_logprobs
 from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
 from redecode.tracer.player import ERROR_EVENT, FmRequest, Live, Played, Player
 from redecode.tracer.privacy.redaction import WITHHELD, asked_privacy
@@ -122,6 +123,7 @@ __all__ = [
     "run",
     "step",
     "uninstrument",
+    "wants_logprobs",
 ]
 
 

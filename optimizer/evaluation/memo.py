@@ -24,12 +24,13 @@ from typing import Any
 
 from redecode.optimizer.cases import MODE, of_runs
 from redecode.replay import ReplayDivergence
-from redecode.replay.comparison.changes import TRACERS_OWN
+from redecode.replay.comparison.changes import without_tracers_own
 from redecode.replay.comparison.divergence import diverged
 from redecode.replay.program.answers import answer, tool_answer
 from redecode.tracer import (
     ANSWERED_BY,
     SOURCE_SPAN,
+    Choice,
     Decode,
     Dependency,
     Fidelity,
@@ -58,12 +59,13 @@ _QUERY = f"""
            (SELECT flatten(list(b.tokens ORDER BY u.at))
             FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
             JOIN prompt_blocks b USING (hash)) AS prompt_body,
+           (SELECT list({{{{'ids': x.sampled_ids, 'logprobs': x.logprobs}}}} ORDER BY x.index)
+            FROM decode_choices x WHERE x.run_id = d.run_id AND x.span_id = d.span_id) AS more_choices,
            coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.case' AS case_id,
            coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.load' AS load
     FROM decodes d LEFT JOIN runs r USING (run_id)
     LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
     JOIN spans s ON s.run_id = d.run_id AND s.span_id = d.span_id
-    ANTI JOIN decode_choices x ON x.run_id = d.run_id AND x.span_id = d.span_id
     WHERE d.error IS NULL AND d.output IS NOT NULL AND d.messages IS NOT NULL AND d.sent_ns > {{after}}
       AND s.attributes->>'$."{c.ANSWERED_BY}"' = '{LIVE}'
       AND coalesce(r.replay_mode, b.attributes->>'$."{c.REPLAY_MODE}"', '{MODE}') = '{MODE}'
@@ -71,6 +73,7 @@ _QUERY = f"""
 """
 _MOST = 200_000
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_CHAT, _TEXT, _RESPONSES = "/chat/completions", "/completions", "/responses"
 _BY_ITSELF = ("stop", "tool_calls", "function_call")
 
 
@@ -83,6 +86,7 @@ def call_key(
     *,
     engine: str,
     load: str,
+    path: str,
     model: str,
     messages: Any,
     tools: Any,
@@ -93,12 +97,13 @@ def call_key(
     """The name of a call: equal for calls that one answer can serve.
 
     Args:
+        path: of the API that is asked.
         load: how many runs there were at a time, which their times depend on.
         sampling: without what the tracer had added, and without the limit on its tokens (`limited`).
         place: case and step of the call.
     """
     drawn = sampling.get("temperature") != 0 and sampling.get("seed") is None
-    what = [engine, load, model, messages, tools or None, dict(sampling), stream, place if drawn else None]
+    what = [engine, load, path, model, messages, tools or None, dict(sampling), stream, place if drawn else None]
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
@@ -162,6 +167,10 @@ def known_of(row: Mapping[str, Any]) -> Known:
         logprobs=None if row["logprobs"] is None else tuple(row["logprobs"]),
         chunk_times_ns=None if row["chunk_gaps_us"] is None else c.times_ns(row["chunk_gaps_us"]),
         chunk_tokens=None if row["chunk_tokens"] is None else tuple(row["chunk_tokens"]),
+        more_choices=tuple(
+            Choice(*(None if v is None else tuple(v) for v in (x["ids"], x["logprobs"])))
+            for x in row["more_choices"] or ()
+        ),
     )
     span = Span(
         run_id=row["run_id"],
@@ -176,6 +185,13 @@ def known_of(row: Mapping[str, Any]) -> Known:
         attributes=c.from_json(row["attributes"]) or {},
     )
     return decode, span
+
+
+def _path(attributes: Mapping[str, Any], output: Any) -> str:
+    """Of the API that a recorded decode was asked of: the items of a response are in its message."""
+    if attributes.get(c.OPERATION) == "text_completion":
+        return _TEXT
+    return _RESPONSES if any("output" in message for message in output or ()) else _CHAT
 
 
 @dataclass(slots=True)
@@ -196,13 +212,15 @@ class Memo:
         answer = self.store.ask(_QUERY.format(after=self._latest), limit=_MOST, timeout_s=60.0)
         for row in answer.rows():
             self._latest = max(self._latest, row["sent_ns"])
-            sampling = {k: v for k, v in (c.from_json(row["sampling"]) or {}).items() if k not in TRACERS_OWN}
+            attributes, output = c.from_json(row["attributes"]) or {}, c.from_json(row["output"])
+            sampling = without_tracers_own(c.from_json(row["sampling"]) or {}, attributes)
             if row["seed_source"] == "tracer":
                 sampling.pop("seed", None)
             sampling, limit = limited(sampling)
             key = call_key(
                 engine=engine_of(row["engine_id"], row["base_url"], row["fingerprint"]),
                 load=row["load"] or "",
+                path=_path(attributes, output),
                 model=row["model"],
                 messages=c.from_json(row["messages"]),
                 tools=c.from_json(row["tool_definitions"]),
@@ -212,17 +230,18 @@ class Memo:
             )
             made = self._known.setdefault(key, [])
             if all(m.limit != limit for m in made):
-                tokens = row["output_tokens"] if row["finish_reason"] in _BY_ITSELF else None
+                by_itself = row["finish_reason"] in _BY_ITSELF and not row["more_choices"]
+                tokens = row["output_tokens"] if by_itself else None
                 made.append(Made(limit, tokens, row["room"], known_of(row)))
         return sum(map(len, self._known.values()))
 
     def find(self, engine: str, request: FmRequest, place: str) -> Known | None:
         """The decode and span that answer a call, if one does."""
-        asked = {k: v for k, v in plain(request.sampling).items() if k not in TRACERS_OWN}
-        sampling, limit = limited(asked)
+        sampling, limit = limited(without_tracers_own(plain(request.sampling)))
         key = call_key(
             engine=engine,
             load=self.load,
+            path=next(p for p in (_CHAT, _TEXT, _RESPONSES, request.path) if request.path.endswith(p)),
             model=request.model,
             messages=plain(request.messages),
             tools=plain(request.tools),
@@ -302,7 +321,9 @@ class Evaluator:
         if not same:
             raise self._refuse(span, f"tool {name} is asked what run {case[:12]} had not asked it: {asked!r:.200}")
         ordered = sorted(same, key=lambda t: _began(source, t))
-        chosen = ordered[min(nth, len(ordered) - 1)]
+        # Of calls side by side the place in the run tells which is which; their order is their threads'.
+        here = (t for t in same if t.step_key == span.step_key)
+        chosen = next(here, ordered[min(nth, len(ordered) - 1)])
         then = next(s for s in source.spans if s.span_id == chosen.span_id)
         span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: then.span_id})
         return tool_answer(chosen, then, wait_s=(then.duration_ns or 0) / 1e9)

@@ -6,19 +6,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redecode.replay.comparison.divergence import MISSING, FieldDifference, differences
-from redecode.tracer import Decode, FmRequest, ToolStep, plain
+from redecode.tracer import ANSWER_EXTRAS, PROVIDER, Decode, FmRequest, ToolStep, plain, wants_logprobs
+from redecode.tracer import conventions as c
 
 TRACERS_OWN = frozenset({"logprobs", "return_token_ids", "stream_options", "enable_response_messages"})
 """Parameters that the tracer asks for, not the program."""
 
 
-def decode_differences(recorded: Decode, request: FmRequest) -> list[FieldDifference]:
-    """The fields in which a request differs from the recorded one."""
+def without_tracers_own(sampling: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Sampling parameters as the program asked for them.
+
+    Args:
+        attributes: of the span of an answered decode, if it is one's: the tracer asks a vLLM for logprobs, too, and
+            only a program that had asked for them itself got them whole.
+    """
+    out = {k: v for k, v in sampling.items() if k not in TRACERS_OWN}
+    if wants_logprobs(sampling) and (attributes is None or gives_logprobs(attributes)):
+        out["logprobs"] = sampling["logprobs"]
+    return out
+
+
+def gives_logprobs(attributes: Mapping[str, Any]) -> bool:
+    """Whether the answer of a decode's span can be given to a program that asks for logprobs."""
+    extras = c.from_json(attributes.get(ANSWER_EXTRAS)) or {}
+    whole = any("logprobs" in choice for choice in (extras.get("choices") or {}).values())
+    return whole or attributes.get(PROVIDER) != "vllm"  # of another one the tracer asks nothing more
+
+
+def decode_differences(
+    recorded: Decode, request: FmRequest, attributes: Mapping[str, Any] | None = None
+) -> list[FieldDifference]:
+    """The fields in which a request differs from the recorded one.
+
+    Args:
+        attributes: of the recorded decode's span.
+    """
     now = {"model": request.model, "messages": plain(request.messages), "tools": plain(request.tools)}
     then = {"model": recorded.model, "messages": recorded.messages, "tools": recorded.tool_definitions}
     if recorded.base_url is None:
         now["messages"] = _without_tool_names(now["messages"], recorded.messages)
-    return differences(then, now) + _sampling_differences(recorded, plain(request.sampling))
+    return differences(then, now) + _sampling_differences(recorded, plain(request.sampling), attributes)
 
 
 def _without_tool_names(asked: Any, recorded: Any) -> Any:
@@ -65,8 +92,13 @@ def _of_message(recorded: Decode, difference: FieldDifference, rest: str) -> str
     }.get(str(role), "its prompt has changed")
 
 
-def _sampling_differences(recorded: Decode, now: Mapping[str, Any]) -> list[FieldDifference]:
+def _sampling_differences(
+    recorded: Decode, now: Mapping[str, Any], attributes: Mapping[str, Any] | None
+) -> list[FieldDifference]:
     then = {k: v for k, v in recorded.sampling.items() if k in now or k not in TRACERS_OWN}
+    spoken = recorded.error is None and recorded.output is not None
+    if spoken and wants_logprobs(now) and attributes is not None and not gives_logprobs(attributes):
+        then.pop("logprobs", None)
     if recorded.seed_source == "tracer":
         then.pop("seed", None)
     if recorded.base_url is None:  # another's account: what it does not say is unknown

@@ -232,7 +232,7 @@ def _request(
     """Build path and body of one call, by the way this engine offers."""
     kept = {name: value for name, value in sampling.items() if value is not None}
     if force is None:
-        xargs: dict[str, Any] = {"redecode_rid": rid}
+        xargs: dict[str, Any] = {**(kept.get("vllm_xargs") or {}), "redecode_rid": rid}
         body = {"max_tokens": None, **kept}
     elif info.trace_replay:
         kept = {name: value for name, value in kept.items() if name in _NATIVE_SAMPLING}

@@ -192,7 +192,8 @@ class Fork(Playback):
         if state == BESIDE:
             source = self._source(span, request)
             known = source.decodes.get(span.step_key)
-            if known is not None and not decode_differences(known, request):
+            there = source.spans.get(span.step_key)
+            if known is not None and not decode_differences(known, request, there.attributes if there else None):
                 return True
             self._point.depends(span)  # what it waited for has changed what it asks
         return state == BEFORE

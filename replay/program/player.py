@@ -207,7 +207,7 @@ class Playback:
                 key for key, d in source.decodes.items() if d.model == request.model and same(d.messages, messages)
             )
             raise self._unknown(source, span, f"FM call {request.model}", source.decodes, equal)
-        if found := decode_differences(recorded, request):
+        if found := decode_differences(recorded, request, source.spans[span.step_key].attributes):
             self._differs(source, span, what_changed(recorded, found), found)
         return recorded
 

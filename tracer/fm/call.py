@@ -163,7 +163,7 @@ class Call(InFlight):
         # Taken now: the caller may go on with its list of messages while a stream is still running.
         asked = wire.prompt_of(body)
         self._asked = None if asked is None else orjson.Fragment(c.dumps(asked))
-        self.captured = wire.Captured(whole_logprobs=body.get("logprobs") not in (None, False))
+        self.captured = wire.Captured(whole_logprobs=wire.wants_logprobs(body))
         self._cut = False
         self._refused: str | None = None
 

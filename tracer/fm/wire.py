@@ -9,6 +9,7 @@ caller gets, field by field, the object it would have got. Streams are in `wire_
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +22,9 @@ from redecode.tracer.records import JsonObject
 CHAT, TEXT, RESPONSES, EMBEDDINGS = "/chat/completions", "/completions", "/responses", "/embeddings"
 # What is recorded as content; every other field of a request is a sampling parameter.
 _CONTENT = frozenset(
-    {"messages", "prompt", "input", "instructions", "tools", "model", "stream", "stream_options", "vllm_xargs", "user"}
+    {"messages", "prompt", "input", "instructions", "tools", "model", "stream", "stream_options", "user"}
 )
+_XARGS, _RID = "vllm_xargs", "redecode_rid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def prepare(body: JsonObject, path: str, *, vllm: bool, rid: str | None, seed: i
         asked = Asked(
             stream=stream,
             usage=bool((body.get("stream_options") or {}).get("include_usage")),
-            logprobs=bool(body.get("logprobs")) if chat else body.get("logprobs") is not None,
+            logprobs=bool(body.get("logprobs")) if chat else wants_logprobs(body),
             token_ids=bool(body.get("return_token_ids")),
         )
         sent["return_token_ids"] = True
@@ -92,7 +94,7 @@ def prepare(body: JsonObject, path: str, *, vllm: bool, rid: str | None, seed: i
         if usage_added:
             sent["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     if rid is not None and choices == 1:  # the engine's rows of several choices would share one id
-        sent["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), "redecode_rid": rid}
+        sent[_XARGS] = {**(body.get(_XARGS) or {}), _RID: rid}
     source = "caller" if given is not None else None
     if given is None and seed is not None and body.get("temperature") != 0:
         sent["seed"], source = seed, "tracer"
@@ -105,6 +107,12 @@ def prepare(body: JsonObject, path: str, *, vllm: bool, rid: str | None, seed: i
         choices=choices,
         usage_added=usage_added,
     )
+
+
+def wants_logprobs(body: Mapping[str, Any]) -> bool:
+    """Whether a request asks for logprobs: of a text completion 0 does, too."""
+    given = body.get("logprobs")
+    return given is not None and given is not False
 
 
 def _choices(body: JsonObject) -> int:
@@ -159,8 +167,11 @@ def request(path: str, body: JsonObject, base_url: str | None = None) -> FmReque
 
 
 def sampling(body: JsonObject) -> JsonObject:
-    """Every sampling parameter of a request body, as sent; never a key."""
-    return public({k: v for k, v in body.items() if k not in _CONTENT})
+    """Every sampling parameter of a request body, as sent; never a key, and nothing by which we find the call again."""
+    found = {k: v for k, v in body.items() if k not in _CONTENT}
+    if isinstance(given := found.pop(_XARGS, None), dict) and (own := {k: v for k, v in given.items() if k != _RID}):
+        found[_XARGS] = own
+    return public(found)
 
 
 def public(fields: JsonObject) -> JsonObject:
