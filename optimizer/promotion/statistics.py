@@ -53,8 +53,9 @@ class Effect:
         return found
 
     def _sd_of(self, clusters: int) -> float:
-        added = self.shrink**2
-        seen = max(0.0, self.sd**2 * (self.clusters + 1) - added)
+        whole = self.sd**2 * (self.clusters + 1)
+        added = min(self.shrink**2, whole)  # less where clusters are of several pairs
+        seen = whole - added
         return math.sqrt((seen * clusters / self.clusters + added) / (clusters + 1))
 
     def p_not_below(self, margin: float) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from redecode.optimizer.cases import MODE, select
 from redecode.optimizer.errors import BadSpec, EngineGone, NoRuns, OptimizerError, ScorerFailed
 from redecode.optimizer.evaluation.ladder import Ladder
-from redecode.optimizer.evaluation.memo import Made
+from redecode.optimizer.evaluation.memo import Evaluator, Made
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.runs import alike
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
@@ -22,7 +24,8 @@ from redecode.optimizer.evaluation.worker import kind_of
 from redecode.optimizer.objectives import Goals
 from redecode.optimizer.spec import Case, load, space_of
 from redecode.optimizer.study.search import Asked
-from redecode.tracer import Store, plain
+from redecode.tracer import Store, instrument, plain, uninstrument
+from redecode.tracer import conventions as c
 from tests.optimizer.conftest import capitals, record
 
 TUNING = """
@@ -351,6 +354,59 @@ def test_another_engine_of_the_same_model_is_another_engine(
         made.close()
     right, wrongs = [1.0] * len(cases), [0.0] * len(cases)
     assert found == [right, wrongs, right] and len(wrong.requests) == len(cases)
+
+
+TICKS = """
+import itertools
+from typing import Annotated, TypedDict
+import operator
+from langchain_core.tools import tool
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+
+COUNT = itertools.count()
+
+@tool
+def tick() -> int:
+    "counts"
+    return next(COUNT)
+
+class State(TypedDict, total=False):
+    n: int
+    ticks: Annotated[list, operator.add]
+
+builder = StateGraph(State)
+builder.add_node("one", lambda state: {"ticks": [tick.invoke({})]})
+builder.add_conditional_edges(START, lambda state: [Send("one", {"n": n}) for n in range(6)], ["one"])
+builder.add_edge("one", END)
+graph = builder.compile(name="ticks")
+"""
+
+
+def test_of_equal_tool_calls_side_by_side_each_gets_its_own_answer(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order in which their threads arrive."""
+    (folder / "ticks.py").write_text(TICKS)
+    module = importlib.import_module("ticks")
+    instrument(store)
+    try:
+        then = module.graph.invoke({})["ticks"]
+    finally:
+        uninstrument()
+    recorded = Store(store).load(next(iter(Store(store).runs())).run_id)
+    keys = [t.step_key for t in recorded.tools]
+    assert sorted(then) == list(range(6)) and len(set(keys)) == 6
+    found: dict[str, Any] = {}
+    player = Evaluator(None, (), lambda case: recorded)
+    labels = json.dumps({MODE: {"case": recorded.run.run_id}})
+    for key in reversed(keys):
+        event = SimpleNamespace(attributes={c.LABELS: labels})
+        root = SimpleNamespace(run_id="r", event=event, replays=lambda *_: None)
+        span: Any = SimpleNamespace(step_key=key, root=root, set=lambda _: None)
+        answer = player.tool(span, "tick", {})
+        found[key] = getattr(answer, "value", None)
+    assert found == {t.step_key: t.result for t in recorded.tools}
 
 
 def test_without_a_scorer_messages_are_compared_by_what_they_say() -> None:

@@ -189,6 +189,17 @@ def test_so_many_more_runs_do_tell_however_many_finalists_there_are(finalists: i
     assert after(33 + more).verdict is Verdict.PROMOTE
 
 
+def test_how_many_more_conversations_of_several_runs_are_needed() -> None:
+    """No run is ever wrong, of either: so many conversations say so, of one run each or of five."""
+    for runs in (1, 5):
+        found = paired([0.0] * 20 * runs, [0.0] * 20 * runs, [i // runs for i in range(20 * runs)], seed=0, shrink=1.0)
+        needed = found.clusters_for(0.05, 0.05) or 0
+        many = paired(
+            [0.0] * needed * runs, [0.0] * needed * runs, [i // runs for i in range(needed * runs)], seed=0, shrink=1.0
+        )
+        assert needed * runs < 140 and many.p_not_above(0.05) <= 0.05
+
+
 def test_an_slo_that_nothing_keeps_is_why() -> None:
     found = decide({"incumbent": []}, [], Goals(slo_s=0.01, most_error=0.2), kept=False)
     assert (
