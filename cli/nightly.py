@@ -184,6 +184,8 @@ def _history(file: Path, store: str | None) -> tuple[History, str | None]:
 def _told(night: Any) -> dict[str, Any]:
     done, problem = night.step("done"), night.step("problem")
     verdict = "not ended" if done is None else "promoted" if done["promoted"] else done["verdict"]
+    if done is not None and verdict == "promote":  # and it is not in use
+        verdict = "not promoted" if done.get("then") is None else f"promoted, then {done['then']}"
     return {
         "night": night.id,
         "verdict": verdict,

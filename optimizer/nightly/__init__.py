@@ -9,6 +9,7 @@ profiling.py   the engine measured anew, compared with how it was
 spending.py    what a night may spend, and has spent
 tuning.py      the study and its decision, as `redecode tune` makes them
 gate.py        whether the decision is carried out
+ending.py      what is in use when a night ends
 trends.py      measures of all nights, for Apache Otava
 night.py       the steps in order
 report.py      what is told of a night

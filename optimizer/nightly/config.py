@@ -219,6 +219,7 @@ class WorthSection(_Section):
     keep_tokens: int = Field(default=20, ge=0)
     horizon: Seconds = 180 * 86400.0
     look_back: Seconds = 28 * 86400.0
+    calls_per_day: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class NightlyConfig(_Section):

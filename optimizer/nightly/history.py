@@ -150,25 +150,25 @@ class History:
     def settle(self, now_ns: int) -> str | None:
         """Make `current.toml` and history say the same; returns what was done, in words, if anything was.
 
-        After a kill a file that is not as `put` left it or found it was edited since, and is taken over as ever.
+        After a kill a file that is not as `put` left it or found it was edited since, and is taken over as ever. One
+        that is there before there is a history is what is in use, and begins it.
 
         Raises:
             BadNight: `current.toml` is no configuration.
         """
         events = self.events()
         torn = self._pending.exists()
-        if not events:
+        if not events and not self.home.current.exists():
             self._pending.unlink(missing_ok=True)
             return None
+        if not events:
+            return self._found(now_ns)
         last = events[-1]
         if not self.home.current.exists():
             self._copy(last.config)
             self._pending.unlink(missing_ok=True)
             return f"{self.home.current.name} was gone; it is configuration {last.config} again"
-        try:
-            found = read_context(self.home.current)
-        except BadSpec as error:
-            raise BadNight(f"{error}; mend it, or remove it: it is written anew") from error
+        found = self._read()
         name = config_id(found)
         if name == last.config:
             self._pending.unlink(missing_ok=True)
@@ -180,6 +180,25 @@ class History:
         why = f"{self.home.current.name} was changed by hand"
         self.put(Event(at_ns=now_ns, change=Change.EDITED, config=name, before=last.config, why=why), found)
         return f"{why}: it is configuration {name}, and the incumbent from now on"
+
+    def _found(self, now_ns: int) -> str:
+        """Begin with the file that is there."""
+        found = self._read()
+        name = config_id(found)
+        why = f"{self.home.current.name} was there before the first night"
+        self.put(Event(at_ns=now_ns, change=Change.BEGUN, config=name, why=why), found)
+        return f"{why}: it is configuration {name}, and the incumbent from now on"
+
+    def _read(self) -> dict[str, Any]:
+        """The file that the agent loads.
+
+        Raises:
+            BadNight: it is no configuration.
+        """
+        try:
+            return read_context(self.home.current)
+        except BadSpec as error:
+            raise BadNight(f"{error}; mend it, or remove it: it is written anew") from error
 
     def _not_copied(self, last: Event) -> bool:
         """Whether a kill came between the last line of the history and its copy: what is there is older than `put`.
@@ -236,6 +255,8 @@ class History:
             done = night.step("done")
             if done is None:
                 raise BadNight(f"night {to} has not ended; it changed nothing")
+            if done["config"] is None:
+                raise BadNight(f"no configuration was in use yet when night {to} ended")
             return str(done["config"])
         found = [c for c in self._known() if c.startswith(to.lower())]
         if len(found) != 1:

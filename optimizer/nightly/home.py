@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -30,6 +31,7 @@ from redecode.optimizer.nightly.errors import BadNight, Busy
 FOLDER = "nightly"
 DONE = "done"
 _NIGHT = re.compile(r"(\d{4}-\d{2}-\d{2})(?:-(\d+))?")
+_TEMPORARY = re.compile(r"\..+\.\d+")
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
@@ -138,18 +140,11 @@ class Home:
         """
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.root / "LOCK").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
+            if not _held(file):
                 raise Busy(
-                    f"a night of this job runs already ({_holder(self.root)}); wait for it, or stop it with "
+                    f"a night of this job runs already ({_holder(self.root / 'LOCK')}); wait for it, or stop it with "
                     f"`touch {self.stop_file}`"
-                ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+                )
             yield
 
     @contextmanager
@@ -160,10 +155,58 @@ class Home:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def sweep(self) -> None:
+        """Remove what kills have left half written.
 
-def _holder(root: Path) -> str:
+        Wants `locked` and `moving` held: then nobody writes here. The number in a name does not tell whose it was: in
+        containers it is the same every night.
+        """
+        for path in self.root.rglob(".*"):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path, study: str) -> Iterator[None]:
+    """The right to go on with a study: of two at it one takes the trials of the other for those of a killed one.
+
+    Raises:
+        Busy: a night of another job has it; names its process.
+    """
+    path = folder / f".{hashlib.blake2b(study.encode(), digest_size=8).hexdigest()}.lock"
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if not _held(file):
+                raise Busy(
+                    f"study {study} is under way in a night of another job ({_holder(path)}), which asks for the same; "
+                    "start this one again when it is over"
+                )
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue  # whoever had it has removed it since it was opened
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _held(file: IO[str]) -> bool:
+    """Lock a file and write down who has it; false if somebody has."""
     try:
-        return (root / "LOCK").read_text(encoding="utf-8").strip() or "another process"
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip() or "another process"
     except OSError:
         return "another process"
 

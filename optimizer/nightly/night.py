@@ -11,21 +11,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from redecode.optimizer.cases import MODE
 from redecode.optimizer.errors import NoRuns
 from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
 from redecode.optimizer.nightly.config import NightlyConfig
+from redecode.optimizer.nightly.ending import standing
 from redecode.optimizer.nightly.errors import BadNight, CapReached
 from redecode.optimizer.nightly.gate import Gated, gate
 from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import DONE, FOLDER, Home, NightFolder, write_whole
 from redecode.optimizer.nightly.mix import rows_of
-from redecode.optimizer.nightly.spending import NIGHT, Meter, made_for
+from redecode.optimizer.nightly.spending import Meter, is_for, made_for
 from redecode.optimizer.preparing import goals_json, goals_of
 from redecode.optimizer.promotion.decide import Verdict
 from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.spec import Spec, load
 from redecode.optimizer.worth.volume import VolumeError
+from redecode.replay.prices import Price
 from redecode.replay.simulator.errors import SimulationError
 from redecode.tracer import RedecodeError, Run, Store
 
@@ -135,7 +136,8 @@ class Nightly:
             if not (late or self.anew or changed):
                 self.tell(f"going on with night {open_.id}")
                 return open_
-            if changed and any((r.labels.get(MODE) or {}).get(NIGHT) == open_.id for r in self.store.runs()):
+            ours = (self.config.name, open_.id, begun["began_ns"])
+            if changed and any(is_for(run, *ours) for run in self.store.runs()):
                 raise BadNight(
                     f"the configuration has changed since night {open_.id} began ({changed}): change it back to go "
                     "on, or give that night up with --anew"
@@ -146,10 +148,21 @@ class Nightly:
                 else "it did not end in time"
             )  # fmt: skip
             self.tell(f"night {open_.id} is given up: {why}")
-            open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": History(home).config})
+            with home.moving():
+                in_use = self.settled(History(home))
+                open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": in_use})
         elif other is None and not self.again and (last := _just_been(home, now)) is not None:
             return last
         return home.new_night(now)
+
+    def settled(self, history: History) -> str | None:
+        """The configuration in use, once `current.toml` and history say the same; wants `home.moving()` held."""
+        begun = history.config is not None
+        if (note := history.settle(self.now_ns())) is not None:
+            self.tell(note)
+        if not begun and history.config is not None and (given := self.config.tune.incumbent) is not None:
+            self.tell(f"tune.incumbent ({given.name}) is left aside: {history.home.current.name} says what is in use")
+        return history.config
 
     def _changed(self, begun: Mapping[str, Any]) -> str:
         """What the configuration says otherwise than when a night began."""
@@ -192,8 +205,8 @@ class _Steps:
     def all(self) -> Ended:
         """In order; what is kept is not done again."""
         with self.home.moving():
-            if (note := self.history.settle(self.nightly.now_ns())) is not None:
-                self.tell(note)
+            self.home.sweep()
+            self.nightly.settled(self.history)
         begin = self._step("begin", self._begin)
         tuning.point_agents_at(self.config.engine, self.store.path)
         self.spec: Spec = load(self.config.spec)
@@ -202,14 +215,14 @@ class _Steps:
         self.window = window.Window.from_json(select)
         self._step("drift", self._drift)
         profile = self._step("profile", lambda: self._profile(begin))
-        self.meter.calls += int(profile.get("fm_calls", 0))
+        self.meter.calls = int(profile.get("fm_calls", 0))
         tuned = self._step("tune", lambda: self._tune(begin))
         gated = self._step("gate", lambda: self._gate(tuned))
         self._step("move", lambda: self._move(gated))
         self._step("trends", lambda: self._trends(tuned, gated))
         self._told()
-        self._step("worth", self._worth)
-        return self._end(begin)
+        self._step("worth", lambda: self._worth(tuned))
+        return self._end()
 
     def _is_of_this_agent(self) -> None:
         """Refuse what another agent's nights have left: a module of the same name may well be another one."""
@@ -289,14 +302,6 @@ class _Steps:
             return {"source": "none", "made": [], "refused": {}, "fm_calls": 0, "profiles": []}
         before = self.folder.path / "profiles-before"
         profiling.remember(self.store.path, before)
-        calls = 0
-
-        def on_call() -> None:
-            nonlocal calls
-            self.meter.check()
-            calls += 1
-            self.meter.calls += 1
-
         try:
             if asked.source == "store":
                 made = profiling.from_store(
@@ -305,14 +310,16 @@ class _Steps:
             else:
                 made = profiling.from_engine(
                     self.store, self.config.engine, seconds=asked.seconds, now_ns=self.nightly.now_ns,
-                    check=self.meter.check, on_call=on_call,
+                    check=self.meter.check, on_call=self.meter.measures,
                 )  # fmt: skip
         except (CapReached, SimulationError) as error:  # the night can do without, unless it simulates
-            made = {"source": asked.source, "made": [], "refused": {"none was made": str(error)}, "fm_calls": calls}
-        self.meter.calls -= calls  # counted from the step's result, whoever made it
+            made = {"source": asked.source, "made": [], "refused": {"none was made": str(error)}}
+        finally:
+            if self.meter.calls:
+                self.meter.measured()
         told = profiling.against(self.store.path, before, made["made"])
         self.tell(f"engine profile from the {asked.source}: {report.profile_line({**made, 'profiles': told})}")
-        return {**made, "profiles": told}
+        return {**made, "fm_calls": self.meter.calls, "profiles": told}
 
     def _incumbent(self) -> tuple[str | None, dict[str, Any]]:
         """The configuration in use, if there is one yet, and what the study begins with."""
@@ -324,6 +331,8 @@ class _Steps:
 
     def _tune(self, begin: Mapping[str, Any]) -> dict[str, Any]:
         runs = self._of_tonight()
+        with self.home.moving():
+            self.nightly.settled(self.history)
         in_use, incumbent = self._incumbent()
         ready = tuning.ready(
             self.config, self.spec, self.store, runs,
@@ -331,22 +340,25 @@ class _Steps:
         )  # fmt: skip
         if in_use is None:
             with self.home.moving():
-                in_use = config_id(ready.incumbent)
-                event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=in_use, night=self.folder.id)
-                self.history.put(event, ready.incumbent)
+                if self.nightly.settled(self.history) is None:
+                    in_use = config_id(ready.incumbent)
+                    event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=in_use, night=self.folder.id)
+                    self.history.put(event, ready.incumbent)
+        if in_use is None:  # somebody has put a file there just now
+            return self._tune(begin)
         p = ready.prepared
         for note in p.notes:
             self.tell(note)
-        if (why := self.meter.over()) is not None:
+        spent = made_for(self.store, self.config.name, self.folder.id, begin["began_ns"], p.goals)
+        if not spent.calls and (why := self.meter.over()) is not None:
             return {"skipped": why, "incumbent": ready.incumbent, "config": in_use, "goals": goals_json(p.goals)}
-        spent = made_for(self.store, self.folder.id, begin["began_ns"], p.goals)
         budget = self.meter.budget(spent)
         self.tell(f"study {p.about.name}: {len(p.cases.search)} runs to search on, {len(p.cases.decide)} to decide on")
         found = tuning.tuned(ready, self.config, self.store, self.folder.id, budget, self.tell)
         self.meter.stopped()  # a study that the kill switch ended is gone on with
         kept = tuning.kept(found, self.folder.path, calls=budget.spent_calls, cost=budget.spent_cost)
         seen = self._seen_before(kept["held_out"])
-        return {**kept, "config": in_use, "held_out_before": seen, "fm_calls_before": spent.calls}
+        return {**kept, "config": in_use, "held_out_before": seen, "fm_calls_before": spent.calls + self.meter.before}
 
     def _seen_before(self, held_out: Sequence[str]) -> int:
         """How many of the held-out runs another night has decided on."""
@@ -373,7 +385,7 @@ class _Steps:
         if gated["verdict"] != Verdict.PROMOTE.value:
             return {"moved": False}
         with self.home.moving():
-            self.history.settle(self.nightly.now_ns())
+            self.nightly.settled(self.history)
             events = self.history.events()
             if any(e.night == self.folder.id and e.change is Change.PROMOTED for e in events):
                 return {"moved": True}  # a kill came between the move and this file
@@ -397,12 +409,16 @@ class _Steps:
 
     def _trends(self, tuned: Mapping[str, Any], gated: Mapping[str, Any]) -> dict[str, Any]:
         agents = set(self._agents())
-        prices = goals_of(tuned["goals"]).prices if "goals" in tuned else self.spec.prices
-        measured = trends.measured(self.store, [r for r in self._of_tonight() if r.agent in agents], prices)
+        runs = [r for r in self._of_tonight() if r.agent in agents]
+        measured = trends.measured(self.store, runs, self._prices(tuned))
         lane = tuned.get("report", {}).get("lanes", {}).get("incumbent")
         if lane is not None and lane["scored"]:
             measured["measures"]["error"] = lane["error"]
         return {"time": trends.iso(self.window.until_ns), "config": gated["before"], **measured}
+
+    def _prices(self, tuned: Mapping[str, Any]) -> Mapping[str, Price]:
+        """Those of the study: the configuration's, the spec's, else the store's."""
+        return goals_of(tuned["goals"]).prices if "goals" in tuned else self.spec.prices
 
     def _told(self) -> None:
         """Otava's input, and its answer; anew at every start, since it is of all nights."""
@@ -411,33 +427,37 @@ class _Steps:
         found = trends.changes(self.home, self.config.name, rows, otava=asked.otava, magnitude=asked.magnitude)
         self.folder.keep("changes", {**found.to_json(), "previous": trends.previous(rows, self.folder.id)})
 
-    def _worth(self) -> dict[str, Any]:
+    def _worth(self, tuned: Mapping[str, Any]) -> dict[str, Any]:
         asked = self.config.worth
         if asked is None:
             return {"words": "not asked for: say what training would cost in [worth]"}
         from redecode.optimizer.nightly.worth import worth_of  # with its statistics
 
         try:
-            return worth_of(self.store, asked, self._agents(), self.config.prices, now_ns=self.window.until_ns)
+            return worth_of(self.store, asked, self._agents(), self._prices(tuned), now_ns=self.window.until_ns)
         except VolumeError as error:
             return {"words": f"cannot be told: {error}"}
 
-    def _end(self, begin: Mapping[str, Any]) -> Ended:
+    def _end(self) -> Ended:
+        """Nobody changes what is in use from what is told of it until the night has ended."""
         steps = {name: self.folder.step(name) for name in (*_KEPT, "changes")}
-        moved = bool(steps["move"]["moved"])
-        in_use = steps["gate"]["config"] if moved else self.history.config
-        done = {
-            "verdict": steps["gate"]["verdict"],
-            "promoted": moved,
-            "config": in_use,
-            "seconds": self.meter.seconds,
-            "ended_ns": self.nightly.now_ns(),
-        }
-        document = report.document(self.config, self.folder, {**steps, DONE: done}, self.history.events())
-        context = self.history.context(str(in_use))
-        comment = [f"configuration {in_use} ({document['verdict_words']}, night {self.folder.id})"]
-        write_whole(self.folder.path / "tuned.toml", toml(context, comment))
-        report.write(self.folder, document)
-        self.folder.keep(DONE, done)
+        with self.home.moving():
+            self.nightly.settled(self.history)
+            now = standing(self.history, steps["gate"], steps["move"])
+            done = {
+                "verdict": steps["gate"]["verdict"],
+                "promoted": now.promoted,
+                "then": now.then,
+                "config": now.config,
+                "seconds": self.meter.seconds,
+                "ended_ns": self.nightly.now_ns(),
+            }
+            document = report.document(self.config, self.folder, {**steps, DONE: done}, now, self.history.events())
+            comment = [f"configuration {now.config} ({document['verdict_words']}, night {self.folder.id})"]
+            write_whole(self.folder.path / "tuned.toml", toml(now.context, comment))
+            report.write(self.folder, document)
+            self.folder.keep(DONE, done)
+        if now.then is not None:
+            self.tell(now.why)
         (self.folder.path / "steps" / "problem.json").unlink(missing_ok=True)
         return Ended(folder=self.folder, document=document)

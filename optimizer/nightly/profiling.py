@@ -92,7 +92,6 @@ def from_store(store: Store, *, runs: int, now_ns: int, check: Callable[[], None
         "source": "store",
         "made": [p.key for p in made],
         "refused": {**found.refused, **{why: f"{count} FM calls" for why, count in found.unusable.items()}},
-        "fm_calls": 0,
     }
 
 
@@ -114,13 +113,6 @@ def from_engine(
     Raises:
         ReplayError: there is no engine, or it cannot be measured.
     """
-    calls = 0
-
-    def count() -> None:
-        nonlocal calls
-        on_call()
-        calls += 1
-
     state = status(store.path / "engine").state
     where = url or (None if state is None else state.base_url)
     if where is None:
@@ -132,11 +124,11 @@ def from_engine(
             now_ns=now_ns,
             seconds=seconds,
             on_cell=lambda *_: check(),
-            on_call=count,
+            on_call=on_call,
         )
     )
     kept = catalogue.keep(store.path, made).profile
-    return {"source": "engine", "made": [kept.key], "refused": {}, "fm_calls": calls}
+    return {"source": "engine", "made": [kept.key], "refused": {}}
 
 
 def against(store: Path, before: Path, keys: Sequence[str]) -> list[dict[str, Any]]:

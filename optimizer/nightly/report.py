@@ -9,11 +9,13 @@ from typing import Any
 from redecode.optimizer.evaluation.placing import PLACEMENT, placement_of, without_placement
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.drift import Feature
+from redecode.optimizer.nightly.ending import Standing
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.history import Event
 from redecode.optimizer.nightly.home import NightFolder, write_json, write_whole
 from redecode.optimizer.nightly.trends import MEASURES, ChangePoint, iso
 from redecode.optimizer.nightly.tuning import FOLDER as TUNING
+from redecode.optimizer.promotion.decide import Verdict
 from redecode.optimizer.report import html_page, table
 
 VERSION = 1
@@ -21,23 +23,25 @@ _LATEST = 8
 
 
 def document(
-    config: NightlyConfig, folder: NightFolder, steps: Mapping[str, Any], events: Sequence[Event]
+    config: NightlyConfig, folder: NightFolder, steps: Mapping[str, Any], now: Standing, events: Sequence[Event]
 ) -> dict[str, Any]:
     """All of a night as data.
 
     Args:
         steps: what each came to; "done" without the report.
+        now: what is in use.
     """
     gated, tuned, done = steps["gate"], steps["tune"], steps["done"]
     incumbent = tuned["incumbent"]
-    in_use = gated["context"] if done["promoted"] else incumbent
     words = gated["verdict"]
-    if done["promoted"]:
-        words = f"promoted {gated['finalist']}"
+    if steps["move"]["moved"]:
+        words = f"promoted {gated['finalist']}" + ("" if now.then is None else f", then {now.then}")
     elif steps["move"].get("why"):
         words = "not promoted"
     elif gated["more"] is not None:
         words = f"not enough evidence: need {gated['more']} more runs"
+    elif gated["verdict"] == Verdict.KEEP.value and tuned.get("unmet"):
+        words = "keep: no candidate keeps what it must"
     return {
         "version": VERSION,
         "night": folder.id,
@@ -49,14 +53,14 @@ def document(
         "versions": steps["begin"]["versions"],
         "verdict": gated["verdict"],
         "verdict_words": words,
-        "why": steps["move"].get("why") or gated["why"],
-        "promoted": done["promoted"],
+        "why": now.why,
+        "promoted": now.promoted,
         "config_before": gated["before"],
-        "config": done["config"],
+        "config": now.config,
         "incumbent": without_placement(incumbent),
         "incumbent_placement": placement_of(incumbent),
-        "context": without_placement(in_use),
-        "placement": placement_of(in_use),
+        "context": without_placement(now.context),
+        "placement": placement_of(now.context),
         "more_runs": gated["more"],
         "rolled_back_before": gated["rejected"],
         "runs": steps["select"],
@@ -75,6 +79,7 @@ def document(
                 "time_s": done["seconds"],
                 "fm_calls": tuned.get("fm_calls", steps["profile"].get("fm_calls", 0)),
                 "fm_calls_before": tuned.get("fm_calls_before", 0),
+                "fm_calls_to_profile": steps["profile"].get("fm_calls", 0),
                 "cost": tuned.get("cost", 0.0),
                 "cost_unit": tuned.get("cost_unit"),
             },
@@ -153,7 +158,8 @@ def _verdict(found: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"Back: `redecode nightly rollback nightly.toml {found['config_before']}`"
     else:
-        yield f"Configuration {found['config']} stays in use."
+        how = "stays" if found["config"] == found["config_before"] else "is"
+        yield f"Configuration {found['config']} {how} in use."
     yield ""
     for name, why in found["rolled_back_before"].items():
         yield f"- {name} is not promoted again: {why}"
@@ -283,6 +289,8 @@ def _spent(found: Mapping[str, Any]) -> Iterator[str]:
     if used["fm_calls_before"]:
         before = used["fm_calls_before"]
         yield f"- of these {before} were made before the last start; what is said of the search below is since then"
+    if used["fm_calls_to_profile"]:
+        yield f"- of these {used['fm_calls_to_profile']} measured the engine; the cost is without theirs"
     if used["cost_unit"] is not None:
         limit = "" if caps["cost"] is None else f", of at most {caps['cost']:g}"
         yield f"- {used['cost']:.4g} {used['cost_unit']}{limit}"

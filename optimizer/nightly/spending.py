@@ -1,8 +1,9 @@
 """What a night may spend and has spent, over all its starts.
 
 FM calls and cost are counted from the record: every call of an evaluation that an engine answered is in the store, with
-the night it was made for, also those of a process that was killed. Time is that of the processes which ran the night,
-written down after every block.
+the job and the night it was made for, also those of a process that was killed. Those that measure the engine are not
+recorded: they are written down as they are made, and what they cost is not known. Time is that of the processes which
+ran the night, written down after every block.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from redecode.optimizer.nightly.errors import CapReached, Halted
 from redecode.optimizer.nightly.home import NightFolder, write_json
 from redecode.optimizer.objectives import Goals, Outcome, Usage
 from redecode.optimizer.study.stopping import Budget
-from redecode.tracer import Store
+from redecode.tracer import Run, Store
 from redecode.tracer import conventions as c
 
-NIGHT = "night"
-"""The label, under `tune`, of an evaluated run."""
+JOB, NIGHT = "job", "night"
+"""Labels, under `tune`, of an evaluated run. The nights of two jobs are called the same; runs of before there were
+labels of jobs count as anybody's."""
+MEASURING = "measuring"
+"""Kept of a night: FM calls that measuring the engine has taken so far, by starts that were killed too."""
+_EVERY = 8
+_MARK_S = 1.0
 _MADE = f"""
     SELECT d.model, count(*)::BIGINT AS calls,
            coalesce(sum(d.input_tokens), 0)::BIGINT AS input, coalesce(sum(d.output_tokens), 0)::BIGINT AS output,
@@ -33,6 +39,7 @@ _MADE = f"""
     LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
     WHERE (s.attributes->>'$."{c.ANSWERED_BY}"') = '{LIVE}' AND d.sent_ns >= {{since}}
       AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{NIGHT}') = '{{night}}'
+      AND coalesce(coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{JOB}', '{{job}}') = '{{job}}'
     GROUP BY d.model
 """
 
@@ -50,9 +57,16 @@ class Spent:
     cost: float
 
 
-def made_for(store: Store, night: str, since_ns: int, goals: Goals) -> Spent:
+def is_for(run: Run, job: str, night: str, since_ns: int) -> bool:
+    """Whether a run is an evaluation of a night that began then."""
+    labels = run.labels.get(MODE)
+    labels = labels if isinstance(labels, Mapping) else {}
+    return labels.get(NIGHT) == night and labels.get(JOB, job) == job and run.started_ns >= since_ns
+
+
+def made_for(store: Store, job: str, night: str, since_ns: int, goals: Goals) -> Spent:
     """FM calls of a night's evaluations, from the store."""
-    rows = store.ask(_MADE.format(since=since_ns, night=night), timeout_s=60.0).rows()
+    rows = store.ask(_MADE.format(since=since_ns, job=job, night=night), timeout_s=60.0).rows()
     usage: Mapping[str, Usage] = {
         row["model"]: Usage(
             calls=row["calls"],
@@ -72,17 +86,20 @@ class Meter:
 
     Args:
         now: a clock that only goes forward, seconds.
-        profiled: FM calls that measuring the engine took.
+
+    Attributes:
+        calls: FM calls that measuring the engine took; `before` this start those of them.
     """
 
-    def __init__(
-        self, folder: NightFolder, caps: BudgetSection, stop_file: Path, now: Callable[[], float], profiled: int = 0
-    ) -> None:
-        self._path, self._caps, self._now = folder.path / "steps" / "time.json", caps, now
-        self._stop_file = stop_file
+    def __init__(self, folder: NightFolder, caps: BudgetSection, stop_file: Path, now: Callable[[], float]) -> None:
+        self._folder, self._path = folder, folder.path / "steps" / "time.json"
+        self._caps, self._now, self._stop_file = caps, now, stop_file
         before = folder.step("time") or {"seconds": 0.0}
         self._before, self._began = float(before["seconds"]), now()
-        self.calls, self.cost = profiled, 0.0
+        self._marked = self._began
+        # A night of before they were written down has them with its step.
+        kept = folder.step(MEASURING) or folder.step("profile") or {}
+        self.calls = self.before = int(kept.get("fm_calls", 0))
 
     @property
     def seconds(self) -> float:
@@ -92,7 +109,23 @@ class Meter:
     def mark(self) -> None:
         """Write the time down."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._marked = self._now()
         write_json(self._path, {"seconds": self.seconds})
+
+    def measures(self) -> None:
+        """Count an FM call that measures the engine, before it is made.
+
+        Raises:
+            Halted, CapReached: as `check`.
+        """
+        self.check()
+        self.calls += 1
+        if self.calls % _EVERY == 0:
+            self.measured()
+
+    def measured(self) -> None:
+        """Write down how many there were."""
+        self._folder.keep(MEASURING, {"fm_calls": self.calls})
 
     def stopped(self) -> None:
         """Raise if the kill switch is set.
@@ -113,12 +146,14 @@ class Meter:
         return None
 
     def check(self) -> None:
-        """Raise if the kill switch is set, or a cap is reached.
+        """Raise if the kill switch is set, or a cap is reached; the time is written down every second.
 
         Raises:
             Halted, CapReached: as they say.
         """
         self.stopped()
+        if self._now() - self._marked >= _MARK_S:
+            self.mark()
         if (why := self.over()) is not None:
             raise CapReached(why)
 
@@ -131,7 +166,7 @@ class Meter:
             cost=self._caps.cost,
             stop_file=self._stop_file,
             spent_calls=self.calls + spent.calls,
-            spent_cost=self.cost + spent.cost,
+            spent_cost=spent.cost,
         )
         budget.mark = self.mark
         return budget

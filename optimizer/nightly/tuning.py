@@ -16,10 +16,11 @@ from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import at_load
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
-from redecode.optimizer.nightly.spending import NIGHT
+from redecode.optimizer.nightly.home import alone
+from redecode.optimizer.nightly.spending import JOB, NIGHT
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
-from redecode.optimizer.report import to_json, whole_of, write
+from redecode.optimizer.report import to_json, unmet, whole_of, write
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.spec import Case, Spec
 from redecode.optimizer.study.stopping import Budget
@@ -128,29 +129,31 @@ def tuned(
     """Search and decide; begun again, the search goes on where it was.
 
     Raises:
+        Busy: a night of another job is at the same study.
         Stopped: something outside must be mended.
         OptimizerError: the incumbent cannot be evaluated.
     """
-    evaluates = _evaluates(config, store)
-    try:
-        tuner = Tuner(
-            prepared=ready.prepared,
-            storage=ready.storage,
-            evaluates=evaluates,
-            budget=budget,
-            trials=config.tune.trials,
-            finalists=config.tune.finalists,
-            memo=config.tune.memo,
-            margins=config.goals.margins,
-            simulates=at_load(store.path, ready.prepared.about.settings),
-            labels={NIGHT: night},
-            tell=tell,
-        )
-        return tuner.run()
-    except Stopped as stopped:  # it speaks of an option that `redecode nightly` neither has nor needs
-        raise type(stopped)(str(stopped).replace("go on with --resume", "start the night again")) from stopped
-    finally:
-        evaluates.close()
+    with alone(place_of(store).parent, ready.prepared.about.name):
+        evaluates = _evaluates(config, store)
+        try:
+            tuner = Tuner(
+                prepared=ready.prepared,
+                storage=ready.storage,
+                evaluates=evaluates,
+                budget=budget,
+                trials=config.tune.trials,
+                finalists=config.tune.finalists,
+                memo=config.tune.memo,
+                margins=config.goals.margins,
+                simulates=at_load(store.path, ready.prepared.about.settings),
+                labels={JOB: config.name, NIGHT: night},
+                tell=tell,
+            )
+            return tuner.run()
+        except Stopped as stopped:  # it speaks of an option that `redecode nightly` neither has nor needs
+            raise type(stopped)(str(stopped).replace("go on with --resume", "start the night again")) from stopped
+        finally:
+            evaluates.close()
 
 
 def _evaluates(config: NightlyConfig, store: Store) -> Evaluates:
@@ -179,7 +182,8 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "report": to_json(tuned),
         "verdict": tuned.decision.verdict.value,
         "chosen": tuned.decision.chosen,
-        "why": tuned.decision.why or str(tuned.decision),
+        "why": none_keeps(tuned) or tuned.decision.why or str(tuned.decision),
+        "unmet": none_keeps(tuned) is not None,
         "more_runs": tuned.decision.more,
         "searched": len(tuned.done) if tuned.done and tuned.done[0].config == p.incumbent else 0,
         "stopped": tuned.stopped,
@@ -198,6 +202,12 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "cost": cost,
         "cost_unit": p.goals.spending.cost_unit,
     }
+
+
+def none_keeps(tuned: Tuned) -> str | None:
+    """That no candidate keeps the constraints, and the nearest, if so: as a verdict's why."""
+    said = unmet(tuned)
+    return None if said is None else f"{said[0].lower()}{said[1:].rstrip('.')}"
 
 
 def clusters_of(cases: Sequence[Case]) -> list[str]:

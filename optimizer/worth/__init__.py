@@ -7,6 +7,6 @@ telling.py     the same in words
 
 from redecode.optimizer.worth.calculator import Assumptions, Worth, worth
 from redecode.optimizer.worth.telling import lines
-from redecode.optimizer.worth.volume import Volume, VolumeError, volume_of
+from redecode.optimizer.worth.volume import Volume, VolumeError, Ways, volume_of
 
-__all__ = ["Assumptions", "Volume", "VolumeError", "Worth", "lines", "volume_of", "worth"]
+__all__ = ["Assumptions", "Volume", "VolumeError", "Ways", "Worth", "lines", "volume_of", "worth"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from redecode.optimizer.worth.volume import CACHED, CALLS, INPUT, OUTPUT, Volume, VolumeError
+from redecode.optimizer.worth.volume import CACHED, CALLS, INPUT, OPTIONS, OUTPUT, Volume, VolumeError, Ways
 from redecode.replay.prices import Price
 
 RESAMPLES = 2000
@@ -180,14 +180,14 @@ def _net(saving: float, a: Assumptions) -> float:
     return a.horizon_days * (saving - a.hosting) - a.trainings * a.train_cost
 
 
-def worth(volume: Volume, a: Assumptions, *, seed: int = 0, resamples: int = RESAMPLES) -> Worth:
+def worth(volume: Volume, a: Assumptions, *, seed: int = 0, resamples: int = RESAMPLES, ways: Ways = OPTIONS) -> Worth:
     """Which way is cheaper.
 
     Raises:
         VolumeError: a model has no price.
     """
     if missing := sorted({s.model for s in volume.steps} - set(a.prices)):
-        raise VolumeError(f"model {missing[0]} has no price; give --price {missing[0]}=INPUT,OUTPUT[,CACHED]")
+        raise VolumeError(f"model {missing[0]} has no price; {ways.price.format(model=missing[0])}")
     day = volume.a_day()
     costs = _costs(volume, day, a)
     rng = np.random.default_rng(seed)

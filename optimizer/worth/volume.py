@@ -44,6 +44,17 @@ class VolumeError(OptimizerError):
 
 
 @dataclass(frozen=True, slots=True)
+class Ways:
+    """How whoever asks can say what is missing; by default as options of `redecode worth`."""
+
+    calls_per_day: str = "say it with --calls-per-day"
+    price: str = "give --price {model}=INPUT,OUTPUT[,CACHED]"
+
+
+OPTIONS = Ways()
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """FM calls of one place in an agent, with one model.
 
@@ -114,6 +125,7 @@ def volume_of(
     now_ns: int,
     nodes: Collection[str] = (),
     calls_per_day: float | None = None,
+    ways: Ways = OPTIONS,
 ) -> Volume:
     """Of runs of a store.
 
@@ -131,7 +143,7 @@ def volume_of(
         if days < LEAST_DAYS:
             raise VolumeError(
                 f"{days} full days are recorded, {LEAST_DAYS} are needed to say how many calls there are in a day; "
-                "say it with --calls-per-day"
+                f"{ways.calls_per_day}"
             )
         chosen = [r for r in chosen if (now_ns - r.started_ns) // DAY_NS < days]
     by_id = {r.run_id: r for r in chosen}

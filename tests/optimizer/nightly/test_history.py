@@ -83,6 +83,22 @@ def test_a_night_names_what_was_in_use_when_it_ended(history: History, home: Hom
         history.roll_back(night.id, now_ns=4)
     night.keep("done", {"config": config_id(B)})
     assert history.roll_back(night.id, now_ns=5).config == config_id(B)
+    night.keep("done", {"config": None})
+    with pytest.raises(BadNight, match="no configuration was in use yet"):
+        history.roll_back(night.id, now_ns=6)
+
+
+@pytest.mark.parametrize("step", ["_append", "_copy", None])
+def test_a_file_that_is_there_before_the_history_begins_it(home: Home, step: str | None) -> None:
+    home.current.write_text("# mine\n[context]\nwording = 'mine'\n")
+    if step is not None:
+        with pytest.raises(Kill):
+            KilledIn(home, step).settle(8)
+    history = History(home)
+    history.settle(9)
+    (event,) = history.events()
+    assert event.change is Change.BEGUN and in_use(home) == history.context(event.config) == {"wording": "mine"}
+    assert history.settle(10) is None and not (home.root / "pending").exists()
 
 
 @pytest.mark.parametrize(

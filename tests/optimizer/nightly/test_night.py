@@ -112,7 +112,7 @@ def test_the_kill_switch_stops_a_night_and_the_next_start_goes_on(job: Job, reco
         "why"
     ]
     job.home.stop_file.unlink()
-    _at(recorded, 10, job.home.stop_file.touch)
+    at_request(recorded, 10, job.home.stop_file.touch)
     middle = job.run()
     assert middle.exit_code == 1 and 10 <= len(recorded.requests) < 10 + 8
     assert not job.home.nights()[0].finished
@@ -123,7 +123,7 @@ def test_the_kill_switch_stops_a_night_and_the_next_start_goes_on(job: Job, reco
     assert job.json()["already"] is False and len(job.home.nights()) == 1
 
 
-def _at(recorded: Any, count: int, do: Callable[[], Any]) -> None:
+def at_request(recorded: Any, count: int, do: Callable[[], Any]) -> None:
     """Do it once, when so many requests have come; several come at once."""
     answer, done = recorded.answer, list[bool]()
 
@@ -134,6 +134,12 @@ def _at(recorded: Any, count: int, do: Callable[[], Any]) -> None:
         return answer(body)
 
     recorded.answer = both
+
+
+def stop_at(recorded: Any, count: int, stop_file: Path) -> None:
+    """Set a kill switch when so many requests have come."""
+    stop_file.parent.mkdir(parents=True, exist_ok=True)
+    at_request(recorded, count, stop_file.touch)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +176,7 @@ def test_a_night_that_tried_nothing_has_its_cost_in_the_same_unit(job: Job, more
 
 def test_what_a_killed_start_has_spent_counts(job: Job, recorded: Any) -> None:
     job.configure(('time = "10m"', "fm_calls = 30"))
-    _at(recorded, 20, job.home.stop_file.touch)
+    at_request(recorded, 20, job.home.stop_file.touch)
     job.run()
     job.home.stop_file.unlink()
     made = len(recorded.requests)
@@ -182,7 +188,7 @@ def test_what_a_killed_start_has_spent_counts(job: Job, recorded: Any) -> None:
 
 
 def test_a_changed_file_is_refused_in_the_middle_of_a_night(job: Job, recorded: Any, folder: Path) -> None:
-    _at(recorded, 10, job.home.stop_file.touch)
+    at_request(recorded, 10, job.home.stop_file.touch)
     assert job.run().exit_code == 1
     job.home.stop_file.unlink()
     job.configure(("trials = 3", "trials = 2"))

@@ -40,11 +40,24 @@ def test_what_is_spent_is_written_down_at_once(tmp_path: Path) -> None:
     assert folder.step("time") == {"seconds": 7.0} and budget.spent_calls == 5
 
 
-def test_measuring_the_engine_counts(tmp_path: Path) -> None:
-    found = meter(NightFolder(tmp_path / "night"), [0.0], tmp_path, fm_calls=10)
-    found.calls = 10
-    assert "10 FM calls were made, of at most 10" in (found.over() or "")
-    assert found.budget(Spent(calls=2, cost=0.0)).spent_calls == 12
+def test_measuring_the_engine_counts_over_kills_to_within_eight_calls(tmp_path: Path) -> None:
+    first = meter(NightFolder(tmp_path / "night"), [0.0], tmp_path, fm_calls=25)
+    for _ in range(20):
+        first.measures()
+    found = meter(NightFolder(tmp_path / "night"), [0.0], tmp_path, fm_calls=25)  # the first was killed
+    assert (found.calls, found.before) == (16, 16) and found.budget(Spent(calls=2, cost=0.0)).spent_calls == 18
+    with pytest.raises(CapReached, match="25 FM calls were made, of at most 25"):
+        for _ in range(20):
+            found.measures()
+    assert (found.calls, found.before) == (25, 16)
+
+
+def test_the_time_of_a_step_that_is_killed_counts(tmp_path: Path) -> None:
+    folder, now = NightFolder(tmp_path / "night"), [0.0]
+    found = meter(folder, now, tmp_path, time=60)
+    for now[0] in (0.5, 1.5, 2.0, 30.0):
+        found.check()
+    assert meter(folder, now, tmp_path, time=60).seconds == 30.0
 
 
 def test_the_kill_switch_is_asked_for_with_every_cap(tmp_path: Path) -> None:
