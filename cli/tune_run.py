@@ -17,12 +17,13 @@ from redecode.optimizer.errors import BadSpec, Stopped
 from redecode.optimizer.evaluation.placing import asked_for, is_placement, replica_price
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
-from redecode.optimizer.evaluation.simulated import at_load
+from redecode.optimizer.evaluation.simulated import AtLoad, at_load
 from redecode.optimizer.knobs import Knob, as_json
 from redecode.optimizer.preparing import Prepared, Request, not_begun_with, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import read_context, saved_share, to_json, unmet, write
 from redecode.optimizer.spec import load
+from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Tuned, Tuner
@@ -119,6 +120,13 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     if simulates is not None:
         simulates.check(prepared.space)
     _say_what(prepared)
+    with alone(asked.path, prepared.about.name):
+        _tune(asked, request, prepared, storage, simulates, as_json=as_json)
+
+
+def _tune(
+    asked: Asked, request: Request, prepared: Prepared, storage: Any, simulates: AtLoad | None, *, as_json: bool
+) -> None:
     evaluates = _evaluates(asked, prepared)
     stop_file = asked.stop_file or asked.path / "tune.stop"
     budget = Budget(

@@ -148,8 +148,8 @@ class Goals:
         for model, used in outcome.usage.items():
             if model not in self.prices:
                 raise BadSpec(
-                    f"model {model} has no price; give --price {model}=INPUT,OUTPUT, or a table in the store's "
-                    "prices.toml, or no price at all"
+                    f"model {model} has no price; give --price {model}=INPUT,OUTPUT (in nightly.toml a table "
+                    f"[prices.{model}]), or a table in the store's prices.toml, or no price at all"
                 )
             total += self.prices[model].usd(used.input_tokens, used.output_tokens, used.cached_tokens)
         return total

@@ -247,8 +247,9 @@ def goals_of(data: Mapping[str, Any]) -> Goals:
 
 def _changed(storage: Any, about: About, space: Space) -> list[str]:
     """What is otherwise than in the newest study of this agent."""
-    earlier = [(name, a) for name, a in studies(storage, about.agent) if name != about.name]
-    if not earlier or earlier[0][1].space_digest == space.digest:
+    earlier = studies(storage, about.agent)
+    begun = any(name == about.name for name, _ in earlier)  # and is gone on with
+    if begun or not earlier or earlier[0][1].space_digest == space.digest:
         return []
     changes = space.changes_from(earlier[0][1].space)
     return [f"the knobs have changed since study {earlier[0][0]}: {'; '.join(changes)}: this is a study of its own"]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from langgraph.channels.base import BaseChannel
 from pydantic import BaseModel
 
 
@@ -27,7 +26,7 @@ def state_of(graph: Any, given: Any) -> Any:
         return given
     state = {}
     for name, kind in channels.items():
-        if not isinstance(kind, BaseChannel) or not (name in given or name in graph.builder.schemas[schema]):
+        if not (name in given or name in graph.builder.schemas[schema]):
             continue
         channel = kind.from_checkpoint(kind.checkpoint())
         if name in given:

@@ -10,23 +10,21 @@ LOCK                 held while a night runs
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
 from redecode.optimizer.nightly.errors import BadNight, Busy
+from redecode.optimizer.study.alone import held, holder
 
 FOLDER = "nightly"
 DONE = "done"
@@ -140,9 +138,9 @@ class Home:
         """
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.root / "LOCK").open("a+", encoding="utf-8") as file:
-            if not _held(file):
+            if not held(file):
                 raise Busy(
-                    f"a night of this job runs already ({_holder(self.root / 'LOCK')}); wait for it, or stop it with "
+                    f"a night of this job runs already ({holder(self.root / 'LOCK')}); wait for it, or stop it with "
                     f"`touch {self.stop_file}`"
                 )
             yield
@@ -164,51 +162,6 @@ class Home:
         for path in self.root.rglob(".*"):
             if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 path.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(folder: Path, study: str) -> Iterator[None]:
-    """The right to go on with a study: of two at it one takes the trials of the other for those of a killed one.
-
-    Raises:
-        Busy: a night of another job has it; names its process.
-    """
-    path = folder / f".{hashlib.blake2b(study.encode(), digest_size=8).hexdigest()}.lock"
-    while True:
-        with path.open("a+", encoding="utf-8") as file:
-            if not _held(file):
-                raise Busy(
-                    f"study {study} is under way in a night of another job ({_holder(path)}), which asks for the same; "
-                    "start this one again when it is over"
-                )
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                continue  # whoever had it has removed it since it was opened
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _held(file: IO[str]) -> bool:
-    """Lock a file and write down who has it; false if somebody has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        return False
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return True
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip() or "another process"
-    except OSError:
-        return "another process"
 
 
 def _order(name: str) -> tuple[str, int]:

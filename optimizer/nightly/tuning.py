@@ -16,13 +16,13 @@ from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import at_load
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
-from redecode.optimizer.nightly.home import alone
 from redecode.optimizer.nightly.spending import JOB, NIGHT
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
 from redecode.optimizer.report import to_json, unmet, whole_of, write
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.spec import Case, Spec
+from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Tuned, Tuner
@@ -129,11 +129,11 @@ def tuned(
     """Search and decide; begun again, the search goes on where it was.
 
     Raises:
-        Busy: a night of another job is at the same study.
+        BadStudy: another process is at the same study.
         Stopped: something outside must be mended.
         OptimizerError: the incumbent cannot be evaluated.
     """
-    with alone(place_of(store).parent, ready.prepared.about.name):
+    with alone(store.path, ready.prepared.about.name):
         evaluates = _evaluates(config, store)
         try:
             tuner = Tuner(

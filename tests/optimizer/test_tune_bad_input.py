@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from redecode.cli import tune_run
 from redecode.cli.main import app
 from redecode.optimizer.cases import MODE
 from redecode.optimizer.evaluation.session import Settings
+from redecode.optimizer.study.alone import alone
+from redecode.optimizer.study.storage import opened, place_of, studies
 from redecode.tracer import Store
 from tests.optimizer.conftest import tuning_of_docs
 
@@ -378,6 +381,15 @@ def test_a_study_is_gone_on_with_as_it_was_begun_or_not_at_all(tune: Callable[..
         refused = tune("--resume", "last", "--trials", "2")
         assert refused.exit_code == 2 and "others than those of study" in refused.stderr, refused.output
         assert said in refused.stderr
+
+
+def test_a_study_that_is_under_way_is_not_begun_again_beside_it(tune: Callable[..., Any], store: Path) -> None:
+    tune("--trials", "1", "--held-out", "0")
+    ((name, _),) = studies(opened(place_of(Store(store))))
+    with alone(store, name):
+        refused = tune("--trials", "2", "--held-out", "0")
+        assert refused.exit_code == 2 and f"study {name} is under way already (process {os.getpid()}" in refused.stderr
+    assert tune("--trials", "2", "--held-out", "0").exit_code == 1 and not list(store.glob(".*.lock"))
 
 
 def test_a_name_that_the_context_has_no_more_is_left_out_and_told(tune: Callable[..., Any], folder: Path) -> None:

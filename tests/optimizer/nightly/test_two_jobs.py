@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from redecode.optimizer.nightly.home import Home, alone
+from redecode.optimizer.nightly.home import Home
 from redecode.optimizer.nightly.spending import is_for
+from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.storage import opened, place_of, studies
 from redecode.tracer import Store
 from tests.optimizer.nightly.conftest import Job
@@ -82,13 +83,13 @@ def test_of_two_nights_at_the_same_study_the_second_waits_for_its_next_start(
     job.home.stop_file.unlink()
     place = place_of(Store(store))
     ((name, _),) = studies(opened(place))
-    with alone(place.parent, name):
+    with alone(store, name):
         asked = len(recorded.requests)
         refused = job.run()
-        assert refused.exit_code == 2 and f"study {name} is under way in a night of another job" in refused.stderr
+        assert refused.exit_code == 2 and f"study {name} is under way already (process " in refused.stderr
         assert len(recorded.requests) == asked and not job.home.nights()[0].finished
     assert job.run().exit_code == 1 and len(job.home.nights()) == 1
-    assert not list(place.parent.glob(".*.lock"))
+    assert not list(store.glob(".*.lock"))
 
 
 def test_a_time_that_is_up_after_a_kill_ends_with_what_was_found(
