@@ -20,8 +20,11 @@ from redecode.optimizer.promotion.statistics import (
     ALPHA,
     LEAST_CLUSTERS,
     RESAMPLES,
+    Counted,
     Effect,
+    fewest,
     holm,
+    p_mean_above,
     p_rate_above,
     paired,
     ratio_of_sums,
@@ -204,8 +207,43 @@ class _Tests:
     better: Mapping[str, float]
     slo: float | None
     slo_counts: tuple[int, int, float] | None
-    own: Effect | None
+    own: _Own | None
+    counted: Counted | None
     p: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Own:
+    """A finalist's own error against the one that is allowed.
+
+    Attributes:
+        seen: the mean, with its bounds.
+        p: of "it is above".
+        total: errors, where a run has one or none, so that they can be counted: shares of a cluster's.
+        careful: the mean with one more run that is all wrong: the worst that few runs have not shown.
+    """
+
+    seen: Effect
+    p: float
+    total: float | None
+    careful: Effect
+
+    @classmethod
+    def of(
+        cls, losses: Sequence[float], clusters: Sequence[Hashable], most: float, *, seed: int, resamples: int
+    ) -> _Own:
+        zeros = [0.0] * len(losses)
+        seen = paired(losses, zeros, clusters, seed=seed, resamples=resamples)
+        again = paired([*losses, 1.0], [*zeros, 0.0], [*clusters, object()], seed=seed, resamples=resamples)
+        found = Counted.of(losses, zeros, clusters)
+        p = again.p_not_above(most) if found is None else p_mean_above(found.worse, found.n, most)
+        return cls(seen=seen, p=p, total=None if found is None else found.worse, careful=again)
+
+    def clusters_for(self, most: float, alpha: float) -> int | None:
+        if self.total is None:
+            return self.careful.clusters_for(most - self.seen.estimate, alpha)
+        share = self.total / self.seen.clusters
+        return fewest(lambda n: p_mean_above(share * n, n, most) <= alpha)
 
 
 def _tests(
@@ -218,15 +256,13 @@ def _tests(
     resamples: int,
 ) -> _Tests:
     scored = [i for i, (a, b) in enumerate(zip(lane, base, strict=True)) if a.loss is not None and b.loss is not None]
+    errors = (
+        [float(lane[i].loss or 0.0) for i in scored],
+        [float(base[i].loss or 0.0) for i in scored],
+        [clusters[i] for i in scored],
+    )
     effects = {
-        "error": paired(
-            [float(lane[i].loss or 0.0) for i in scored],
-            [float(base[i].loss or 0.0) for i in scored],
-            [clusters[i] for i in scored],
-            seed=seed,
-            shrink=1.0,
-            resamples=resamples,
-        ),
+        "error": paired(*errors, seed=seed, shrink=1.0, resamples=resamples),
         "cost": paired(
             [goals.cost(o) for o in lane],
             [goals.cost(o) for o in base],
@@ -245,6 +281,10 @@ def _tests(
     }
     not_worse = {name: e.p_not_above(margins.of(name)) for name, e in effects.items()}
     better = {name: e.p_not_above(0.0) for name, e in effects.items()}
+    if (counted := Counted.of(*errors)) is not None:
+        not_worse["error"] = max(not_worse["error"], counted.p_above(margins.error))
+        better["error"] = max(better["error"], counted.p_not_better())
+        effects["error"] = replace(effects["error"], high=max(effects["error"].high, counted.upper()))
     slo = counts = None
     if goals.slo_s is not None:
         misses = sum(goals.misses(o) for o in lane)
@@ -253,13 +293,13 @@ def _tests(
     own = None
     if goals.most_error is not None:  # as far as it was scored, whether or not the incumbent was
         losses = [(o.loss, c) for o, c in zip(lane, clusters, strict=True) if o.loss is not None]
-        zeros = [0.0] * len(losses)
-        own = paired(
-            [x for x, _ in losses], zeros, [c for _, c in losses], seed=seed + 3, shrink=1.0, resamples=resamples
-        )
-    kept = [*([] if slo is None else [slo]), *([] if own is None else [own.p_not_above(goals.most_error or 0.0)])]
+        values, whose = [x for x, _ in losses], [c for _, c in losses]
+        own = _Own.of(values, whose, goals.most_error, seed=seed + 3, resamples=resamples)
+    kept = [*([] if slo is None else [slo]), *([] if own is None else [own.p])]
     p = max(*not_worse.values(), min(1.0, _WAYS * min(better.values())), *kept)
-    found = _Tests(effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, own=own, p=p)
+    found = _Tests(
+        effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, own=own, counted=counted, p=p
+    )
     return found if _compared(found) >= LEAST_CLUSTERS else replace(found, p=1.0)
 
 
@@ -324,8 +364,8 @@ def _harms(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
         if lower_rate(misses, runs) > goals.allowed:
             out.append(f"it misses the SLO: {misses} of {runs} runs, {goals.allowed:.0%} may")
     most = goals.most_error
-    if most is not None and found.own is not None and found.own.p_not_below(most) <= ALPHA:
-        out.append(f"its error is {_level(found.own)}, {most:.3g} is allowed")
+    if most is not None and found.own is not None and found.own.seen.p_not_below(most) <= ALPHA:
+        out.append(f"its error is {_level(found.own.seen)}, {most:.3g} is allowed")
     return tuple(out)
 
 
@@ -348,8 +388,8 @@ def _open(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
         misses, runs, upper = found.slo_counts
         out.append(f"the SLO is not certain: {misses} of {runs} runs missed it, up to {upper:.1%} may be missing")
     most = goals.most_error
-    if most is not None and found.own is not None and found.own.p_not_above(most) > ALPHA:
-        out.append(f"not sure to have at most the error that is allowed ({most:.3g}): {_level(found.own)}")
+    if most is not None and found.own is not None and found.own.p > ALPHA:
+        out.append(f"not sure to have at most the error that is allowed ({most:.3g}): {_level(found.own.seen)}")
     if min(found.better.values()) * _WAYS > ALPHA:
         best = min(found.better, key=lambda n: found.better[n])
         out.append(f"not sure to be better in anything: {_interval(best, found.effects[best])}")
@@ -373,14 +413,19 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
     for name, e in found.effects.items():
         if found.not_worse[name] > alpha and e.clusters > 1:  # one alone does not say how much they vary
             wanted.append(_runs(e.clusters_for(margins.of(name) - e.estimate, alpha), per_cluster))
+            if name == "error" and found.counted is not None:
+                wanted.append(_runs(found.counted.for_margin(margins.error, alpha), per_cluster))
     telling = [e for e in found.effects.values() if e.clusters > 1]
     if telling and min(found.better.values()) * _WAYS > alpha:
-        wanted.append(min(_runs(e.clusters_for(-e.estimate, alpha / _WAYS), per_cluster) for e in telling))
+        gains = [_runs(e.clusters_for(-e.estimate, alpha / _WAYS), per_cluster) for e in telling]
+        if found.counted is not None and found.effects["error"].clusters > 1:
+            gains[0] = max(gains[0], _runs(found.counted.for_gain(alpha / _WAYS), per_cluster))
+        wanted.append(min(gains))
     if found.slo is not None and found.slo > alpha and found.slo_counts is not None:
         misses, runs, _ = found.slo_counts
         wanted.append(runs_for_rate(misses / runs, goals.allowed, alpha) or _NEVER)
-    if (own := found.own) is not None and own.clusters > 1 and own.p_not_above(goals.most_error or 0.0) > alpha:
-        wanted.append(_runs(own.clusters_for((goals.most_error or 0.0) - own.estimate, alpha), per_cluster))
+    if (own := found.own) is not None and own.seen.clusters > 1 and own.p > alpha:
+        wanted.append(_runs(own.clusters_for(goals.most_error or 0.0, alpha), per_cluster))
     most = max(wanted)
     if most >= _NEVER and _compared(found) < LEAST_CLUSTERS:
         most = max(w for w in wanted if w < _NEVER)  # from so few nobody knows that none would tell

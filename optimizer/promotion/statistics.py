@@ -144,6 +144,100 @@ def ratio_of_sums(means: Floats, totals: Floats) -> Floats:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """Pairs of zeros and ones, counted: resampling is too sure of what it has hardly seen.
+
+    Attributes:
+        worse, better: pairs in which the candidate alone is 1, and the incumbent alone; shares of a cluster's.
+        n: clusters.
+    """
+
+    worse: float
+    better: float
+    n: int
+
+    @classmethod
+    def of(cls, candidate: Sequence[float], incumbent: Sequence[float], clusters: Sequence[Hashable]) -> Counted | None:
+        """`None` where there are other values."""
+        if not clusters or not {*candidate, *incumbent} <= {0.0, 1.0}:
+            return None
+        differences: dict[Hashable, list[float]] = {}
+        for a, b, name in zip(candidate, incumbent, clusters, strict=True):
+            differences.setdefault(name, []).append(a - b)
+        means = [sum(d) / len(d) for d in differences.values()]
+        return cls(worse=sum(m for m in means if m > 0), better=-sum(m for m in means if m < 0), n=len(means))
+
+    def p_above(self, margin: float) -> float:
+        """P value of "the mean difference is above the margin", which is above 0.
+
+        The larger one of the score test (Tango, "Equivalence test and confidence interval for the difference in
+        proportions for the paired-sample design", 1998) and of the exact binomial one of the net difference, which is
+        right where no pair is better. By simulation it holds its level where none to a tenth are 1, with 42 to 300
+        pairs, at 5 % and at a third of it.
+        """
+        from scipy import stats
+
+        if not 0 < margin < 1:
+            return 0.0 if margin >= 1 else 1.0
+        n, net = self.n, self.worse - self.better
+        b = -self.worse - self.better + (2 * n - net) * margin
+        c = -self.better * margin * (1 - margin)
+        share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+        spread = math.sqrt(n * (2 * share + margin * (1 - margin)))
+        return max(float(stats.norm.cdf((net - n * margin) / spread)), p_mean_above(net, n, margin))
+
+    def upper(self) -> float:
+        """The mean difference that it surely is not above."""
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            mid = (low + high) / 2
+            low, high = (low, mid) if self.p_above(mid) <= ALPHA else (mid, high)
+        return high
+
+    def p_not_better(self) -> float:
+        """P value of "the candidate is 1 as often", by the exact sign test."""
+        from scipy import stats
+
+        return float(stats.beta.sf(0.5, self.worse + 1, self.better)) if self.better > 0 else 1.0
+
+    def for_margin(self, margin: float, alpha: float) -> int | None:
+        """Clusters to be sure to be within a margin, if all goes on as it looks; `None`: never."""
+        return fewest(lambda n: self._grown(n).p_above(margin) <= alpha)
+
+    def for_gain(self, alpha: float) -> int | None:
+        """Clusters to be sure to be better, likewise."""
+        return fewest(lambda n: self._grown(n).p_not_better() <= alpha)
+
+    def _grown(self, n: int) -> Counted:
+        return Counted(worse=self.worse * n / self.n, better=self.better * n / self.n, n=n)
+
+
+def p_mean_above(total: float, n: int, margin: float) -> float:
+    """P value of "the mean of n values from 0 to 1 is above the margin", given their sum.
+
+    The exact binomial one of zeros and ones, and between whole sums what lies between.
+    """
+    from scipy import stats
+
+    if total <= -1:
+        return 0.0
+    return float(stats.beta.sf(margin, total + 1, n - total)) if 0 < margin < 1 and total < n else 1.0
+
+
+def fewest(sure: Callable[[int], bool], most: int = 100_000) -> int | None:
+    """The fewest of so many at which it is sure, taken to stay so; `None` if it is not at the most."""
+    low, high = 1, 2
+    while not sure(high):
+        low, high = high, 2 * high
+        if low > most:
+            return None
+    while high - low > 1:
+        mid = (low + high) // 2
+        low, high = (low, mid) if sure(mid) else (mid, high)
+    return high
+
+
 def p_rate_above(misses: int, runs: int, allowed: float) -> float:
     """P value of "the rate is above what is allowed", exact binomial: small means it surely is not."""
     from scipy import stats

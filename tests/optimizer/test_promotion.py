@@ -16,7 +16,9 @@ from redecode.optimizer.evaluation.racing import least_quantile, lower_rate, upp
 from redecode.optimizer.objectives import Goals, Outcome, Usage, measured
 from redecode.optimizer.promotion.decide import Margins, Verdict, decide
 from redecode.optimizer.promotion.statistics import (
+    Counted,
     holm,
+    p_mean_above,
     p_rate_above,
     paired,
     ratio_of_sums,
@@ -187,6 +189,32 @@ def test_so_many_more_runs_do_tell_however_many_finalists_there_are(finalists: i
     assert 1.0 <= more / {1: 26, 2: 39, 3: 47}[finalists] < 1.3  # exact for the SLO alone
     assert after(33 + more // 2).verdict is Verdict.UNSURE
     assert after(33 + more).verdict is Verdict.PROMOTE
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 3])
+@pytest.mark.parametrize("n", [12, 42, 60, 61, 150])
+def test_few_errors_are_never_taken_for_none(n: int, alpha: float) -> None:
+    """At a true error, or a true difference, of exactly what is allowed: at most alpha are let through, exactly."""
+    chance = [math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(n + 1)]
+    margin = [Counted(worse=k, better=0, n=n).p_above(0.05) <= alpha for k in range(n + 1)]
+    level = [p_mean_above(k, n, 0.05) <= alpha for k in range(n + 1)]
+    assert sum(p for p, let in zip(chance, margin, strict=True) if let) <= alpha
+    assert sum(p for p, let in zip(chance, level, strict=True) if let) <= alpha
+    better = [
+        math.comb(9, k) * 0.5**9 for k in range(10) if Counted(worse=k, better=9 - k, n=n).p_not_better() <= alpha
+    ]
+    assert sum(better) <= alpha
+
+
+def test_an_error_of_none_wants_as_many_runs_as_an_slo_of_none() -> None:
+    goals, rng = Goals(most_error=0.05), np.random.default_rng(1)
+    base = lane(rng, 59, loss=0.0)
+    fast = [replace(o, latency_s=o.latency_s * 0.6) for o in base]
+    assert decide({"incumbent": base, "new": fast}, range(59), goals).verdict is Verdict.PROMOTE
+    few = decide({"incumbent": base[:42], "new": fast[:42]}, range(42), goals)
+    assert (few.verdict, few.more) == (Verdict.UNSURE, 17)
+    assert Counted.of([0.5], [0.0], [1]) is None and Counted.of([], [], []) is None
+    assert Counted.of([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], "aab") == Counted(worse=0.5, better=1.0, n=2)
 
 
 def test_how_many_more_conversations_of_several_runs_are_needed() -> None:
