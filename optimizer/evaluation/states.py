@@ -24,15 +24,18 @@ def state_of(graph: Any, given: Any) -> Any:
     schema, channels = schema_of(graph), getattr(graph, "channels", {})
     if schema is None or not isinstance(given, Mapping):
         return given
+    schemas = graph.builder.schemas
+    taken = {n: v for n, v in given.items() if n in schemas.get(graph.builder.input_schema, schemas[schema])}
     state = {}
     for name, kind in channels.items():
-        if not (name in given or name in graph.builder.schemas[schema]):
+        # What LangGraph manages itself (steps that remain) is no channel, and follows from no input.
+        if not hasattr(kind, "from_checkpoint") or not (name in taken or name in schemas[schema]):
             continue
         channel = kind.from_checkpoint(kind.checkpoint())
-        if name in given:
-            channel.update([given[name]])
+        if name in taken:
+            channel.update([taken[name]])
         if channel.is_available():
             state[name] = channel.get()
     if isinstance(schema, type) and (issubclass(schema, BaseModel) or is_dataclass(schema)):
-        return schema(**{name: value for name, value in state.items() if name in graph.builder.schemas[schema]})
+        return schema(**{name: value for name, value in state.items() if name in schemas[schema]})
     return state

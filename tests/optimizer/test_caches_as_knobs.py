@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.managed import RemainingSteps
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from redecode.optimizer.caching import CachedStep, CachingError, HashedNgrams, N
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, of_runs, past_of, select
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
+from redecode.optimizer.evaluation.states import state_of
 from redecode.optimizer.evaluation.warming import Past
 from redecode.optimizer.formats import FORMATS
 from redecode.optimizer.spec import Case, load
@@ -208,6 +210,11 @@ class Said(TypedDict):
     said: str
 
 
+class Bounded(TypedDict):
+    said: str
+    left: RemainingSteps
+
+
 class Talk(BaseModel):
     said: str
     turns: Annotated[list[str], operator.add] = []
@@ -226,6 +233,7 @@ class Asked:
         (MessagesState, {"messages": [{"role": "user", "content": "A"}]}, lambda s: s["messages"][-1].content),
         (MessagesState, {"messages": [{"type": "human", "content": "A"}]}, lambda s: s["messages"][-1].text),
         (Said, {"said": "A"}, lambda s: s["said"]),
+        (Bounded, {"said": "A"}, lambda s: s["said"]),
     ],
 )
 def test_a_step_is_asked_of_the_state_that_its_graph_would_give_it(schema: Any, given: Any, text: Any) -> None:
@@ -236,6 +244,14 @@ def test_a_step_is_asked_of_the_state_that_its_graph_would_give_it(schema: Any, 
     runs = [replace(r, input=given) for r in made(("", 0, 1), ("", 5, 1))]
     past = Past(runs, [cached], builder.compile())
     assert past.source(cached, Setting("exact"), "1", ()) == "0" and past.unknown() == []
+
+
+def test_what_a_graph_does_not_take_of_an_input_its_nodes_are_not_given() -> None:
+    builder = StateGraph(Bounded, input_schema=Said)
+    builder.add_node("ask", lambda state: {})
+    builder.add_edge(START, "ask")
+    graph = builder.compile()
+    assert state_of(graph, {"said": "A", "left": 3, "other": 1}) == {"said": "A"}
 
 
 def test_a_step_that_cannot_be_asked_of_some_inputs_is_named() -> None:
