@@ -6,19 +6,19 @@ is decided on.
 
 from __future__ import annotations
 
-import inspect
 import json
 import random
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.errors import BadSpec, NoRuns
+from redecode.optimizer.scoring import scoring_of as scoring_of
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import Run
 
@@ -26,6 +26,10 @@ MODE = "tune"
 """What `replay_mode` says of a run that was made to evaluate a candidate."""
 EXPECTED = "expected"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_ROLES = {"user": "human", "assistant": "ai", **{k: k for k in ("system", "developer", "tool", "function")}}
+_MESSAGES = {**{k: k for k in ("human", "ai", "system", "tool", "function", "chat")}, "AIMessageChunk": "ai"}
+_OF_MESSAGES = frozenset({"type", "role", "name", "content", "id", "tool_calls", "tool_call_id", "usage_metadata"})
+_WITH_IDS = frozenset({"text", "reasoning", "tool_use", "tool_call", "tool_result"})
 _WHICH = re.compile(r"last-(\d+)([smhdw]?)|all")
 
 
@@ -172,8 +176,55 @@ def _cut(cases: Sequence[Case], held_out: float, *, repeats: bool) -> tuple[list
 
 
 def same_input(case: Case) -> str:
-    """Equal for cases of equal inputs."""
-    return json.dumps(case.input, sort_keys=True, default=str)
+    """Equal for cases of equal inputs, whatever ids their messages have."""
+    return json.dumps(by_words(case.input), sort_keys=True, default=str)
+
+
+def by_words(value: Any) -> Any:
+    """Plain data in which messages are what they say: ids, and what the engine told besides, are never the same.
+
+    Messages are LangChain's, as recorded or serialized, and the OpenAI API's; what these have besides stays.
+    """
+    if isinstance(value, list | tuple):
+        return [by_words(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("lc") == 1 and value.get("type") == "constructor" and isinstance(value.get("kwargs"), dict):
+        said = by_words(value["kwargs"])
+        return said if isinstance(said, list) else {**value, "kwargs": said}
+    kind = _MESSAGES.get(str(value.get("type"))) or _ROLES.get(str(value.get("role")))
+    if kind is None or "content" not in value:
+        return {k: by_words(v) for k, v in value.items()}
+    if kind == "chat":
+        kind = f"chat {value.get('role')}"
+    calls, content = value.get("tool_calls"), value["content"]
+    called = [_call(call) for call in calls] if isinstance(calls, list) else []
+    said = [_part(part) for part in content] if isinstance(content, list) else content
+    langchain = "additional_kwargs" in value or "response_metadata" in value
+    others = {} if langchain else {k: by_words(v) for k, v in value.items() if k not in _OF_MESSAGES}
+    rest = {k: v for k, v in others.items() if v not in (None, "", [], {})}
+    return [kind, value.get("name"), said, called, *([rest] if rest else [])]
+
+
+def _call(call: Any) -> Any:
+    """A tool call's name and arguments, which the OpenAI API has as text."""
+    if not isinstance(call, dict):
+        return call
+    inner = call.get("function")
+    if not isinstance(inner, dict):
+        return [call.get("name"), call.get("args")]
+    arguments = inner.get("arguments")
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = json.loads(arguments)
+    return [inner.get("name"), arguments]
+
+
+def _part(part: Any) -> Any:
+    """A part of a message's content; a file's id is what it says."""
+    if not isinstance(part, dict) or part.get("type") not in _WITH_IDS:
+        return part
+    return {k: v for k, v in part.items() if k not in ("id", "tool_use_id")}
 
 
 def past_of(runs: Sequence[Run], spec: Spec) -> list[Case]:
@@ -224,37 +275,3 @@ def read_expected(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
             raise BadSpec(f'{path}, line {number}: want {{"run_id": "…", "expected": …}}') from error
         out.update({r.run_id: answer for r in runs if r.run_id.startswith(prefix)})
     return out
-
-
-def scoring_of(score: Callable[..., Any] | None, cases: Sequence[Case]) -> str:
-    """A digest of what qualities are made of: the text of the scorer and of what it names in its own module, and the
-    right answers.
-    """
-    thing: Any = getattr(score, "func", score)  # of a functools.partial
-    if thing is not None and not inspect.isroutine(thing):
-        thing = type(thing)
-    text = "" if thing is None else "\n".join(_texts(thing, {}).values())
-    known = sorted((case.id, json.dumps(case.expected, sort_keys=True, default=str)) for case in cases)
-    return blake2b(json.dumps([text, known]).encode(), digest_size=6).hexdigest()
-
-
-def _texts(thing: Any, known: dict[str, str]) -> dict[str, str]:
-    """Name → text of a function or class, and of those of its module that it names, and so on."""
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    if name in known:
-        return known
-    try:
-        known[name] = inspect.getsource(thing)
-    except (OSError, TypeError, SyntaxError):  # typed in, built, or in C
-        known[name] = name
-        return known
-    around = vars(sys.modules.get(thing.__module__, thing))
-    for word in dict.fromkeys(re.findall(r"\w+", known[name])):
-        there = around.get(word)
-        if getattr(there, "__module__", None) == thing.__module__ and (
-            inspect.isfunction(there) or inspect.isclass(there)
-        ):
-            _texts(there, known)
-        elif there is not None and isinstance(there, str | int | float | bool | tuple):
-            known[f"{name} {word}"] = repr(there)
-    return known

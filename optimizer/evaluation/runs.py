@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
-from redecode.optimizer.cases import MODE
+from redecode.optimizer.cases import MODE, by_words
 from redecode.optimizer.errors import EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import RECORDING
 from redecode.optimizer.evaluation.warming import Warming
@@ -30,7 +30,6 @@ _NOT_THERE = frozenset(
 )
 _CACHE = "__pregel_cache"
 """LangGraph's own cache of nodes, in a run's configuration; a graph's, and its subgraphs', where it is not there."""
-_MESSAGES = frozenset({"human", "ai", "system", "tool", "function", "chat", "AIMessageChunk"})
 _SLOW = frozenset({"APITimeoutError", "TimeoutError", "ReadTimeout", "TimeoutException"})
 
 
@@ -274,28 +273,16 @@ def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcom
 
 def alike(output: Any, case: Case) -> float | None:
     """How much of the recorded output comes out again: the share of equal keys, or whether it is equal."""
-    then = _by_words(case.output)
+    then = by_words(case.output)
     if then is None:
         return None
     if isinstance(then, Mapping) and isinstance(output, Mapping) and then:
-        given = _by_words(case.input)
+        given = by_words(case.input)
         changed = {k for k, v in then.items() if isinstance(given, Mapping) and given.get(k) == v}
         keys = [k for k in then if k not in changed] or list(then)  # what merely went through says nothing
-        now: dict[str, Any] = _by_words(c.plain(dict(output)))
+        now: dict[str, Any] = by_words(c.plain(dict(output)))
         return sum(bool(now.get(k) == then[k]) for k in keys) / len(keys)
-    return float(bool(_by_words(c.plain(output)) == then))
-
-
-def _by_words(value: Any) -> Any:
-    """Plain data in which messages are what they say: ids, and what the engine told besides, are never the same."""
-    if isinstance(value, list):
-        return [_by_words(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") in _MESSAGES and "content" in value:
-        called = [[call.get("name"), call.get("args")] for call in value.get("tool_calls") or ()]
-        return [value["type"], value.get("name"), value["content"], called]
-    return {k: _by_words(v) for k, v in value.items()}
+    return float(bool(by_words(c.plain(output)) == then))
 
 
 def not_there(error: BaseException) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redecode.optimizer.cases import MODE, kept, of_runs, past_of, read_expected, select
+from redecode.optimizer.cases import MODE, by_words, kept, of_runs, past_of, read_expected, same_input, select
 from redecode.optimizer.errors import BadSpec, NoRuns
 from redecode.optimizer.spec import Spec
 from redecode.tracer import Run
@@ -114,3 +114,63 @@ def test_the_second_half_of_an_interrupted_run_is_no_case() -> None:
     found = select(runs, SPEC, "all", now_ns=0)
     assert len(found.search) + len(found.decide) == 6 == len(past_of(runs, SPEC))
     assert found.left_out == {"that go on after an interrupt: their input is the answer to it": 6}
+
+
+LANGCHAIN: dict[str, Any] = {"content": "hi", "additional_kwargs": {}, "response_metadata": {}, "type": "human"}
+OPENAI: dict[str, Any] = {"role": "user", "content": "hi"}
+SERIALIZED: dict[str, Any] = {"lc": 1, "type": "constructor", "id": ["langchain", "HumanMessage"]}
+
+
+def of_input(given: Any) -> str:
+    return same_input(of_runs([run(1, input=given)])[0])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda i: {**LANGCHAIN, "id": i},
+        lambda i: {**OPENAI, "id": i},
+        lambda i: {**SERIALIZED, "kwargs": {"content": "hi", "type": "human", "id": i}},
+        lambda i: {**LANGCHAIN, "content": [{"type": "text", "text": "hi", "id": i}]},
+        lambda i: {"role": "tool", "content": "7", "tool_call_id": i},
+        lambda i: {**LANGCHAIN, "type": "ai", "tool_calls": [{"name": "t", "args": {"a": 1}, "id": i}]},
+        lambda i: {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": i, "type": "function", "function": {"name": "t", "arguments": "{}"}}],
+        },
+    ],
+)
+def test_messages_that_say_the_same_are_one_input_whatever_their_ids(message: Any) -> None:
+    runs = [run(i, input={"messages": [message(f"id-{i}")], "q": i % 6}) for i in range(12, 0, -1)]
+    found = select(runs, SPEC, "all", now_ns=0)
+    assert found.left_out == {"with the input of another one": 6}
+    assert len({same_input(c) for c in of_runs(runs)}) == 6
+    assert same_input(of_runs([run(1, input=[message("x")])])[0]) == same_input(
+        of_runs([run(2, input=[message("y")])])[0]
+    )
+
+
+def test_what_messages_say_and_all_that_is_no_message_is_an_input_s_own() -> None:
+    file = {"type": "file", "id": "f1"}
+    inputs = [
+        OPENAI, {**OPENAI, "content": "ho"}, {**OPENAI, "role": "system"}, {**OPENAI, "name": "Ann"},
+        {**OPENAI, "language": "de"}, {**OPENAI, "content": [file]}, {**OPENAI, "content": [{**file, "id": "f2"}]},
+        {"type": "order", "content": "hi", "id": 1}, {"type": "order", "content": "hi", "id": 2},
+        {"role": "buyer", "content": "hi", "id": 1}, {"role": "buyer", "content": "hi", "id": 2}, {"id": 1}, {"id": 2},
+        {**SERIALIZED, "kwargs": {"template": "a"}}, {**SERIALIZED, "kwargs": {"template": "b"}},
+        {**LANGCHAIN, "type": "ai", "tool_calls": [{"name": "t", "args": {"a": 1}}]},
+        {**LANGCHAIN, "type": "ai", "tool_calls": [{"name": "t", "args": {"a": 2}}]},
+        {**LANGCHAIN, "type": "chat", "role": "a"}, {**LANGCHAIN, "type": "chat", "role": "b"},
+    ]  # fmt: skip
+    assert len({of_input({"messages": [i]}) for i in inputs}) == len(inputs)
+
+
+def test_a_message_is_the_same_in_each_of_its_forms() -> None:
+    call = {"name": "t", "arguments": '{"a": 1}'}
+    asked = {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "type": "function", "function": call}]}
+    forms = [LANGCHAIN, OPENAI, {**SERIALIZED, "kwargs": {"content": "hi", "type": "human"}}]
+    assert len({of_input({"messages": [f]}) for f in forms}) == 1
+    assert by_words(asked) == by_words(
+        {**LANGCHAIN, "type": "ai", "content": "", "tool_calls": [{"name": "t", "args": {"a": 1}, "id": "d"}]}
+    )
