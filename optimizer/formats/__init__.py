@@ -2,7 +2,7 @@
 
 form.py        what all formats can do: `render`, `instructions`, `parse` (strict), `read` (mends, never guesses)
 json_format.py, yaml_format.py, xml_format.py, text_format.py, table_format.py, slot_format.py   the formats
-json_repairs.py, yaml_repairs.py, xml_repairs.py, wrapping.py, inner_quotes.py   what is forgiven
+json_repairs.py, yaml_repairs.py, xml_repairs.py, value_repairs.py, wrapping.py, inner_quotes.py   what is forgiven
 shapes.py, scalars.py, layout.py, errors.py   what they are made of
 misread.py     what pydantic would take for a value that nobody meant
 reask.py       asking again, a bounded number of times

@@ -21,6 +21,7 @@ from redecode.optimizer.formats.form import Format
 from redecode.optimizer.formats.scalars import unquoted
 from redecode.optimizer.formats.shapes import record_of
 from redecode.optimizer.formats.slot_format import leaves_of
+from redecode.optimizer.formats.value_repairs import ITSELF
 
 Maker = Callable[[str], Iterable[str]]
 _JSON = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|[^\s"{}\[\],:]+')
@@ -79,9 +80,9 @@ def could_be(form: Format, other: BaseModel, fault: Fault) -> bool:
 
 
 def _bare(text: str) -> str:
-    """A text without quotes, spaces and nulls, its numbers written in one way."""
+    """A text without quotes, backslashes, spaces and nulls, its numbers written in one way."""
     numbers = re.sub(r"-?[0-9][0-9.]*(?:[eE][-+]?[0-9]+)?", lambda m: _number(m[0]), text)
-    return re.sub(r'["\s]|\bnull\b', "", numbers)
+    return re.sub(r'["\s\\]|\bnull\b', "", numbers)
 
 
 def _number(text: str) -> str:
@@ -92,10 +93,12 @@ def _number(text: str) -> str:
 
 
 def _reads_as(form: Format, text: str, record: BaseModel) -> bool:
+    """Whether a text says a record as it stands, but that quotes may be lacking."""
     try:
-        return form.parse(text, type(record)) == record
+        reading = form.read(text, type(record))
     except MalformedAnswer:
         return False
+    return reading.record == record and (not reading.repairs or ITSELF in reading.repairs)
 
 
 def tally(form: Format, records: Iterable[BaseModel]) -> dict[str, Counter[str]]:

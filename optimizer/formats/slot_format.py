@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -20,9 +20,10 @@ from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, sh
 from redecode.optimizer.formats.form import FENCE, Format, Mended, Reading
 from redecode.optimizer.formats.json_format import Json
 from redecode.optimizer.formats.layout import Layout
-from redecode.optimizer.formats.scalars import Tree, in_place, stands_bare
+from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, stands_bare
 from redecode.optimizer.formats.shapes import Leaf, Record, Shape
 from redecode.optimizer.formats.text_format import leaf_on_line
+from redecode.optimizer.formats.value_repairs import on_line
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 M = TypeVar("M", bound=BaseModel)
@@ -83,13 +84,15 @@ class Slots(Format):
         _, steps = _marks(shape).taken_off(lines)
         if steps:
             raise MalformedAnswer(f"names, numbers or bullets before the values: {short(text)}")
-        return _framed(lines, shape)
+        return _framed(lines, shape, in_place)
 
     def mend(self, text: str, shape: Record) -> Mended:
-        """A fence taken off, and what all lines have before their values: their fields' names, numbers, bullets."""
+        """A fence taken off, and what all lines have before their values (names, numbers, bullets); then the values."""
         inner, fenced = out_of_fence(text)
-        lines, steps = _marks(shape).taken_off(_lines(inner, shape))
-        return Mended(_framed(lines, shape), ((FENCE,) if fenced else ()) + steps)
+        lines, marks = _marks(shape).taken_off(_lines(inner, shape))
+        steps = dict.fromkeys(((FENCE,) if fenced else ()) + marks)
+        tree = _framed(lines, shape, lambda line: on_line(line, steps))
+        return Mended(tree, tuple(steps))
 
 
 def _lines(text: str, shape: Record) -> list[str]:
@@ -100,13 +103,13 @@ def _lines(text: str, shape: Record) -> list[str]:
     return [line.strip(" ") for line in lines]
 
 
-def _framed(lines: list[str], shape: Record) -> Tree:
+def _framed(lines: list[str], shape: Record, read: Callable[[str], Scalar]) -> Tree:
     out: dict[str, Any] = {}
     for line, (path, _) in zip(lines, leaves_of(shape), strict=True):
         at = out
         for name in path[:-1]:
             at = at.setdefault(name, {})
-        at[path[-1]] = in_place(line)
+        at[path[-1]] = read(line)
     return out
 
 
@@ -128,7 +131,10 @@ class _Marks:
 
     def bare(self, text: str) -> bool:
         """Whether a text needs no quotes."""
-        return stands_bare(text) and not any(mark.match(text) for mark in (_NUMBER, _BULLET, self._name))
+        return stands_bare(text) and not self._marked(text)
+
+    def _marked(self, text: str) -> bool:
+        return any(mark.match(text) for mark in (_NUMBER, _BULLET, self._name))
 
     def taken_off(self, lines: list[str]) -> tuple[list[str], tuple[str, ...]]:
         """The values alone, in order, and what was done for that.
@@ -142,7 +148,7 @@ class _Marks:
             if bare is not None:
                 lines = bare
                 steps.append(step)
-        if steps and any(stands_bare(line) and not self.bare(line) for line in lines):
+        if steps and any(self._marked(line) for line in lines):
             raise MalformedAnswer("what is before a value, and where it begins, is not clear")
         return lines, tuple(steps)
 

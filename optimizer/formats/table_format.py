@@ -12,6 +12,7 @@ from redecode.optimizer.formats.form import FENCE, PROSE, Format, Mended
 from redecode.optimizer.formats.layout import Layout
 from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, quoted, stands_bare, word
 from redecode.optimizer.formats.shapes import NULLS, Items, Leaf, Record, why_not
+from redecode.optimizer.formats.value_repairs import ITSELF, bare, itself
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 
@@ -39,8 +40,8 @@ class Table(Format):
         return None
 
     @abstractmethod
-    def _row(self, line: str, *, loose: bool) -> list[Scalar]:
-        """The cells of a line."""
+    def _row(self, line: str, steps: dict[str, None] | None) -> list[Scalar]:
+        """The cells of a line. `steps`: `None` if nothing is mended."""
 
     @abstractmethod
     def _lines(self, text: str, columns: set[str], steps: dict[str, None] | None) -> list[str]:
@@ -65,7 +66,7 @@ class Table(Format):
         lines = self._lines(text, {n.lower() for n in row.fields}, steps)
         if not lines:
             raise MalformedAnswer(f"there is no table in it: {short(text)}")
-        names = [cell.text for cell in self._row(lines[0], loose=steps is not None)]
+        names = [cell.text for cell in self._row(lines[0], steps)]
         if steps is not None and any(n not in row.fields for n in names):
             known = {n.lower(): n for n in row.fields}
             names = [known.get(n.lower(), n) for n in names]
@@ -74,7 +75,7 @@ class Table(Format):
             raise MalformedAnswer("a column is there twice")
         records = []
         for line in lines[1:]:
-            cells = self._row(line, loose=steps is not None)
+            cells = self._row(line, steps)
             if len(cells) != len(names):
                 raise MalformedAnswer(
                     f"a row of {len(cells)} cells where there are {len(names)} columns: {short(line)}"
@@ -123,7 +124,7 @@ class Markdown(Table):
     def _lines(self, text: str, columns: set[str], steps: dict[str, None] | None) -> list[str]:
         lines = [line.strip() for line in text.strip("\n").split("\n")]
         if steps is not None:
-            while lines and not {c.text.lower() for c in _cells(lines[0], loose=True)} <= columns:
+            while lines and not {c.text.lower() for c in _cells(lines[0], {})} <= columns:
                 steps[PROSE] = None
                 lines.pop(0)
             self._without_words_behind(lines, steps)
@@ -149,8 +150,8 @@ class Markdown(Table):
             steps[PROSE] = None
         del lines[end:]
 
-    def _row(self, line: str, *, loose: bool) -> list[Scalar]:
-        return _cells(line, loose=loose)
+    def _row(self, line: str, steps: dict[str, None] | None) -> list[Scalar]:
+        return _cells(line, steps)
 
 
 def _cell(text: str) -> str:
@@ -158,14 +159,18 @@ def _cell(text: str) -> str:
     return (text if stands_bare(text) else quoted(text)).replace("|", "\\|")
 
 
-def _cells(line: str, *, loose: bool) -> list[Scalar]:
+def _cells(line: str, steps: dict[str, None] | None) -> list[Scalar]:
     line = line.strip()
+    open_end = line.startswith("|") and not line.endswith("|")
     if not (line.startswith("|") and line.endswith("|") and len(line) > 1):
-        if not loose:
+        if steps is None:
             raise MalformedAnswer(f"no row: {short(line)}")
         line = f"|{line.strip('|')}|"
-    cells = re.split(r"(?<!\\)\|", line[1:-1])
-    return [in_place(cell.strip(" ").replace("\\|", "|")) for cell in cells]
+    cells = [cell.strip(" ").replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line[1:-1])]
+    if steps is None:
+        return [in_place(cell) for cell in cells]
+    last = in_place(cells[-1]) if open_end else bare(cells[-1], steps)  # it may be cut off behind a quote
+    return [*(bare(cell, steps) for cell in cells[:-1]), last]
 
 
 class Csv(Table):
@@ -199,27 +204,32 @@ class Csv(Table):
         return out
 
     def _lines(self, text: str, columns: set[str], steps: dict[str, None] | None) -> list[str]:
-        rows = list(_csv_lines(text.strip("\n")))
+        text = text.strip("\r\n")
+        rows = _csv_lines(text) if steps is None else _loose_csv_lines(text)
         while steps is not None and rows and not _header(rows[0], columns):
             steps[PROSE] = None
             rows.pop(0)
         if steps is None:
             return rows
-        bare = [row if '"' in row else _PADDED.sub("", row) for row in rows]  # a comma in quotes may have blanks, too
-        if bare != rows:
+        unpadded = [
+            row if '"' in row else _PADDED.sub("", row) for row in rows
+        ]  # a comma in quotes may have blanks, too
+        if unpadded != rows:
             steps["blanks around values taken off"] = None
-        return bare
+        return unpadded
 
-    def _row(self, line: str, *, loose: bool) -> list[Scalar]:
+    def _row(self, line: str, steps: dict[str, None] | None) -> list[Scalar]:
         cells, at = [], 0
+        cell = _CELL if steps is None else _LOOSE_CELL
         while True:
-            match = re.compile(r'"((?:[^"]|"")*)"|([^",]*)').match(line, at)
-            assert match is not None
+            match = cell.match(line, at)
+            if match is None:
+                raise MalformedAnswer(f"quotes that do not close: {short(line)}")
             at = match.end()
             if match[1] is not None:
                 cells.append(Scalar(match[1].replace('""', '"'), quoted=True))
             else:
-                cells.append(_bare_cell(match[2]))
+                cells.append(_bare_cell(match[2], steps))
             if at == len(line):
                 return cells
             if line[at] != ",":
@@ -229,9 +239,17 @@ class Csv(Table):
 
 _PADDED = re.compile(r"(?:^|(?<=,)) +| +(?=,|$)")
 """Blanks around cells."""
+_CELL = re.compile(r'"((?:[^"]|"")*)"|([^",]*)')
+_LOOSE_CELL = re.compile(r'"((?:[^"]|"")*)"|(?!")([^,]*)')
+_UP_TO_COMMA = re.compile(r'(?:"(?:[^"]|"")*")?[^,\n]*')
 
 
-def _bare_cell(text: str) -> Scalar:
+def _bare_cell(text: str, steps: dict[str, None] | None) -> Scalar:
+    if steps is not None and ('"' in text or not stands_bare(text or "-")) and itself(text):
+        steps[ITSELF] = None
+        return Scalar(text)
+    if '"' in text:
+        raise MalformedAnswer(f"quotes where none belong: {short(text)}")
     if text and not stands_bare(text) and text.lower() not in NULLS:
         raise MalformedAnswer(f"a value that should be in quotes: {short(text)}")
     return Scalar(text)
@@ -257,3 +275,17 @@ def _csv_lines(text: str) -> list[str]:
     if inside:
         raise MalformedAnswer("quotes that do not close")
     return [*rows, text[begun:]]
+
+
+def _loose_csv_lines(text: str) -> list[str]:
+    """As `_csv_lines`, but a quote in a bare cell is a part of it."""
+    rows, begun, at = [], 0, 0
+    while True:
+        match = _UP_TO_COMMA.match(text, at)
+        assert match is not None
+        at = match.end() + 1
+        if text[match.end() : at] != ",":
+            rows.append(text[begun : match.end()].removesuffix("\r"))
+            begun = at
+        if at > len(text):
+            return rows

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from redecode.optimizer.formats.errors import MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, PROSE, Format, Mended
-from redecode.optimizer.formats.inner_quotes import belong
 from redecode.optimizer.formats.layout import Layout
-from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, quoted, stands_bare, unquoted, word
+from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, quoted, stands_bare, word
 from redecode.optimizer.formats.shapes import Items, Leaf, Record, Shape, names_in, why_not
+from redecode.optimizer.formats.value_repairs import on_line
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 _NAME = re.compile(r"[^\W\d][\w -]*")
@@ -90,7 +90,7 @@ class Text(Format):
             value = found["rest"].strip()
             if not line.startswith(f"{path}: "):
                 steps["other marks around names"] = None
-            _put(out, path, _value(value, steps), shape)
+            _put(out, path, on_line(value, steps), shape)
         return Mended(_alone(_listed(out, shape), shape), tuple(steps))
 
     def _lines(
@@ -181,21 +181,6 @@ def _known(path: str, names: dict[str, str]) -> str | None:
             return None
         parts.append(f".{known}")
     return "".join(parts).lstrip(".")
-
-
-def _value(value: str, steps: dict[str, None]) -> Scalar:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" and "\\" not in value:
-        try:
-            return in_place(value)
-        except MalformedAnswer:
-            if not belong(value[1:-1], value[0]):
-                raise
-            steps["quotes inside of a text" if value[0] == '"' else "other quotes"] = None
-            return Scalar(value[1:-1], quoted=True)
-    if value[:1] == '"' and value[-2:] == '",':
-        steps["trailing comma"] = None
-        return Scalar(unquoted(value[:-1]), quoted=True)
-    return in_place(value)
 
 
 def _put(out: dict[str, Any], path: str, value: Scalar, shape: Record) -> None:

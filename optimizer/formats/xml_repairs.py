@@ -40,7 +40,7 @@ class _Scan:
         self.root = root
         names = {root, "item", *names_in(shape)}
         known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        self._tag = re.compile(rf"<(/?)\s*({known})(?:\s+nil=\"(true|false)\")?\s*(/?)>", re.IGNORECASE)
+        self._tag = re.compile(rf"<(/?)\s*({known})(?:\s+nil\s*=\s*([\"'])(true|false)\3)?\s*(/?)>", re.IGNORECASE)
         self._names = {name.lower(): name for name in names}
         self._text, self._at = text, 0
         self.behind = ""
@@ -116,12 +116,12 @@ class _Scan:
         return out
 
     def _element(self, tag: re.Match[str], shape: Shape, name: str) -> Tree:
-        valued = (tag[3] or "").lower() == "false"
-        if tag[3] and not valued:
-            if not tag[4]:
+        valued = (tag[4] or "").lower() == "false"
+        if tag[4] and not valued:
+            if not tag[5] and self._words(name).strip():
                 raise MalformedAnswer(f"<{name}> says nil and goes on")
             return None
-        if tag[4]:
+        if tag[5]:
             if isinstance(shape, Leaf):
                 return self._said("", shape, name, valued=valued)
             if not isinstance(shape, Items):

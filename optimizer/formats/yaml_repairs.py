@@ -14,11 +14,14 @@ from redecode.optimizer.formats.form import FENCE, PROSE, Mended, opened
 from redecode.optimizer.formats.inner_quotes import belong
 from redecode.optimizer.formats.scalars import NUMBER, Tree, quoted, stands_bare, unquoted
 from redecode.optimizer.formats.shapes import NULLS, Items, Leaf, Record, names_in
+from redecode.optimizer.formats.value_repairs import INSIDE, ITSELF, itself
 from redecode.optimizer.formats.wrapping import out_of_fence
 
 _BLOCK = re.compile(r"[|>][-+0-9]*")
 _MEANT = re.compile(r"(?:&\S+|!\S*)(?:\s|$)|\*[^\s*]+$")
 """An anchor, a tag, or an alias: what YAML reads as something else than it says. Not `*bold*`, nor `& Sons`."""
+_INDICATOR = re.compile(r"[-?:]\s|[,\[\]{}&*!|>%@`#]")
+_OPENS_BLOCK = re.compile(r"^(\s*(?:-\s+)*)(\S.*?:\s+)?[|>][-+0-9]*\s*$")
 _SINGLE = re.compile(r"'(?:[^']|'')*'")
 
 
@@ -65,7 +68,20 @@ class _Lines:
                 raise MalformedAnswer(f"a line that names no field: {short(before[0])}")
             self._steps[PROSE] = None
             lines = lines[first:]
-        return "\n".join(self._dedented([self._tabs(line) for line in lines]))
+        return "\n".join(self._dedented(self._but_blocks(lines)))
+
+    def _but_blocks(self, lines: list[str]) -> list[str]:
+        """The lines, those in blocks (`|`, `>`) as they stand."""
+        out: list[str] = []
+        above: int | None = None  # the indent that ends a block
+        for line in lines:
+            if above is not None and (not line.strip() or len(line) - len(line.lstrip()) > above):
+                out.append(line)
+                continue
+            opens = _OPENS_BLOCK.match(line)
+            above = None if opens is None else len(opens[1]) if opens[2] else opens[1].rfind("-")
+            out.append(self._tabs(line))
+        return out
 
     def _tabs(self, line: str) -> str:
         indent = line[: len(line) - len(line.lstrip())]
@@ -105,6 +121,9 @@ class _Lines:
             raise MalformedAnswer(f"a comment behind a value, or a value with a # in it: {short(value)}")
         if _MEANT.match(value):
             raise MalformedAnswer(f"anchors and tags mean nothing here, and a text needs quotes: {short(value)}")
+        if not stands_bare(value) and itself(value) and not _INDICATOR.match(value):
+            self._steps[ITSELF] = None
+            return quoted(value)
         if not stands_bare(value):
             raise MalformedAnswer(f"quotes or a comma where none belong: {short(value)}")
         if _tame(value):
@@ -128,10 +147,10 @@ class _Lines:
                 return body
         if len(body) < 2 or body[-1] != body[0] or "\\" in body or not belong(body[1:-1], body[0]):
             raise MalformedAnswer(f"quotes that do not close: {short(value)}")
-        self._steps["quotes inside of a text"] = None
+        self._steps[INSIDE] = None
         return quoted(body[1:-1])
 
 
 def _tame(value: str) -> bool:
     """Whether YAML reads a bare value as itself."""
-    return ": " not in value and value[-1] != ":" and re.match(r"[-?:]\s|[,\[\]{}&*!|>%@`#]", value) is None
+    return ": " not in value and value[-1] != ":" and _INDICATOR.match(value) is None
