@@ -17,7 +17,7 @@ from redecode.optimizer.errors import BadSpec, Stopped
 from redecode.optimizer.evaluation.placing import asked_for, is_placement, replica_price
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
-from redecode.optimizer.evaluation.simulated import AtLoad, at_load
+from redecode.optimizer.evaluation.simulated import AtLoad, at_load, measured_on
 from redecode.optimizer.knobs import Knob, as_json
 from redecode.optimizer.preparing import Prepared, Request, not_begun_with, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
@@ -91,6 +91,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         replica_usd_h=_replica_price(asked),
         incumbent=incumbent,
     )
+    evaluation |= {"run_timeout": asked.timeout_s, "measured_on": measured_on(asked.path, evaluation)}
     simulates = at_load(asked.path, evaluation)
     request = Request(
         reference=asked.reference,
@@ -120,7 +121,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     if simulates is not None:
         simulates.check(prepared.space)
     _say_what(prepared)
-    with alone(asked.path, prepared.about.name):
+    with alone(asked.path, prepared.about.name, asked.studies or ""):
         _tune(asked, request, prepared, storage, simulates, as_json=as_json)
 
 

@@ -100,6 +100,7 @@ class Tuner:
     _live: int = 0
     _memo: int = 0
     _again: int = 0
+    _per_call: float = 0.0
 
     def run(self) -> Tuned:
         """All of it.
@@ -173,8 +174,11 @@ class Tuner:
         memo = sum(o.memo for o in outcomes)
         self._live += live
         self._memo += memo
-        cost = sum(self.prepared.goals.spending.cost(o) * o.live / max(1, o.live + o.memo) for o in outcomes)
-        self.budget.spend(live, cost)
+        # Calls that were made beside a run, to fill a cache say, cost as much as others do.
+        calls = sum(used.calls for o in outcomes for used in o.usage.values())
+        if calls:
+            self._per_call = sum(map(self.prepared.goals.spending.cost, outcomes)) / calls
+        self.budget.spend(live, self._per_call * live)
         return self.budget.over(self._share)
 
     @property

@@ -8,6 +8,7 @@ are, and no candidate has better luck than another.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -222,6 +223,23 @@ def at_load(store: Path, settings: Mapping[str, Any]) -> AtLoad | None:
         in_use=asked.get("in_use", {}),
         replica_usd_h=asked.get("replica_usd_h"),
     )
+
+
+def measured_on(store: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study's latencies are of, for its settings: another engine, or another profile, is another study.
+
+    Args:
+        settings: with the load that it simulates, if it does.
+
+    Raises:
+        SimulationError: a profile that is named is not there.
+    """
+    found: dict[str, Any] = {"engine": os.environ.get("OPENAI_BASE_URL")}
+    if (asked := settings.get("at_load")) is not None:
+        named = catalogue.all_named(store, asked["profiles"]) or catalogue.profiles_in(store)
+        texts = {p.key: p.model_dump_json().encode() for p in named}
+        found["profiles"] = {key: blake2b(text, digest_size=6).hexdigest() for key, text in sorted(texts.items())}
+    return found
 
 
 def _as_it_was(outcome: Outcome) -> Outcome:

@@ -16,16 +16,19 @@ from redecode.optimizer.errors import BadStudy
 
 
 @contextmanager
-def alone(folder: Path, study: str) -> Iterator[None]:
+def alone(folder: Path, study: str, place: Path | str = "") -> Iterator[None]:
     """The right to go on with a study: of two at it one takes the trials of the other for those of a killed one.
 
     Args:
         folder: where the lock is: the store.
+        place: where studies are kept, if that is not the store.
 
     Raises:
         BadStudy: another process has it; names it.
     """
-    path = folder / f".{hashlib.blake2b(study.encode(), digest_size=8).hexdigest()}.lock"
+    if place and "://" not in str(place):  # a file, which another store may have as well
+        folder, place = Path(place).absolute().parent, ""
+    path = folder / f".{hashlib.blake2b(f'{study}{place}'.encode(), digest_size=8).hexdigest()}.lock"
     while True:
         with path.open("a+", encoding="utf-8") as file:
             if not held(file):

@@ -25,6 +25,8 @@ ABOUT = "redecode"
 """The user attribute of a study that says all of it."""
 FOLDER = "studies"
 JOURNAL = "studies.journal"
+_MEASURED = ("concurrency", "run_timeout", "at_load", "measured_on")
+"""Settings that latencies depend on: under others they are another study's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class About:
         space: described knobs; `base` what all candidates have besides, as labels.
         search, decide: run ids of the cases, in order.
         goals: as JSON.
-        settings: of the evaluation: concurrency, store, and so on.
+        settings: of the evaluation: concurrency, the load that is simulated, and so on.
         scoring: a digest of the scorer and the right answers: other qualities are another study's.
     """
 
@@ -63,7 +65,8 @@ class About:
         return f"{self.agent}-{self.fidelity}-{self.space_digest}-{_short(self._identity())}-s{self.seed}"
 
     def _identity(self) -> str:
-        what = [self.search, self.decide, self.goals, self.base, self.incumbent, self.sampler, self.scoring]
+        measured = {name: self.settings.get(name) for name in _MEASURED}
+        what = [self.search, self.decide, self.goals, self.base, self.incumbent, self.sampler, self.scoring, measured]
         return json.dumps(what, sort_keys=True, default=str)
 
     def to_json(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from redecode.optimizer.evaluation.session import Settings
 from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.storage import opened, place_of, studies
 from redecode.tracer import Store
-from tests.optimizer.conftest import tuning_of_docs
+from tests.optimizer.conftest import capitals, tuning_of_docs
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_an_incumbent_that_was_interrupted_is_what_candidates_are_compared_with(
         down.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
         down.setattr(tune_run, "Settings", partial(Settings, again_s=(0.01,)))
         assert tune("--no-memo").exit_code == 2
-    found = json.loads(tune("--no-memo", "--trials", "5", "--json").stdout)
+    found = json.loads(tune("--no-memo", "--trials", "5", "--resume", "last", "--json").stdout)
     first = found["trials"][0]
     assert first["candidate"] == found["incumbent"] and first["number"] > min(t["number"] for t in found["trials"])
 
@@ -381,6 +381,19 @@ def test_a_study_is_gone_on_with_as_it_was_begun_or_not_at_all(tune: Callable[..
         refused = tune("--resume", "last", "--trials", "2")
         assert refused.exit_code == 2 and "others than those of study" in refused.stderr, refused.output
         assert said in refused.stderr
+
+
+def test_latencies_of_other_conditions_are_another_studys(
+    tune: Callable[..., Any], serve: Any, monkeypatch: Any
+) -> None:
+    def study(*options: str) -> str:
+        return str(json.loads(tune("--trials", "1", "--held-out", "0", "--json", *options).stdout)["study"])
+
+    here = study()
+    others = [study("--concurrency", "1"), study("--run-timeout", "9")]
+    assert study() == here
+    monkeypatch.setenv("OPENAI_BASE_URL", serve(capitals).base_url)
+    assert len({here, *others, study()}) == 4
 
 
 def test_a_study_that_is_under_way_is_not_begun_again_beside_it(tune: Callable[..., Any], store: Path) -> None:
