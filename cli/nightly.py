@@ -100,9 +100,10 @@ def history(file: FileArgument, *, store: StoreOption = None, as_json: JsonOptio
         if other is not None:
             say(f"redecode: {other}")
         nights = [_told(n) for n in found.home.nights()]
-        events = found.events()
+        events, now = found.events(), found.loaded()
         if as_json:
-            print_json({"nights": nights, "configurations": [e.to_json() for e in events], "in_use": found.config})
+            told = {"nights": nights, "configurations": [e.to_json() for e in events]}
+            print_json({**told, "in_use": now.config, "note": now.note})
             return
         from redecode.optimizer.nightly.history import since_words
 
@@ -111,8 +112,10 @@ def history(file: FileArgument, *, store: StoreOption = None, as_json: JsonOptio
         typer.echo("")
         for line in since_words(events):
             typer.echo(line)
-        if found.config is not None:
-            typer.echo(f"\nin use: {found.config} ({found.home.current})")
+        if now.config is not None:
+            typer.echo(f"\nin use: {now.config} ({found.home.current})")
+        if now.note is not None:
+            typer.echo(now.note if now.config is not None else f"\n{now.note}")
 
 
 @app.command(epilog="Example: redecode nightly rollback nightly.toml 2026-11-20")
@@ -178,7 +181,7 @@ def _history(file: Path, store: str | None) -> tuple[History, str | None]:
 
     config, path = _place(file, store)
     home = home_of(config, Store(path))
-    return History(home), taken(home, config)
+    return History(home, lambda words: say(f"redecode: {words}")), taken(home, config)
 
 
 def _told(night: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from redecode.optimizer.evaluation.simulated import AtLoad, at_load, measured_on
 from redecode.optimizer.knobs import Knob, as_json
 from redecode.optimizer.preparing import Prepared, Request, not_begun_with, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
-from redecode.optimizer.report import read_context, saved_share, to_json, unmet, write
+from redecode.optimizer.report import read_context, saved_share, to_json, unmet, verdict_words, why_words, write
 from redecode.optimizer.spec import load
 from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.stopping import Budget
@@ -230,9 +230,9 @@ def _say_what(prepared: Prepared) -> None:
 
 def _tell(tuned: Tuned, written: Sequence[Path]) -> None:
     say(f"redecode: the search ended: {tuned.stopped}; {saved_share(tuned) or 0:.0%} of its FM calls were saved")
-    typer.echo(f"{tuned.prepared.spec.name}: {tuned.decision}")
-    if tuned.decision.why:
-        typer.echo(tuned.decision.why)
+    typer.echo(f"{tuned.prepared.spec.name}: {verdict_words(tuned)}")
+    if why := why_words(tuned):
+        typer.echo(why)
     if (none := unmet(tuned)) is not None:
         typer.echo(none)
     for path in written:

@@ -43,8 +43,9 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
         "runs": {"search": len(p.cases.search), "held_out": len(p.cases.decide), "left_out": dict(p.cases.left_out)},
         "incumbent": p.incumbent,
         "chosen": tuned.chosen,
-        "verdict": str(tuned.decision),
-        "decision": tuned.decision.to_json(),
+        "verdict": verdict_words(tuned),
+        "decision": {**tuned.decision.to_json(), "more_runs": more_runs(tuned), "why": why_words(tuned)},
+        "incumbent_breaks": breaks(tuned),
         "lanes": {name: asdict(found) for name, found in lanes_of(tuned).items()},
         "finalists": {name: dict(config) for name, config in tuned.finalists.items()},
         "trials": [
@@ -115,9 +116,19 @@ def read_context(path: Path) -> dict[str, Any]:
         BadSpec: it cannot be read, or has no table `context`.
     """
     try:
-        whole = tomllib.loads(path.read_text(encoding="utf-8"))
+        return context_of(path.read_bytes(), path)
     except OSError as error:
         raise BadSpec(f"{path} cannot be read: {error.strerror}") from error
+
+
+def context_of(data: bytes, path: Path) -> dict[str, Any]:
+    """As `read_context`, of what was read.
+
+    Raises:
+        BadSpec: it is no configuration.
+    """
+    try:
+        whole = tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSpec(f"{path} is no TOML: {error}") from error
     found, placed = whole.get("context"), whole.get("placement", {})
@@ -161,7 +172,7 @@ def markdown(tuned: Tuned) -> str:
 
 def _lines(tuned: Tuned) -> Iterator[str]:
     p, d = tuned.prepared, tuned.decision
-    yield f"# Tuning {p.spec.name}: {d}"
+    yield f"# Tuning {p.spec.name}: {verdict_words(tuned)}"
     yield ""
     yield from _verdict(tuned)
     yield ""
@@ -195,8 +206,8 @@ def _lines(tuned: Tuned) -> Iterator[str]:
 
 def _verdict(tuned: Tuned) -> Iterator[str]:
     p, d = tuned.prepared, tuned.decision
-    if d.why:
-        yield d.why[0].upper() + d.why[1:] + "."
+    if why := why_words(tuned):
+        yield why[0].upper() + why[1:] + "."
         yield ""
     if d.verdict is Verdict.PROMOTE:
         changed = {k: v for k, v in tuned.chosen.items() if p.incumbent.get(k) != v}
@@ -207,6 +218,67 @@ def _verdict(tuned: Tuned) -> Iterator[str]:
     if (said := unmet(tuned)) is not None:
         what, dot, near = said.partition(". ")
         yield f"**{what}**{dot}{near}"
+
+
+def verdict_words(tuned: Tuned) -> str:
+    """The decision in a line; that what stays in use does not keep what it must is a part of it."""
+    words = str(tuned.decision)
+    if _cut(tuned) is not None:
+        words = f"{Verdict.UNSURE.value}: a budget was used up"
+    broken = breaks(tuned)
+    return words if broken is None or unmet(tuned) is not None else f"{words}, and {broken}"
+
+
+def why_words(tuned: Tuned) -> str:
+    """Why it was decided so: first what the configuration in use does not keep, then which budget ended it early."""
+    said = [breaks(tuned), _way_out(tuned), _cut(tuned), tuned.decision.why or None]
+    return "; ".join(words for words in said if words is not None)
+
+
+def more_runs(tuned: Tuned) -> int | None:
+    """Runs that would tell; `None` also where they were there, and a budget was used up before."""
+    return None if _cut(tuned) is not None else tuned.decision.more
+
+
+def _cut(tuned: Tuned) -> str | None:
+    """That a budget ended a decision which came to nothing."""
+    if tuned.cut is None or tuned.decision.verdict is not Verdict.UNSURE:
+        return None
+    return f"{tuned.cut}, after {tuned.decision.pairs} of {len(tuned.prepared.cases.decide)} held-out runs"
+
+
+def breaks(tuned: Tuned) -> str | None:
+    """That the configuration in use, which stays, does not keep what it must: on held-out runs, else where searched."""
+    if tuned.decision.verdict is Verdict.PROMOTE:
+        return None
+    found, goals = tuned.decision.incumbent, tuned.prepared.goals
+    if found is None or not found.runs:
+        found = tuned.done[0].measured if tuned.done and tuned.done[0].config == tuned.prepared.incumbent else None
+    if found is None:
+        return None
+    parts = []
+    broken = goals.constraints(found)
+    if broken.get("quality", 0) > 0 and found.scored:
+        parts.append(f"error at most {goals.most_error:g} (it has {found.error:.3g})")
+    if broken.get("slo", 0) > 0:
+        parts.append(f"{goals.percentile:g} of 100 runs within {goals.slo_s:g} s ({found.missed} of {found.runs} miss)")
+    return f"the configuration in use does not keep {' nor '.join(parts)}" if parts else None
+
+
+def _way_out(tuned: Tuned) -> str | None:
+    """The finalist that keeps it, and which margins stand in its way; of a configuration in use that does not."""
+    if breaks(tuned) is None:
+        return None
+    margins, goals = tuned.decision.margins, tuned.prepared.goals
+    for c in tuned.decision.compared:
+        if all(over <= 0 for over in goals.constraints(c.candidate).values()):
+            far = [
+                f"the margin of {n} ({said(n, e.estimate)}, {said(n, margins.of(n))} may be)"
+                for n, e in c.effects.items()
+                if e.estimate > margins.of(n)
+            ]
+            return f"{c.name} keeps it" + (f", and in its way is {' and '.join(far)}" if far else "")
+    return None
 
 
 def unmet(tuned: Tuned) -> str | None:
@@ -390,7 +462,7 @@ def write(tuned: Tuned, folder: Path) -> list[Path]:
     out = []
     for name, text in texts.items():
         path = folder / name
-        temporary = folder / f".{name}.{os.getpid()}"
+        temporary = folder / f".{name}.{os.getpid()}.redecode-tmp"  # as a night sweeps it
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
         out.append(path)

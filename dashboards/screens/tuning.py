@@ -79,7 +79,7 @@ def _head(study: Study) -> None:
         verdict = plain(night.verdict_words or night.verdict, 200)
         st.markdown(f"Night {plain(night.night, 40)} of {plain(night.job, 80)}: **{verdict}**.{why}")
         if night.drift.words:
-            st.caption(f"What is asked of it: {plain(night.drift.words, 400)}")
+            st.caption(f"Mix of runs: {plain(night.drift.words, 400)}")
     if study.state == "not searched":
         st.info(plain((night.skipped if night else None) or "no reason was given", 500),
                 title="Nothing was searched that night", icon=":material/bedtime:")  # fmt: skip

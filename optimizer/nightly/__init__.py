@@ -3,6 +3,7 @@
 config.py      `nightly.toml`
 home.py        where everything of a job is: nights, configurations, the lock
 history.py     which configuration is in use, since when, and back to an earlier one
+carrying.py    what its file says besides, which goes along
 window.py      which recorded runs a night is about
 mix.py, drift.py   what these runs are, and whether they are others than before
 profiling.py   the engine measured anew, compared with how it was

@@ -293,7 +293,7 @@ def load_config(path: Path) -> NightlyConfig:
         BadNight: it cannot be read; names the key and what would do.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadNight(f"{path} cannot be read: {error.strerror}; docs/nightly.md shows one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What is in use when a night ends: what it has promoted, unless somebody has changed that since."""
+"""What is in use when a night ends, or after it: what it has promoted, unless somebody has changed that since."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redecode.optimizer.evaluation.placing import placement_of, without_placement
 from redecode.optimizer.nightly.history import Change, History
 
 _HOW = {Change.ROLLED_BACK: "rolled back", Change.EDITED: "edited by hand"}
@@ -48,3 +49,28 @@ def standing(history: History, gated: Mapping[str, Any], move: Mapping[str, Any]
         then=how if moved and not promoted else None,
         why=why,
     )
+
+
+def since(history: History, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A report, as it stands now: what is in use may be another configuration by now than when the night ended."""
+    now, context, note = history.loaded()
+    if now == document["config"]:
+        return document
+    events = history.events()
+    last = events[-1] if events else None
+    how = "edited by hand"
+    if note is None and last is not None:
+        how = _HOW.get(last.change, str(last.change.value))
+        note = f"configuration {now} has come into use since: {how} at {last.at}{f' ({last.why})' if last.why else ''}"
+    words = document["verdict_words"]
+    if document["promoted"]:
+        words = f"{words}, then {how if now is not None else 'gone or broken'}"
+    return {
+        **document,
+        "verdict_words": words,
+        "why": f"{document['why']}; {note}",
+        "promoted": False,
+        "config": now,
+        "context": without_placement(context),
+        "placement": placement_of(context),
+    }

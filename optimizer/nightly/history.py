@@ -1,27 +1,29 @@
 """Which configuration is in use, since when and why. Only ever added to.
 
 The history is the truth and `current.toml` a copy of what its last line says. A kill between the two is mended at the
-next start (`pending` says that there was one); a file that somebody has edited is seen, and kept as a configuration,
-also after a kill.
+next start (`pending` says that there was one); a file that somebody has edited is seen, and kept word for word as a
+configuration, also after a kill. It is written over only when another one is to be used, and is kept before.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.nightly.carrying import carried
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.home import Home, write_whole
-from redecode.optimizer.report import read_context, toml
+from redecode.optimizer.report import context_of, read_context, toml
 
 
 class Change(StrEnum):
@@ -73,11 +75,23 @@ def config_id(context: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-class History:
-    """Of one job. What changes it wants `home.moving()` held."""
+class Loaded(NamedTuple):
+    """What an agent loads now; no `config`: there is no such file. `note`: how it is not as the history says."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    config: str | None
+    context: Mapping[str, Any]
+    note: str | None
+
+
+class History:
+    """Of one job. What changes it wants `home.moving()` held.
+
+    Args:
+        tell: told in words what else than a configuration was in a file that has been replaced.
+    """
+
+    def __init__(self, home: Home, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.home, self.tell = home, tell
         self._path = home.root / "history.jsonl"
         self._pending = home.root / "pending"
 
@@ -116,23 +130,43 @@ class History:
     def _file(self, config: str) -> Path:
         return self.home.root / "configurations" / f"{config}.toml"
 
-    def put(self, event: Event, context: Mapping[str, Any]) -> None:
-        """Have a configuration be in use from now on."""
-        night = f" in night {event.night}" if event.night else ""
-        self.write_down(context, f"{event.change}{night}{': ' if event.why else ''}{event.why}")
+    def put(self, event: Event, context: Mapping[str, Any], found: bytes | None = None) -> None:
+        """Have a configuration be in use from now on.
+
+        Args:
+            found: `current.toml`, if that is where it comes from: kept as it is, and left alone.
+        """
+        if found is None:
+            night = f" in night {event.night}" if event.night else ""
+            self.write_down(context, f"{event.change}{night}{': ' if event.why else ''}{event.why}")
+        else:
+            self._keep(event.config, found)
         write_whole(self._pending, json.dumps(event.to_json()))
         self._append(event)
-        self._copy(event.config)
+        if found is None:
+            self._copy(event.config)
         self._pending.unlink()
 
     def write_down(self, context: Mapping[str, Any], comment: str) -> str:
         """Keep a configuration; returns its id. One that is there stays as it is."""
         name = config_id(context)
-        path = self._file(name)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, toml(context, [f"configuration {name}", *comment.splitlines()[:3]]))
+        if not self._file(name).exists():
+            self._keep(name, toml(context, [f"configuration {name}", *comment.splitlines()[:3]]).encode())
         return name
+
+    def _keep(self, config: str, data: bytes) -> None:
+        """Keep a file of a configuration; an earlier one that says something else besides becomes ID.1.toml."""
+        path = self._file(config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = path.read_bytes() if path.exists() else b""
+        if kept == data:
+            return
+        if not set(kept.splitlines()) <= set(data.splitlines()):
+            number = 1
+            while (aside := path.with_name(f"{config}.{number}.toml")).exists():
+                number += 1
+            write_whole(aside, kept)
+        write_whole(path, data)
 
     def _append(self, event: Event) -> None:
         with self._path.open("a+b") as file:
@@ -145,13 +179,30 @@ class History:
             os.fsync(file.fileno())
 
     def _copy(self, config: str) -> None:
-        write_whole(self.home.current, self._file(config).read_bytes())
+        """Replace `current.toml`; what is there is kept, and what it says besides a configuration goes along."""
+        current, was = self.home.current, b""
+        try:
+            was = current.read_bytes()
+            before = config_id(context_of(was, current))
+        except (FileNotFoundError, BadSpec):
+            write_whole(current, self._file(config).read_bytes())
+            return
+        self._keep(before, was)
+        made = carried(was, self._file(config).read_bytes())
+        write_whole(current, made.data)
+        if made.along:
+            self.tell(f"{current.name} has {', '.join(made.along)} of configuration {before} still")
+        if made.left:
+            self.tell(f"{current.name} lost {', '.join(made.left)} of configuration {before}: see {self._file(before)}")
 
-    def settle(self, now_ns: int) -> str | None:
+    def settle(self, now_ns: int, check: Callable[[Mapping[str, Any]], None] = lambda _: None) -> str | None:
         """Make `current.toml` and history say the same; returns what was done, in words, if anything was.
 
         After a kill a file that is not as `put` left it or found it was edited since, and is taken over as ever. One
         that is there before there is a history is what is in use, and begins it.
+
+        Args:
+            check: raises if a file that is to be taken over cannot be.
 
         Raises:
             BadNight: `current.toml` is no configuration.
@@ -162,13 +213,13 @@ class History:
             self._pending.unlink(missing_ok=True)
             return None
         if not events:
-            return self._found(now_ns)
+            return self._found(now_ns, check)
         last = events[-1]
         if not self.home.current.exists():
             self._copy(last.config)
             self._pending.unlink(missing_ok=True)
             return f"{self.home.current.name} was gone; it is configuration {last.config} again"
-        found = self._read()
+        found, data = self._read()
         name = config_id(found)
         if name == last.config:
             self._pending.unlink(missing_ok=True)
@@ -177,28 +228,55 @@ class History:
             self._copy(last.config)
             self._pending.unlink()
             return f"{self.home.current.name} is configuration {last.config}, as was decided before a kill"
+        check(found)
         why = f"{self.home.current.name} was changed by hand"
-        self.put(Event(at_ns=now_ns, change=Change.EDITED, config=name, before=last.config, why=why), found)
+        self.put(Event(at_ns=now_ns, change=Change.EDITED, config=name, before=last.config, why=why), found, data)
         return f"{why}: it is configuration {name}, and the incumbent from now on"
 
-    def _found(self, now_ns: int) -> str:
+    def _found(self, now_ns: int, check: Callable[[Mapping[str, Any]], None]) -> str:
         """Begin with the file that is there."""
-        found = self._read()
+        found, data = self._read()
+        check(found)
         name = config_id(found)
         why = f"{self.home.current.name} was there before the first night"
-        self.put(Event(at_ns=now_ns, change=Change.BEGUN, config=name, why=why), found)
+        self.put(Event(at_ns=now_ns, change=Change.BEGUN, config=name, why=why), found, data)
         return f"{why}: it is configuration {name}, and the incumbent from now on"
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> tuple[dict[str, Any], bytes]:
         """The file that the agent loads.
 
         Raises:
             BadNight: it is no configuration.
         """
+        path = self.home.current
         try:
-            return read_context(self.home.current)
+            data = path.read_bytes()
+            if data.startswith(codecs.BOM_UTF8):
+                raise BadSpec(f"{path} begins with a byte order mark, with which no tomllib loads it")
+            return context_of(data, path), data
+        except OSError as error:
+            raise BadNight(f"{path} cannot be read: {error.strerror}") from error
         except BadSpec as error:
             raise BadNight(f"{error}; mend it, or remove it: it is written anew") from error
+
+    def loaded(self) -> Loaded:
+        """What `current.toml` says now. Nothing is changed: what the next start would take over is only told."""
+        name, events = self.home.current.name, self.events()
+        last = events[-1] if events else None
+        if not self.home.current.exists():
+            return Loaded(None, {}, None if last is None else f"{name} is gone; the next start writes {last.config}")
+        try:
+            context, _ = self._read()
+        except BadNight as error:
+            return Loaded(None, {}, f"{name} is broken: {error}")
+        found, note = config_id(context), None
+        if last is None:
+            note = f"{name} was there before the first night: configuration {found}"
+        elif found == last.before and self._pending.exists() and self._not_copied(last):
+            note = f"{name} is configuration {found} still; the next start writes {last.config}"
+        elif found != last.config:
+            note = f"{name} was changed by hand since: configuration {found}"
+        return Loaded(found, context, note)
 
     def _not_copied(self, last: Event) -> bool:
         """Whether a kill came between the last line of the history and its copy: what is there is older than `put`.

@@ -29,14 +29,15 @@ from redecode.optimizer.study.alone import held, holder
 FOLDER = "nightly"
 DONE = "done"
 _NIGHT = re.compile(r"(\d{4}-\d{2}-\d{2})(?:-(\d+))?")
-_TEMPORARY = re.compile(r"\..+\.\d+")
+_TMP = "redecode-tmp"
+_TEMPORARY = re.compile(rf"\..+\.\d+\.{_TMP}")
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
 def write_whole(path: Path, text: str | bytes) -> None:
     """Write a file so that nobody ever sees a part of it, and that it is on the disk afterwards."""
     data = text.encode() if isinstance(text, str) else text
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{_TMP}")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

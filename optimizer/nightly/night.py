@@ -14,7 +14,7 @@ from typing import Any
 from redecode.optimizer.errors import NoRuns
 from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
 from redecode.optimizer.nightly.config import NightlyConfig
-from redecode.optimizer.nightly.ending import standing
+from redecode.optimizer.nightly.ending import since, standing
 from redecode.optimizer.nightly.errors import BadNight, CapReached
 from redecode.optimizer.nightly.gate import Gated, gate
 from redecode.optimizer.nightly.history import Change, Event, History, config_id
@@ -109,7 +109,9 @@ class Nightly:
         with home.locked():
             folder = self._folder(home)
             if folder.finished:
-                return Ended(folder=folder, document=report.read(folder), already=True)
+                with home.moving():
+                    document = since(History(home), report.read(folder))
+                return Ended(folder=folder, document=document, already=True)
             meter = Meter(folder, self.config.budget, self.config.kill_switch or home.stop_file, self.clock)
             meter.stopped()
             try:
@@ -149,20 +151,29 @@ class Nightly:
             )  # fmt: skip
             self.tell(f"night {open_.id} is given up: {why}")
             with home.moving():
-                in_use = self.settled(History(home))
+                in_use = self.settled(History(home, self.tell), check=True)
                 open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": in_use})
         elif other is None and not self.again and (last := _just_been(home, now)) is not None:
             return last
         return home.new_night(now)
 
-    def settled(self, history: History) -> str | None:
-        """The configuration in use, once `current.toml` and history say the same; wants `home.moving()` held."""
+    def settled(self, history: History, *, check: bool = False) -> str | None:
+        """The configuration in use, once `current.toml` and history say the same; wants `home.moving()` held.
+
+        Args:
+            check: refuse a file that no night could begin with.
+        """
         begun = history.config is not None
-        if (note := history.settle(self.now_ns())) is not None:
+        note = history.settle(self.now_ns(), self._check) if check else history.settle(self.now_ns())
+        if note is not None:
             self.tell(note)
         if not begun and history.config is not None and (given := self.config.tune.incumbent) is not None:
             self.tell(f"tune.incumbent ({given.name}) is left aside: {history.home.current.name} says what is in use")
         return history.config
+
+    def _check(self, found: Mapping[str, Any]) -> None:
+        tuning.point_agents_at(self.config.engine, self.store.path)
+        tuning.taken_by_knobs(self.config, found)
 
     def _changed(self, begun: Mapping[str, Any]) -> str:
         """What the configuration says otherwise than when a night began."""
@@ -199,14 +210,14 @@ class _Steps:
     def __init__(self, nightly: Nightly, home: Home, folder: NightFolder, meter: Meter) -> None:
         self.nightly, self.home, self.folder, self.meter = nightly, home, folder, meter
         self.config, self.store, self.tell = nightly.config, nightly.store, nightly.tell
-        self.history = History(home)
+        self.history = History(home, self.tell)
         self._runs: list[Run] | None = None
 
     def all(self) -> Ended:
         """In order; what is kept is not done again."""
         with self.home.moving():
             self.home.sweep()
-            self.nightly.settled(self.history)
+            self.nightly.settled(self.history, check=True)
         begin = self._step("begin", self._begin)
         tuning.point_agents_at(self.config.engine, self.store.path)
         self.spec: Spec = load(self.config.spec)
@@ -332,7 +343,7 @@ class _Steps:
     def _tune(self, begin: Mapping[str, Any]) -> dict[str, Any]:
         runs = self._of_tonight()
         with self.home.moving():
-            self.nightly.settled(self.history)
+            self.nightly.settled(self.history, check=True)
         in_use, incumbent = self._incumbent()
         ready = tuning.ready(
             self.config, self.spec, self.store, runs,
@@ -340,7 +351,7 @@ class _Steps:
         )  # fmt: skip
         if in_use is None:
             with self.home.moving():
-                if self.nightly.settled(self.history) is None:
+                if self.nightly.settled(self.history, check=True) is None:
                     in_use = config_id(ready.incumbent)
                     event = Event(at_ns=begin["began_ns"], change=Change.BEGUN, config=in_use, night=self.folder.id)
                     self.history.put(event, ready.incumbent)

@@ -42,6 +42,10 @@ def document(
         words = f"not enough evidence: need {gated['more']} more runs"
     elif gated["verdict"] == Verdict.KEEP.value and tuned.get("unmet"):
         words = "keep: no candidate keeps what it must"
+    elif gated["verdict"] == Verdict.UNSURE.value and tuned.get("cut") and tuned["verdict"] == gated["verdict"]:
+        words = f"{gated['verdict']}: a budget was used up"
+    if not now.promoted and tuned.get("breaks") and not tuned["unmet"] and gated["config"] == gated["before"]:
+        words += f", and {tuned['breaks']}"
     return {
         "version": VERSION,
         "night": folder.id,

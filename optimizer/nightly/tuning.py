@@ -10,18 +10,18 @@ from typing import Any
 
 from redecode.optimizer.cases import read_expected, same_input
 from redecode.optimizer.errors import NoRuns, Stopped
-from redecode.optimizer.evaluation.placing import asked_for
+from redecode.optimizer.evaluation.placing import asked_for, is_placement, with_placement
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
-from redecode.optimizer.evaluation.simulated import at_load
+from redecode.optimizer.evaluation.simulated import at_load, measured_on
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.spending import JOB, NIGHT
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
-from redecode.optimizer.report import to_json, unmet, whole_of, write
+from redecode.optimizer.report import breaks, more_runs, to_json, unmet, whole_of, why_words, write
 from redecode.optimizer.schema import parse_knob
-from redecode.optimizer.spec import Case, Spec
+from redecode.optimizer.spec import Case, Spec, load, space_of
 from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.stopping import Budget
 from redecode.optimizer.study.storage import opened, place_of
@@ -80,13 +80,8 @@ def ready(
     """
     tune, goals = config.tune, config.goals
     evaluation: dict[str, Any] = {"concurrency": tune.concurrency, "workers": tune.workers, "memo": tune.memo}
-    evaluation |= asked_for(
-        tune.load,
-        replicas=tune.replicas,
-        profiles=tune.profiles,
-        replica_usd_h=tune.replica_price,
-        incumbent=incumbent,
-    )
+    evaluation |= _at_load(config, incumbent)
+    evaluation |= {"run_timeout": tune.run_timeout, "measured_on": measured_on(store.path, evaluation)}
     simulates = at_load(store.path, evaluation)
     request = Request(
         reference=config.spec,
@@ -121,6 +116,30 @@ def ready(
             "take more time in `runs`"
         )
     return Ready(prepared=prepared, storage=storage, incumbent=whole_of(prepared, prepared.incumbent))
+
+
+def _at_load(config: NightlyConfig, incumbent: Mapping[str, Any]) -> dict[str, Any]:
+    tune = config.tune
+    return asked_for(
+        tune.load,
+        replicas=tune.replicas,
+        profiles=tune.profiles,
+        replica_usd_h=tune.replica_price,
+        incumbent=incumbent,
+    )
+
+
+def taken_by_knobs(config: NightlyConfig, incumbent: Mapping[str, Any]) -> None:
+    """Refuse a configuration that no study could begin with, before it is anything's incumbent.
+
+    Raises:
+        BadSpec: a knob does not take what it says.
+    """
+    asked = [parse_knob(k) for k in config.tune.knobs]
+    spec, knobs = with_placement(load(config.spec), asked, _at_load(config, incumbent).get("at_load"))
+    known = {*spec.fields(), *spec.knobs, *spec.fixed, *spec.incumbent}  # other names are left out, and told
+    in_use = {n: v for n, v in incumbent.items() if n in known or is_placement(n) or spec.build is not None}
+    space_of(spec, knobs=knobs, fixed=dict(config.tune.fix), incumbent=in_use)
 
 
 def tuned(
@@ -182,9 +201,11 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "report": to_json(tuned),
         "verdict": tuned.decision.verdict.value,
         "chosen": tuned.decision.chosen,
-        "why": none_keeps(tuned) or tuned.decision.why or str(tuned.decision),
+        "why": none_keeps(tuned) or why_words(tuned) or str(tuned.decision),
         "unmet": none_keeps(tuned) is not None,
-        "more_runs": tuned.decision.more,
+        "breaks": breaks(tuned),
+        "cut": tuned.cut,
+        "more_runs": more_runs(tuned),
         "searched": len(tuned.done) if tuned.done and tuned.done[0].config == p.incumbent else 0,
         "stopped": tuned.stopped,
         "incumbent": whole_of(p, p.incumbent),

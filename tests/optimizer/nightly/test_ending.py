@@ -111,9 +111,11 @@ def test_one_that_is_none_or_that_no_knob_takes_is_refused_and_stays(job: Job, t
     job.home.current.write_text(text)
     refused = job.run()
     assert refused.exit_code == 2 and said in refused.stderr, refused.output
-    assert text.strip() in job.home.current.read_text()
+    assert job.home.current.read_text() == text and History(job.home).events() == []
     edit(job)
     assert job.run().exit_code == 1 and job.home.nights()[0].finished
+    job.home.current.write_text(text)
+    assert job.run("--again").exit_code == 2 and len(History(job.home).events()) == 1
 
 
 def test_one_that_comes_as_the_first_night_begins_is_the_incumbent_too(
@@ -136,8 +138,9 @@ def test_one_that_comes_as_the_first_night_begins_is_the_incumbent_too(
 
 def test_what_a_killed_start_has_left_half_written_goes(job: Job) -> None:
     night = job.home.root / "nights" / "2026-11-20"
-    left = [job.home.root / ".current.toml.7", job.home.root / ".pending.123", night / "steps" / ".begin.json.9"]
-    mine = [job.home.root / ".keep", job.home.root / ".v1.2.d"]
+    names = [job.home.root / ".current.toml.7", job.home.root / ".pending.123", night / "steps" / ".begin.json.9"]
+    left = [path.with_name(f"{path.name}.redecode-tmp") for path in names]
+    mine = [job.home.root / name for name in (".keep", ".v1.2.d", ".current.toml.20261120", ".notes.1")]
     for path in (*left, *mine):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -88,7 +88,7 @@ def test_a_night_names_what_was_in_use_when_it_ended(history: History, home: Hom
         history.roll_back(night.id, now_ns=6)
 
 
-@pytest.mark.parametrize("step", ["_append", "_copy", None])
+@pytest.mark.parametrize("step", ["_keep", "_append", None])
 def test_a_file_that_is_there_before_the_history_begins_it(home: Home, step: str | None) -> None:
     home.current.write_text("# mine\n[context]\nwording = 'mine'\n")
     if step is not None:
@@ -98,6 +98,7 @@ def test_a_file_that_is_there_before_the_history_begins_it(home: Home, step: str
     history.settle(9)
     (event,) = history.events()
     assert event.change is Change.BEGUN and in_use(home) == history.context(event.config) == {"wording": "mine"}
+    assert home.current.read_text() == "# mine\n[context]\nwording = 'mine'\n"
     assert history.settle(10) is None and not (home.root / "pending").exists()
 
 
@@ -136,7 +137,7 @@ def test_a_kill_before_the_history_has_changed_nothing(home: Home, history: Hist
 
 
 def test_an_edit_that_was_being_taken_over_at_a_kill_is_taken_over(history: History, home: Home) -> None:
-    for step in ("_append", "_copy", None):
+    for step in ("_keep", "_append", None):
         home.current.write_text(f"[context]\nwording = 'mine, {step}'\n")
         if step is not None:
             with pytest.raises(Kill):
@@ -168,7 +169,7 @@ def test_a_file_edited_by_hand_is_a_configuration_and_can_be_gone_back_from(hist
     home.current.write_text("# mine\n[context]\nwording = 'd'\n")
     assert "changed by hand" in (history.settle(9) or "")
     assert history.events()[-1].change is Change.EDITED and history.settle(10) is None
-    assert home.current.read_text().endswith('wording = "d"\n')
+    assert home.current.read_text() == "# mine\n[context]\nwording = 'd'\n"
     assert history.roll_back(None, now_ns=11).config == config_id(C)
 
 
