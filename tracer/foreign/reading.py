@@ -145,7 +145,7 @@ def integer(value: Any) -> int | None:
 def believable(value: Any) -> int | None:
     """A number of tokens or events that somebody can have counted, else `None`: sums of them fit their columns."""
     count = integer(value)
-    return count if count is not None and 0 <= count < 1 << 40 else None
+    return count if count is not None and 0 <= count <= 1 << 40 else None
 
 
 def words(value: Any) -> list[str] | None:

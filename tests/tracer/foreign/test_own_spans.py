@@ -16,6 +16,7 @@ from redecode.tracer.events import SpanEvent
 from redecode.tracer.export.otlp import otlp_span, otlp_spans
 from redecode.tracer.export.spans import span_events
 from redecode.tracer.foreign import OtlpSpan, derive
+from redecode.tracer.foreign.reading import believable
 from tests.tracer.export.recorded_runs import runs
 
 
@@ -98,3 +99,7 @@ def test_what_only_claims_to_be_ours_is_read_as_any_other_span(name: str, value:
     sent[1].attributes[name] = value
     run, other = derive(sent)
     assert run.step_key == "run" and (other.kind, other.step_key) == ("node", "run/span:x")
+
+
+def test_as_many_as_our_own_records_may_have_are_believed() -> None:
+    assert (believable(1 << 40), believable((1 << 40) + 1), believable(-1)) == (1 << 40, None, None)
