@@ -18,8 +18,8 @@ from redecode.optimizer.evaluation.placing import asked_for, is_placement, repli
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import AtLoad, at_load, measured_on
-from redecode.optimizer.knobs import Knob, as_json
-from redecode.optimizer.preparing import Prepared, Request, not_begun_with, prepare
+from redecode.optimizer.knobs import Knob
+from redecode.optimizer.preparing import Prepared, Request, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import read_context, saved_share, to_json, unmet, verdict_words, why_words, write
 from redecode.optimizer.spec import load
@@ -79,6 +79,11 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     """Search, decide, report; ends the program with what the verdict says."""
     store = Store(asked.path)
     _name_engine(asked)
+    for name in ("replicas", "replica_price", "profile"):
+        if name in asked.said and asked.load is None:
+            raise BadSpec(
+                f"--{name.replace('_', '-')} is of a load that is simulated: say --load, as in --load 2rps, too"
+            )
     spec = load(asked.reference)
     runs = store.runs()
     storage = opened(asked.studies or place_of(store))
@@ -112,11 +117,10 @@ def tune(asked: Asked, *, as_json: bool) -> None:
         fidelity="engine" if simulates is None else simulates.fidelity,
         settings=evaluation,
         resume=asked.resume,
+        said=asked.said,
     )
     answers = {} if asked.expected is None else read_expected(asked.expected, runs)
     prepared = prepare(request, spec, runs, storage, now_ns=Clock.start().now_ns(), expected=answers)
-    if asked.resume is not None:
-        _not_others(asked, request, prepared)
     simulates = at_load(asked.path, prepared.about.settings)
     if simulates is not None:
         simulates.check(prepared.space)
@@ -158,32 +162,6 @@ def _tune(
     else:
         _tell(tuned, written)
     raise typer.Exit(0 if tuned.decision.verdict is Verdict.PROMOTE else 1)
-
-
-def _not_others(asked: Asked, request: Request, prepared: Prepared) -> None:
-    """Refuse what was said besides --resume, if it is not what the study was begun with.
-
-    Raises:
-        BadStudy: names the option.
-    """
-    about, goals = prepared.about, prepared.goals
-    asked_load, load = request.settings.get("at_load", {}), about.settings.get("at_load", {})
-    begun = {**about.base, **about.incumbent}
-    in_use = {n: v for n, v in as_json(request.incumbent).items() if n in begun}
-    now: dict[str, tuple[Any, Any]] = {
-        "seed": (asked.seed, about.seed),
-        "sampler": (asked.sampler, about.sampler),
-        "concurrency": (asked.concurrency, about.settings.get("concurrency", asked.concurrency)),
-        "price": (request.prices, {m: p for m, p in goals.prices.items() if m in request.prices}),
-        "incumbent": (in_use, {n: begun[n] for n in in_use}),
-        "load": (asked_load.get("load"), load.get("load")),
-        "replicas": (asked_load.get("replicas", asked.replicas), load.get("replicas")),
-        "replica_price": (asked_load.get("replica_usd_h"), load.get("replica_usd_h")),
-        "profile": (list(asked.profiles), load.get("profiles")),
-    }
-    for name, (said, then) in now.items():
-        if name in asked.said and said != then:
-            raise not_begun_with(prepared.about.name, f"--{name.replace('_', '-')}")
 
 
 def _name_engine(asked: Asked) -> None:

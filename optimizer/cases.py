@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.errors import BadSpec, NoRuns
-from redecode.optimizer.scoring import scoring_of as scoring_of
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import Run
 

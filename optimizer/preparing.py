@@ -15,6 +15,7 @@ from redecode.optimizer.evaluation.warming import Past
 from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space, as_json, label
 from redecode.optimizer.objectives import Goals
 from redecode.optimizer.promotion.decide import Margins
+from redecode.optimizer.scoring import scoring_of
 from redecode.optimizer.spec import Spec, space_of
 from redecode.optimizer.study.storage import About, find, studies
 from redecode.replay.prices import Price
@@ -35,7 +36,8 @@ class Request:
         knobs, fixed, incumbent: from the command line, as `spec.space_of` takes them.
         goals: those not None replace the spec's.
         trials: at most so many candidates.
-        resume: the name of a study to go on with ("last"), as it was begun; other knobs or goals are refused.
+        resume: the name of a study to go on with ("last"), as it was begun; what is asked for otherwise is refused.
+        said: names of options that were said, so that what the others are by default is no wish.
     """
 
     reference: str
@@ -58,6 +60,7 @@ class Request:
     fidelity: str = "engine"
     settings: Mapping[str, Any] = field(default_factory=dict)
     resume: str | None = None
+    said: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ def prepare(
         versions={name: version(name) for name in ("redecode", "optuna")},
         settings={**request.settings, NAMED: _named(request.knobs)},
         made_ns=now_ns,
-        scoring=selecting.scoring_of(spec.score, [*chosen.search, *chosen.decide]),
+        scoring=scoring_of(spec.score, [*chosen.search, *chosen.decide]),
     )
     notes = [f"left out: {count} {why}" for why, count in chosen.left_out.items()]
     if gone:
@@ -177,7 +180,7 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
     known = selecting.of_runs([r for r in runs if r.run_id in {*about.search, *about.decide}], expected)
     cases = selecting.kept(known, about.search, about.decide)
-    alike = about.scoring in ("", selecting.scoring_of(spec.score, [*cases.search, *cases.decide]))
+    alike = about.scoring in ("", scoring_of(spec.score, [*cases.search, *cases.decide]))
     return Prepared(
         spec=spec,
         space=space,
@@ -192,8 +195,23 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
 def _not_others(request: Request, name: str, about: About) -> None:
     """Refuse what is asked for besides, if it is not what the study was begun with."""
     goals = goals_of(about.goals)
-    named = about.settings.get(NAMED, {})
+    named, settings = about.settings.get(NAMED, {}), about.settings
+    begun = {**about.base, **about.incumbent}
+    in_use = {n: v for n, v in as_json(request.incumbent).items() if n in begun}
+    load, begun_load = request.settings.get("at_load", {}), settings.get("at_load", {})
+    said: dict[str, tuple[Any, Any]] = {
+        "--seed": (request.seed, about.seed),
+        "--sampler": (request.sampler, about.sampler),
+        "--concurrency": (request.settings.get("concurrency"), settings.get("concurrency")),
+        "--price": (request.prices, {m: p for m, p in goals.prices.items() if m in request.prices}),
+        "--incumbent": (in_use, {n: begun[n] for n in in_use}),
+        "--load": (load.get("load"), begun_load.get("load")),
+        "--replicas": (load.get("replicas"), begun_load.get("replicas")),
+        "--replica-price": (load.get("replica_usd_h"), begun_load.get("replica_usd_h")),
+        "--profile": (load.get("profiles"), begun_load.get("profiles")),
+    }
     asked: dict[str, tuple[Any, Any]] = {
+        **{o: pair for o, pair in said.items() if o.removeprefix("--").replace("-", "_") in request.said},
         "--slo": (request.slo_s, goals.slo_s),
         "--percentile": (request.percentile, goals.percentile),
         "--max-error": (request.most_error, goals.most_error),
@@ -202,15 +220,10 @@ def _not_others(request: Request, name: str, about: About) -> None:
     }
     for option, (now, then) in asked.items():
         if now is not None and now != then:
-            raise not_begun_with(name, option)
-
-
-def not_begun_with(study: str, option: str) -> BadStudy:
-    """That an option is another one than a study was begun with."""
-    return BadStudy(
-        f"study {study} was not begun with this {option}: --resume goes on with a study as it was begun; leave "
-        f"{option.split()[0]} out, or begin a new one"
-    )
+            raise BadStudy(
+                f"study {name} was not begun with this {option}: --resume goes on with a study as it was begun; leave "
+                f"{option.split()[0]} out, or begin a new one"
+            )
 
 
 def _named(knobs: Sequence[tuple[str, Knob | None]]) -> dict[str, Any]:

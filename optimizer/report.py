@@ -44,7 +44,7 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
         "incumbent": p.incumbent,
         "chosen": tuned.chosen,
         "verdict": verdict_words(tuned),
-        "decision": {**tuned.decision.to_json(), "more_runs": more_runs(tuned), "why": why_words(tuned)},
+        "decision": {**tuned.decision.to_json(), "why": why_words(tuned)},
         "incumbent_breaks": breaks(tuned),
         "lanes": {name: asdict(found) for name, found in lanes_of(tuned).items()},
         "finalists": {name: dict(config) for name, config in tuned.finalists.items()},
@@ -222,29 +222,14 @@ def _verdict(tuned: Tuned) -> Iterator[str]:
 
 def verdict_words(tuned: Tuned) -> str:
     """The decision in a line; that what stays in use does not keep what it must is a part of it."""
-    words = str(tuned.decision)
-    if _cut(tuned) is not None:
-        words = f"{Verdict.UNSURE.value}: a budget was used up"
-    broken = breaks(tuned)
+    words, broken = str(tuned.decision), breaks(tuned)
     return words if broken is None or unmet(tuned) is not None else f"{words}, and {broken}"
 
 
 def why_words(tuned: Tuned) -> str:
     """Why it was decided so: first what the configuration in use does not keep, then which budget ended it early."""
-    said = [breaks(tuned), _way_out(tuned), _cut(tuned), tuned.decision.why or None]
+    said = [breaks(tuned), _way_out(tuned), tuned.decision.cut, tuned.decision.why or None]
     return "; ".join(words for words in said if words is not None)
-
-
-def more_runs(tuned: Tuned) -> int | None:
-    """Runs that would tell; `None` also where they were there, and a budget was used up before."""
-    return None if _cut(tuned) is not None else tuned.decision.more
-
-
-def _cut(tuned: Tuned) -> str | None:
-    """That a budget ended a decision which came to nothing."""
-    if tuned.cut is None or tuned.decision.verdict is not Verdict.UNSURE:
-        return None
-    return f"{tuned.cut}, after {tuned.decision.pairs} of {len(tuned.prepared.cases.decide)} held-out runs"
 
 
 def breaks(tuned: Tuned) -> str | None:

@@ -147,7 +147,7 @@ class Tuner:
             finalists=named,
             lanes=ran,
             observed=observed(held[: len(ran[INCUMBENT])] or held, p.spec, p.goals),
-            decision=self._decide(named, ran, held, kept=not done or any(d.feasible for d in done)),
+            decision=self._decide(named, ran, held, cut, kept=not done or any(d.feasible for d in done)),
             stopped=stopped,
             cut=cut,
             trials=search.trials,
@@ -160,14 +160,21 @@ class Tuner:
         )
 
     def _decide(
-        self, named: Mapping[str, Config], ran: Mapping[str, Sequence[Outcome]], held: Sequence[Case], *, kept: bool
+        self,
+        named: Mapping[str, Config],
+        ran: Mapping[str, Sequence[Outcome]],
+        held: Sequence[Case],
+        cut: str | None,
+        *,
+        kept: bool,
     ) -> Decision:
         if named and not ran[INCUMBENT]:
             ran = {name: [] for name in (INCUMBENT, *named)}
         used = held[: len(ran[INCUMBENT])]
         clusters = [c.conversation or selecting.same_input(c) for c in used]
         p = self.prepared
-        return decide(ran, clusters, p.goals, margins=self.margins, seed=p.about.seed, kept=kept)
+        found = decide(ran, clusters, p.goals, margins=self.margins, seed=p.about.seed, kept=kept)
+        return found if cut is None else found.ended_by(cut, len(held))
 
     def _spent(self, outcomes: Sequence[Outcome]) -> str | None:
         live = sum(o.live for o in outcomes)

@@ -171,6 +171,9 @@ class TuneSection(_Section):
             raise ValueError(
                 'replica_price is the cost of placement knobs: say load, and knobs = ["placement.replicas"]'
             )
+        if self.load is None and (self.replicas != 1 or self.profiles):  # their defaults may be written out
+            name = "profiles" if self.profiles else "replicas"
+            raise ValueError(f'{name}: of a load that is simulated; say load = "2rps", or what it is, too')
         return self
 
 

@@ -19,7 +19,7 @@ from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.spending import JOB, NIGHT
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
-from redecode.optimizer.report import breaks, more_runs, to_json, unmet, whole_of, why_words, write
+from redecode.optimizer.report import breaks, to_json, unmet, whole_of, why_words, write
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.spec import Case, Spec, load, space_of
 from redecode.optimizer.study.alone import alone
@@ -205,7 +205,7 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "unmet": none_keeps(tuned) is not None,
         "breaks": breaks(tuned),
         "cut": tuned.cut,
-        "more_runs": more_runs(tuned),
+        "more_runs": tuned.decision.more,
         "searched": len(tuned.done) if tuned.done and tuned.done[0].config == p.incumbent else 0,
         "stopped": tuned.stopped,
         "incumbent": whole_of(p, p.incumbent),

@@ -109,6 +109,7 @@ class Decision:
     Attributes:
         chosen: the finalist to promote.
         more: runs that would tell, if there is not enough evidence.
+        cut: the budget that was used up before all pairs were run, where that is why it came to nothing.
     """
 
     verdict: Verdict
@@ -118,6 +119,7 @@ class Decision:
     compared: Sequence[Compared] = ()
     incumbent: Measured | None = None
     why: str = ""
+    cut: str | None = None
     margins: Margins = field(default_factory=Margins)
 
     def to_json(self) -> dict[str, Any]:
@@ -133,9 +135,17 @@ class Decision:
             "finalists": [c.to_json() for c in self.compared],
         }
 
+    def ended_by(self, budget: str, held_out: int) -> Decision:
+        """The decision where a budget was used up before it had all runs: what it lacks is no runs."""
+        if self.verdict is not Verdict.UNSURE:
+            return self
+        return replace(self, more=None, cut=f"{budget}, after {self.pairs} of {held_out} held-out runs")
+
     def __str__(self) -> str:
         if self.verdict is Verdict.PROMOTE:
             return f"promote {self.chosen}"
+        if self.cut is not None:
+            return f"{self.verdict.value}: a budget was used up"
         if self.verdict is Verdict.UNSURE:
             need = "no number of runs would tell" if self.more is None else f"need {self.more} more runs"
             return f"not enough evidence: {need}"

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from redecode.optimizer.cases import of_runs, scoring_of
+from redecode.optimizer.cases import of_runs
+from redecode.optimizer.scoring import scoring_of
 from redecode.tracer import Run
 
 

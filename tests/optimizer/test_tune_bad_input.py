@@ -70,6 +70,8 @@ def test_what_is_not_understood_is_one_line(tune: Callable[..., Any], options: A
         (["--incumbent", "missing.toml"], "cannot be read"),
         (["--resume", "last"], "no study here to go on with"),
         (["--load", "2rps"], "profile"),
+        (["--replicas", "2"], "--replicas is of a load that is simulated: say --load"),
+        (["--profile", "a"], "--profile is of a load"),
         (["--load", "fast"], "a load is"),
         (["--price", "other=1,1"], "model m has no price"),
     ],
