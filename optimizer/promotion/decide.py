@@ -22,6 +22,8 @@ from redecode.optimizer.promotion.statistics import (
     RESAMPLES,
     Counted,
     Effect,
+    Graded,
+    few,
     fewest,
     holm,
     p_mean_above,
@@ -218,7 +220,7 @@ class _Tests:
     slo: float | None
     slo_counts: tuple[int, int, float] | None
     own: _Own | None
-    counted: Counted | None
+    few: Counted | Graded | None
     p: float
 
 
@@ -229,14 +231,11 @@ class _Own:
     Attributes:
         seen: the mean, with its bounds.
         p: of "it is above".
-        total: errors, where a run has one or none, so that they can be counted: shares of a cluster's.
-        careful: the mean with one more run that is all wrong: the worst that few runs have not shown.
     """
 
     seen: Effect
     p: float
-    total: float | None
-    careful: Effect
+    few: Counted | Graded | None
 
     @classmethod
     def of(
@@ -244,16 +243,21 @@ class _Own:
     ) -> _Own:
         zeros = [0.0] * len(losses)
         seen = paired(losses, zeros, clusters, seed=seed, resamples=resamples)
-        again = paired([*losses, 1.0], [*zeros, 0.0], [*clusters, object()], seed=seed, resamples=resamples)
-        found = Counted.of(losses, zeros, clusters)
-        p = again.p_not_above(most) if found is None else p_mean_above(found.worse, found.n, most)
-        return cls(seen=seen, p=p, total=None if found is None else found.worse, careful=again)
+        found = few(losses, zeros, clusters)
+        if isinstance(found, Counted):  # which is exact: no run can be better than right
+            p = p_mean_above(found.worse, found.n, most)
+        else:
+            p = 1.0 if found is None else max(seen.p_not_above(most), found.p_above(most))
+        return cls(seen=seen, p=p, few=found)
 
     def clusters_for(self, most: float, alpha: float) -> int | None:
-        if self.total is None:
-            return self.careful.clusters_for(most - self.seen.estimate, alpha)
-        share = self.total / self.seen.clusters
-        return fewest(lambda n: p_mean_above(share * n, n, most) <= alpha)
+        if self.few is None:
+            return None
+        if isinstance(self.few, Counted):
+            share = self.few.worse / self.few.n
+            return fewest(lambda n: p_mean_above(share * n, n, most) <= alpha)
+        told = self.seen.clusters_for(most - self.seen.estimate, alpha), self.few.for_margin(most, alpha)
+        return None if None in told else max(n for n in told if n is not None)
 
 
 def _tests(
@@ -291,10 +295,10 @@ def _tests(
     }
     not_worse = {name: e.p_not_above(margins.of(name)) for name, e in effects.items()}
     better = {name: e.p_not_above(0.0) for name, e in effects.items()}
-    if (counted := Counted.of(*errors)) is not None:
-        not_worse["error"] = max(not_worse["error"], counted.p_above(margins.error))
-        better["error"] = max(better["error"], counted.p_not_better())
-        effects["error"] = replace(effects["error"], high=max(effects["error"].high, counted.upper()))
+    if (known := few(*errors)) is not None:
+        not_worse["error"] = max(not_worse["error"], known.p_above(margins.error))
+        better["error"] = max(better["error"], known.p_not_better())
+        effects["error"] = replace(effects["error"], high=max(effects["error"].high, known.upper()))
     slo = counts = None
     if goals.slo_s is not None:
         misses = sum(goals.misses(o) for o in lane)
@@ -308,7 +312,7 @@ def _tests(
     kept = [*([] if slo is None else [slo]), *([] if own is None else [own.p])]
     p = max(*not_worse.values(), min(1.0, _WAYS * min(better.values())), *kept)
     found = _Tests(
-        effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, own=own, counted=counted, p=p
+        effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, own=own, few=known, p=p
     )
     return found if _compared(found) >= LEAST_CLUSTERS else replace(found, p=1.0)
 
@@ -423,13 +427,13 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
     for name, e in found.effects.items():
         if found.not_worse[name] > alpha and e.clusters > 1:  # one alone does not say how much they vary
             wanted.append(_runs(e.clusters_for(margins.of(name) - e.estimate, alpha), per_cluster))
-            if name == "error" and found.counted is not None:
-                wanted.append(_runs(found.counted.for_margin(margins.error, alpha), per_cluster))
+            if name == "error" and found.few is not None:
+                wanted.append(_runs(found.few.for_margin(margins.error, alpha), per_cluster))
     telling = [e for e in found.effects.values() if e.clusters > 1]
     if telling and min(found.better.values()) * _WAYS > alpha:
         gains = [_runs(e.clusters_for(-e.estimate, alpha / _WAYS), per_cluster) for e in telling]
-        if found.counted is not None and found.effects["error"].clusters > 1:
-            gains[0] = max(gains[0], _runs(found.counted.for_gain(alpha / _WAYS), per_cluster))
+        if found.few is not None and found.effects["error"].clusters > 1:
+            gains[0] = max(gains[0], _runs(found.few.for_gain(alpha / _WAYS), per_cluster))
         wanted.append(min(gains))
     if found.slo is not None and found.slo > alpha and found.slo_counts is not None:
         misses, runs, _ = found.slo_counts

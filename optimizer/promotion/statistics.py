@@ -158,15 +158,10 @@ class Counted:
     n: int
 
     @classmethod
-    def of(cls, candidate: Sequence[float], incumbent: Sequence[float], clusters: Sequence[Hashable]) -> Counted | None:
-        """`None` where there are other values."""
-        if not clusters or not {*candidate, *incumbent} <= {0.0, 1.0}:
-            return None
-        differences: dict[Hashable, list[float]] = {}
-        for a, b, name in zip(candidate, incumbent, clusters, strict=True):
-            differences.setdefault(name, []).append(a - b)
-        means = [sum(d) / len(d) for d in differences.values()]
-        return cls(worse=sum(m for m in means if m > 0), better=-sum(m for m in means if m < 0), n=len(means))
+    def of(cls, differences: Sequence[float]) -> Counted:
+        """Of the mean of each cluster."""
+        worse, better = sum(d for d in differences if d > 0), -sum(d for d in differences if d < 0)
+        return cls(worse=worse, better=better, n=len(differences))
 
     def p_above(self, margin: float) -> float:
         """P value of "the mean difference is above the margin", which is above 0.
@@ -211,6 +206,78 @@ class Counted:
 
     def _grown(self, n: int) -> Counted:
         return Counted(worse=self.worse * n / self.n, better=self.better * n / self.n, n=n)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """Pairs of values from 0 to 1, as careful about what few of them have not shown as `Counted` is.
+
+    A cluster in which the candidate is as bad, and the incumbent as good, as can be is added to those that were seen,
+    and Student's t taken of all: without it the test is sure of what goes wrong seldom and badly while nobody has seen
+    it. By simulation (small gains and rare losses, of a third to all; 10 to 300 pairs) it is wrong in at most 6 % of
+    cases at 5 %, and in 4 % at a third of it, where resampling is in up to 14 and 8 %.
+
+    Attributes:
+        total, squares: of the differences, of each cluster the mean.
+        n: clusters.
+    """
+
+    total: float
+    squares: float
+    n: int
+
+    @classmethod
+    def of(cls, differences: Sequence[float]) -> Graded:
+        """Of the mean of each cluster."""
+        return cls(total=sum(differences), squares=sum(d * d for d in differences), n=len(differences))
+
+    def p_above(self, margin: float) -> float:
+        """P value of "the mean difference is above the margin"."""
+        from scipy import stats
+
+        mean, error = self._seen()
+        return float(stats.t.cdf((mean - margin) / error, self.n))
+
+    def upper(self) -> float:
+        """The mean difference that it surely is not above."""
+        from scipy import stats
+
+        mean, error = self._seen()
+        return min(1.0, mean + error * float(stats.t.ppf(1 - ALPHA, self.n)))
+
+    def p_not_better(self) -> float:
+        """P value of "the candidate is no better"."""
+        return self.p_above(0.0)
+
+    def for_margin(self, margin: float, alpha: float) -> int | None:
+        """Clusters to be sure to be within a margin, if all goes on as it looks; `None`: never."""
+        return fewest(lambda n: self._grown(n).p_above(margin) <= alpha)
+
+    def for_gain(self, alpha: float) -> int | None:
+        """Clusters to be sure to be better, likewise."""
+        return self.for_margin(0.0, alpha)
+
+    def _seen(self) -> tuple[float, float]:
+        """The mean and its standard error, with the cluster that is added."""
+        mean = (self.total + 1) / (self.n + 1)
+        spread = max(1e-12, (self.squares + 1) / (self.n + 1) - mean**2)
+        return mean, math.sqrt(spread / self.n)
+
+    def _grown(self, n: int) -> Graded:
+        return Graded(total=self.total * n / self.n, squares=self.squares * n / self.n, n=n)
+
+
+def few(
+    candidate: Sequence[float], incumbent: Sequence[float], clusters: Sequence[Hashable]
+) -> Counted | Graded | None:
+    """What resampling is too sure of where pairs are few; `None` without any."""
+    differences: dict[Hashable, list[float]] = {}
+    for a, b, name in zip(candidate, incumbent, clusters, strict=True):
+        differences.setdefault(name, []).append(a - b)
+    means = [sum(d) / len(d) for d in differences.values()]
+    if not means:
+        return None
+    return (Counted if {*candidate, *incumbent} <= {0.0, 1.0} else Graded).of(means)
 
 
 def p_mean_above(total: float, n: int, margin: float) -> float:

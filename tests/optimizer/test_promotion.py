@@ -17,6 +17,8 @@ from redecode.optimizer.objectives import Goals, Outcome, Usage, measured
 from redecode.optimizer.promotion.decide import Margins, Verdict, decide
 from redecode.optimizer.promotion.statistics import (
     Counted,
+    Graded,
+    few,
     holm,
     p_mean_above,
     p_rate_above,
@@ -211,10 +213,42 @@ def test_an_error_of_none_wants_as_many_runs_as_an_slo_of_none() -> None:
     base = lane(rng, 59, loss=0.0)
     fast = [replace(o, latency_s=o.latency_s * 0.6) for o in base]
     assert decide({"incumbent": base, "new": fast}, range(59), goals).verdict is Verdict.PROMOTE
-    few = decide({"incumbent": base[:42], "new": fast[:42]}, range(42), goals)
-    assert (few.verdict, few.more) == (Verdict.UNSURE, 17)
-    assert Counted.of([0.5], [0.0], [1]) is None and Counted.of([], [], []) is None
-    assert Counted.of([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], "aab") == Counted(worse=0.5, better=1.0, n=2)
+    early = decide({"incumbent": base[:42], "new": fast[:42]}, range(42), goals)
+    assert (early.verdict, early.more) == (Verdict.UNSURE, 17)
+    assert few([], [], []) is None
+    assert few([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], "aab") == Counted(worse=0.5, better=1.0, n=2)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 3])
+@pytest.mark.parametrize("n", [42, 60, 100])
+@pytest.mark.parametrize("gain", [0.0, 0.05, 0.1])
+def test_what_goes_badly_wrong_seldom_is_expected_before_it_is_seen(gain: float, n: int, alpha: float) -> None:
+    """Small gains of each run and a few that are all wrong, which together are exactly what is allowed."""
+
+    def promoted(margin: float) -> float:
+        share = (margin + gain) / (1 + gain)
+        chance = [math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1)]
+        let = [Graded.of([0.999] * k + [-gain] * (n - k)).p_above(margin) <= alpha for k in range(n + 1)]
+        return sum(p for p, yes in zip(chance, let, strict=True) if yes)
+
+    most = {0.05: 0.065}.get(alpha, 0.04)
+    assert promoted(0.05) <= most
+    assert not gain or promoted(0.0) <= most
+
+
+def test_graded_qualities_want_as_many_runs_as_counted_ones_where_none_differ() -> None:
+    rng = np.random.default_rng(1)
+    base = [replace(o, quality=0.75) for o in lane(rng, 60)]
+    fast = [replace(o, latency_s=o.latency_s * 0.6) for o in base]
+    early = decide({"incumbent": base[:42], "new": fast[:42]}, range(42), Goals())
+    assert early.verdict is Verdict.UNSURE and "within the margin" in early.why and 10 <= (early.more or 0) <= 18
+    assert decide({"incumbent": base, "new": fast}, range(60), Goals()).verdict is Verdict.PROMOTE
+    found = decide({"incumbent": base, "new": fast}, range(60), Goals(most_error=0.26))
+    assert found.verdict is Verdict.UNSURE and "most the error that is allowed (0.26): 0.250" in found.why
+    many = [replace(o, quality=0.75) for o in lane(rng, 60 + (found.more or 0))]
+    faster = [replace(o, latency_s=o.latency_s * 0.6) for o in many]
+    told = decide({"incumbent": many, "new": faster}, range(len(many)), Goals(most_error=0.26))
+    assert 150 < len(many) < 800 and told.verdict is Verdict.PROMOTE
 
 
 def test_how_many_more_conversations_of_several_runs_are_needed() -> None:
