@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from redecode.optimizer.evaluation.racing import lower_rate, upper_rate
 from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
+from redecode.optimizer.promotion.limits import Level, Misses
 from redecode.optimizer.promotion.statistics import (
     ALPHA,
     LEAST_CLUSTERS,
@@ -24,10 +24,7 @@ from redecode.optimizer.promotion.statistics import (
     Effect,
     Graded,
     few,
-    fewest,
     holm,
-    p_mean_above,
-    p_rate_above,
     paired,
     ratio_of_sums,
     runs_for_rate,
@@ -149,7 +146,11 @@ class Decision:
         if self.cut is not None:
             return f"{self.verdict.value}: a budget was used up"
         if self.verdict is Verdict.UNSURE:
-            need = "no number of runs would tell" if self.more is None else f"need {self.more} more runs"
+            need = (
+                "more runs would tell only if they look otherwise"
+                if self.more is None
+                else f"need {self.more} more runs"
+            )
             return f"not enough evidence: {need}"
         return "keep"
 
@@ -217,47 +218,10 @@ class _Tests:
     effects: Mapping[str, Effect]
     not_worse: Mapping[str, float]
     better: Mapping[str, float]
-    slo: float | None
-    slo_counts: tuple[int, int, float] | None
-    own: _Own | None
+    slo: Misses | None
+    own: Level | None
     few: Counted | Graded | None
     p: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Own:
-    """A finalist's own error against the one that is allowed.
-
-    Attributes:
-        seen: the mean, with its bounds.
-        p: of "it is above".
-    """
-
-    seen: Effect
-    p: float
-    few: Counted | Graded | None
-
-    @classmethod
-    def of(
-        cls, losses: Sequence[float], clusters: Sequence[Hashable], most: float, *, seed: int, resamples: int
-    ) -> _Own:
-        zeros = [0.0] * len(losses)
-        seen = paired(losses, zeros, clusters, seed=seed, resamples=resamples)
-        found = few(losses, zeros, clusters)
-        if isinstance(found, Counted):  # which is exact: no run can be better than right
-            p = p_mean_above(found.worse, found.n, most)
-        else:
-            p = 1.0 if found is None else max(seen.p_not_above(most), found.p_above(most))
-        return cls(seen=seen, p=p, few=found)
-
-    def clusters_for(self, most: float, alpha: float) -> int | None:
-        if self.few is None:
-            return None
-        if isinstance(self.few, Counted):
-            share = self.few.worse / self.few.n
-            return fewest(lambda n: p_mean_above(share * n, n, most) <= alpha)
-        told = self.seen.clusters_for(most - self.seen.estimate, alpha), self.few.for_margin(most, alpha)
-        return None if None in told else max(n for n in told if n is not None)
 
 
 def _tests(
@@ -299,21 +263,15 @@ def _tests(
         not_worse["error"] = max(not_worse["error"], known.p_above(margins.error))
         better["error"] = max(better["error"], known.p_not_better())
         effects["error"] = replace(effects["error"], high=max(effects["error"].high, known.upper()))
-    slo = counts = None
-    if goals.slo_s is not None:
-        misses = sum(goals.misses(o) for o in lane)
-        slo = p_rate_above(misses, len(lane), goals.allowed)
-        counts = (misses, len(lane), upper_rate(misses, len(lane)))
+    slo = None if goals.slo_s is None else Misses.of([goals.misses(o) for o in lane], clusters, goals.allowed)
     own = None
     if goals.most_error is not None:  # as far as it was scored, whether or not the incumbent was
         losses = [(o.loss, c) for o, c in zip(lane, clusters, strict=True) if o.loss is not None]
         values, whose = [x for x, _ in losses], [c for _, c in losses]
-        own = _Own.of(values, whose, goals.most_error, seed=seed + 3, resamples=resamples)
-    kept = [*([] if slo is None else [slo]), *([] if own is None else [own.p])]
+        own = Level.of(values, whose, goals.most_error, seed=seed + 3, resamples=resamples)
+    kept = [limit.p for limit in (slo, own) if limit is not None]
     p = max(*not_worse.values(), min(1.0, _WAYS * min(better.values())), *kept)
-    found = _Tests(
-        effects=effects, not_worse=not_worse, better=better, slo=slo, slo_counts=counts, own=own, few=known, p=p
-    )
+    found = _Tests(effects=effects, not_worse=not_worse, better=better, slo=slo, own=own, few=known, p=p)
     return found if _compared(found) >= LEAST_CLUSTERS else replace(found, p=1.0)
 
 
@@ -341,7 +299,7 @@ def _judged(
         effects=found.effects,
         p=found.p,
         p_adjusted=adjusted,
-        slo=found.slo_counts,
+        slo=None if found.slo is None else (found.slo.misses, found.slo.runs, found.slo.high),
         why=why,
         more=more,
     )
@@ -373,10 +331,8 @@ def _harms(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
         for n, e in found.effects.items()
         if e.clusters >= LEAST_CLUSTERS and e.p_not_below(margins.of(n)) <= ALPHA
     ]
-    if found.slo_counts is not None:
-        misses, runs, _ = found.slo_counts
-        if lower_rate(misses, runs) > goals.allowed:
-            out.append(f"it misses the SLO: {misses} of {runs} runs, {goals.allowed:.0%} may")
+    if found.slo is not None and found.slo.low > goals.allowed:
+        out.append(f"it misses the SLO: {found.slo.misses} of {found.slo.runs} runs, {goals.allowed:.0%} may")
     most = goals.most_error
     if most is not None and found.own is not None and found.own.seen.p_not_below(most) <= ALPHA:
         out.append(f"its error is {_level(found.own.seen)}, {most:.3g} is allowed")
@@ -398,9 +354,10 @@ def _open(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
         for n, p in found.not_worse.items()
         if p > ALPHA
     ]
-    if found.slo is not None and found.slo > ALPHA and found.slo_counts is not None:
-        misses, runs, upper = found.slo_counts
-        out.append(f"the SLO is not certain: {misses} of {runs} runs missed it, up to {upper:.1%} may be missing")
+    if (slo := found.slo) is not None and slo.p > ALPHA:
+        out.append(
+            f"the SLO is not certain: {slo.misses} of {slo.runs} runs missed it, up to {slo.high:.1%} may be missing"
+        )
     most = goals.most_error
     if most is not None and found.own is not None and found.own.p > ALPHA:
         out.append(f"not sure to have at most the error that is allowed ({most:.3g}): {_level(found.own.seen)}")
@@ -435,9 +392,8 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
         if found.few is not None and found.effects["error"].clusters > 1:
             gains[0] = max(gains[0], _runs(found.few.for_gain(alpha / _WAYS), per_cluster))
         wanted.append(min(gains))
-    if found.slo is not None and found.slo > alpha and found.slo_counts is not None:
-        misses, runs, _ = found.slo_counts
-        wanted.append(runs_for_rate(misses / runs, goals.allowed, alpha) or _NEVER)
+    if found.slo is not None and found.slo.p > alpha:
+        wanted.append(_runs(found.slo.clusters_for(goals.allowed, alpha), per_cluster))
     if (own := found.own) is not None and own.seen.clusters > 1 and own.p > alpha:
         wanted.append(_runs(own.clusters_for(goals.most_error or 0.0, alpha), per_cluster))
     most = max(wanted)

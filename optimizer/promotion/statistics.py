@@ -183,7 +183,9 @@ class Counted:
         return max(float(stats.norm.cdf((net - n * margin) / spread)), p_mean_above(net, n, margin))
 
     def upper(self) -> float:
-        """The mean difference that it surely is not above."""
+        """The mean difference that it surely is not above; -1, which says nothing, where it surely is better."""
+        if self.p_not_better() <= ALPHA:
+            return -1.0
         low, high = 0.0, 1.0
         for _ in range(20):
             mid = (low + high) / 2
