@@ -147,6 +147,9 @@ def rollback(
             if (note := found.settle(now)) is not None:
                 say(f"redecode: {note}")
             event = found.roll_back(to, now_ns=now, why=why)
+        problem = _nightly().refused(*_place(file, store), found.context(event.config))
+        if problem is not None:
+            say(f"redecode: WARNING: the agent may not take configuration {event.config} any more: {problem}")
         if as_json:
             print_json({**event.to_json(), "file": str(found.home.current)})
         else:

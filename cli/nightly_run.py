@@ -2,5 +2,6 @@
 
 from redecode.optimizer.nightly.errors import Halted
 from redecode.optimizer.nightly.night import Nightly
+from redecode.optimizer.nightly.tuning import refused
 
-__all__ = ["Halted", "Nightly"]
+__all__ = ["Halted", "Nightly", "refused"]

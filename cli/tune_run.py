@@ -13,6 +13,7 @@ import typer
 
 from redecode.cli.common import print_json, say
 from redecode.optimizer.cases import read_expected
+from redecode.optimizer.configuration import read_context
 from redecode.optimizer.errors import BadSpec, Stopped
 from redecode.optimizer.evaluation.placing import asked_for, is_placement, replica_price
 from redecode.optimizer.evaluation.process import Workers
@@ -21,7 +22,7 @@ from redecode.optimizer.evaluation.simulated import AtLoad, at_load, measured_on
 from redecode.optimizer.knobs import Knob
 from redecode.optimizer.preparing import Prepared, Request, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
-from redecode.optimizer.report import read_context, saved_share, to_json, unmet, verdict_words, why_words, write
+from redecode.optimizer.report import saved_share, to_json, unmet, verdict_words, why_words, write
 from redecode.optimizer.spec import load
 from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.stopping import Budget

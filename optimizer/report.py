@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import math
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +11,7 @@ from typing import Any
 
 import orjson
 
-from redecode.optimizer.errors import BadSpec
-from redecode.optimizer.evaluation.placing import KNOWN, PLACEMENT, placement_of, without_placement
+from redecode.optimizer.configuration import toml
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Goals, Measured, measured
 from redecode.optimizer.preparing import Prepared
@@ -93,66 +90,6 @@ def _front(tuned: Tuned) -> list[int]:
     """Places of the feasible trials that no other dominates."""
     feasible = [i for i, d in enumerate(tuned.done) if d.feasible and d.why is None]
     return [feasible[i] for i in front([tuned.done[i].measured.values for i in feasible])]
-
-
-def toml(config: Mapping[str, Any], comment: Sequence[str] = ()) -> str:
-    """A configuration as TOML, in a table `context`; what TOML cannot say (None) is left out.
-
-    A graph loads it: `Context(**tomllib.load(file)["context"])`. What is none of the graph's is in a table `placement`.
-    """
-    lines = [f"# {line}" for line in comment]
-    lines.append("[context]")
-    said = {name: _toml(value) for name, value in config.items() if value is not None}
-    lines += [f"{name} = {text}" for name, text in without_placement(said).items()]
-    if placed := placement_of(said):
-        lines += ["", "[placement]", *(f"{name} = {text}" for name, text in placed.items())]
-    return "\n".join(lines) + "\n"
-
-
-def read_context(path: Path) -> dict[str, Any]:
-    """The configuration of a `tuned.toml`; its placement, if it has one, under the names of the knobs of it.
-
-    Raises:
-        BadSpec: it cannot be read, or has no table `context`.
-    """
-    try:
-        return context_of(path.read_bytes(), path)
-    except OSError as error:
-        raise BadSpec(f"{path} cannot be read: {error.strerror}") from error
-
-
-def context_of(data: bytes, path: Path) -> dict[str, Any]:
-    """As `read_context`, of what was read.
-
-    Raises:
-        BadSpec: it is no configuration.
-    """
-    try:
-        whole = tomllib.loads(data.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSpec(f"{path} is no TOML: {error}") from error
-    found, placed = whole.get("context"), whole.get("placement", {})
-    if not isinstance(found, dict):
-        raise BadSpec(f"{path} has no table [context]")
-    if not isinstance(placed, dict) or (unknown := [n for n in placed if PLACEMENT + n not in KNOWN]):
-        what = "is no table" if not isinstance(placed, dict) else f"has no {unknown[0]}"
-        raise BadSpec(
-            f"{path}: placement {what}; it is a table of {', '.join(n.removeprefix(PLACEMENT) for n in KNOWN)}"
-        )
-    return {**found, **{PLACEMENT + name: value for name, value in placed.items()}}
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value) if math.isfinite(value) else '"' + str(value) + '"'
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml(str(n))} = {_toml(v)}" for n, v in value.items() if v is not None) + "}"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
 
 
 def whole(tuned: Tuned, config: Config) -> dict[str, Any]:

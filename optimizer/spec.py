@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +238,10 @@ def space_of(
         incumbent: the configuration in use, where it is another than the spec says.
 
     Raises:
-        BadSpec: a name is unknown, nothing is left to search, or the incumbent has a value that its knob has not.
+        BadSpec: a name is unknown, nothing is left to search, or the incumbent has a value that its knob has not or
+            that no study can keep.
     """
+    _keepable({**(incumbent or {}), **(fixed or {})})
     fields = spec.fields()
     given = {**spec.fixed, **(fixed or {})}
     known: dict[str, Knob] = {name: knob for name, f in fields.items() if (knob := f.knob()) is not None}
@@ -282,6 +286,31 @@ def space_of(
     base |= {name: now[name] for name in known if name in now and name not in fields}
     space = Space(searched, base)
     return space, space.canonical(now)
+
+
+def _keepable(config: Mapping[str, Any]) -> None:
+    """Refuse values of a file or a command line that a study, which is kept as JSON, would give back as others.
+
+    Raises:
+        BadSpec: names one.
+    """
+    for name, value in config.items():
+        for inner in _leaves(value):
+            if isinstance(inner, date | time):
+                raise BadSpec(f"{name} = {inner}: a study keeps no dates; write it as text, in quotes")
+            if isinstance(inner, float) and not math.isfinite(inner):
+                raise BadSpec(
+                    f"{name} = {inner}: a study keeps no such number; write a large one, or leave it out and have "
+                    "it as the default of the context"
+                )
+            if isinstance(inner, int) and not -(2**63) <= inner < 2**63:
+                raise BadSpec(f"{name} = {inner}: a study keeps integers of 64 bits; write it as text, in quotes")
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for inner in value.values() for leaf in _leaves(inner)]
+    return [leaf for inner in value for leaf in _leaves(inner)] if isinstance(value, list) else [value]
 
 
 def _knob(name: str, data: Any) -> Knob | None:

@@ -1,17 +1,25 @@
-"""What `current.toml` says besides a configuration: other tables and keys go along when another one takes its place.
+"""What `current.toml` says besides a configuration goes along when another one takes its place.
 
-Word for word, comments among them included. Whatever the text looks like, what comes out is read back, and used only if
-it says exactly what both files say.
+The file is edited as a person would: only values change, and comments, other tables and keys stay where they are.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-_OURS = ("context", "placement")
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from redecode.optimizer.configuration import TABLES, context_of, toml
+
+_HEADING = re.compile(r"\A# configuration [0-9a-f]{8}\n(?:# (?:begun|promoted|rolled back|edited)\b.*\n)?\n?")
+"""That `History` writes above a configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +28,8 @@ class Carried:
 
     Attributes:
         data: of the new one.
-        along: names of what was carried over; `left` of what was not, since the new one says it otherwise or the text
-            could not be told apart.
+        along: names of what was carried over; `left` of what was not, since the new one says it otherwise or the file
+            could not be edited.
     """
 
     data: bytes
@@ -34,19 +42,59 @@ def carried(old: bytes, new: bytes) -> Carried:
     was, now = _read(old), _read(new)
     if was is None or now is None:
         return Carried(data=new)
-    lacking = tuple(n for n in was if n not in _OURS and n not in now)
-    other = tuple(n for n in was if n not in _OURS and n in now and was[n] != now[n])
-    if not lacking:
+    lacking = tuple(n for n in was if n not in TABLES and n not in now)
+    other = tuple(n for n in was if n not in TABLES and n in now and not _same(was[n], now[n]))
+    if not lacking and not _bare(new):
         return Carried(data=new, left=other)
-    pieces = _pieces(old.decode("utf-8-sig"))
-    tables = {name for name, _ in pieces}
-    roots = [line for name, text in pieces if name == "" for line in text.splitlines() if line.strip()]
-    root = "".join(f"{line}\n" for line in roots if not line.startswith("#")) if set(lacking) - tables else ""
-    after = "".join(f"\n{text.strip()}\n" for name, text in pieces if name in lacking)
-    made = (root + new.decode("utf-8-sig").rstrip("\n") + "\n" + after).encode()
-    if _read(made) != {**now, **{n: was[n] for n in lacking}}:
+    made = _edited(old.decode("utf-8-sig"), new.decode("utf-8-sig"), now)
+    if made is None or not _same(_read(made), {**now, **{n: was[n] for n in lacking}}):
         return Carried(data=new, left=(*other, *lacking))
     return Carried(data=made, along=lacking, left=other)
+
+
+def _bare(data: bytes) -> bool:
+    """Whether a file says a configuration and nothing else, as `History` writes it."""
+    return _HEADING.sub("", data.decode("utf-8-sig")) == toml(context_of(data, Path()))
+
+
+def _edited(old: str, new: str, now: Mapping[str, Any]) -> bytes | None:
+    """The old text with the new values, below the new heading; `None` where that cannot be done."""
+    heading, rest = _HEADING.match(new), _HEADING.sub("", old)
+    try:
+        document = tomlkit.parse(rest)
+        for name in TABLES:
+            if name not in now:
+                document.pop(name, None)
+            elif name not in document:
+                document[name] = now[name]
+            else:
+                _set(document[name], now[name])
+        for name in now:
+            if name not in TABLES and not _same(document.get(name), now[name]):
+                document[name] = now[name]
+        text = tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, KeyError, AttributeError):  # a way to write it that it cannot edit
+        return None
+    above = "" if heading is None else heading[0].rstrip("\n") + "\n"
+    return (above + ("" if not above or text.startswith("[") else "\n") + text).encode()
+
+
+def _set(table: Any, values: Mapping[str, Any]) -> None:
+    for name in [n for n in table if n not in values]:
+        del table[name]
+    for name, value in values.items():
+        if name not in table or not _same(table[name], value):
+            table[name] = value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Also of what is unlike itself (`nan`), or equal to what is another thing (`1` and `true`)."""
+    return _text(one) == _text(other)
+
+
+def _text(value: Any) -> str:
+    plain = value.unwrap() if hasattr(value, "unwrap") else value
+    return json.dumps(plain, sort_keys=True, default=repr)
 
 
 def _read(data: bytes) -> dict[str, Any] | None:
@@ -54,33 +102,3 @@ def _read(data: bytes) -> dict[str, Any] | None:
         return tomllib.loads(data.decode("utf-8-sig"))
     except ValueError:
         return None
-
-
-def _pieces(text: str) -> list[tuple[str, str]]:
-    """The text in pieces, each with the top-level table it is of ("": before the first one)."""
-    pieces: list[tuple[str, list[str]]] = [("", [])]
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if (name := _header(line)) is not None and _whole(lines[:number]):
-            before = pieces[-1][1]
-            said = 0  # comments right above belong to the table
-            while said < len(before) and before[-said - 1].startswith("#") and _whole(lines[: number - said - 1]):
-                said += 1
-            at = len(before) - said
-            pieces.append((name, before[at:]))
-            del before[at:]
-        pieces[-1][1].append(line)
-    return [(name, "".join(of)) for name, of in pieces]
-
-
-def _whole(lines: Sequence[str]) -> bool:
-    """Whether what follows is within no text and no list."""
-    return _read("".join(lines).encode()) is not None
-
-
-def _header(line: str) -> str | None:
-    """The top-level table that a line begins a part of."""
-    if not line.lstrip().startswith("["):
-        return None
-    found = _read(line.encode())
-    return None if found is None else next(iter(found), None)

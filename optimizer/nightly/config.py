@@ -81,7 +81,7 @@ class _Section(BaseModel):
 
 
 class BudgetSection(_Section):
-    """What a night may spend; each is kept to within a block of eight runs."""
+    """What a night may spend; each is kept to within a block: eight runs, in the decision of each lane."""
 
     time: Seconds = 6 * 3600.0
     fm_calls: int | None = Field(default=None, gt=0)
@@ -231,7 +231,7 @@ class NightlyConfig(_Section):
     Attributes:
         spec: what is tuned, as `redecode tune` takes it; a file's path is seen from the configuration's folder.
         name: of the job, and of its folder STORE/nightly/NAME; by default what the spec's module is called.
-        store: seen from the configuration's folder; by default what `--store` or $REDECODE_STORE say.
+        store: seen from the configuration's folder; `--store` and $REDECODE_STORE come before it.
         runs: "last-24h", "since-last" (since the runs of the last night that ended), "last-200" or "all".
         engine: URL that $OPENAI_BASE_URL has for the agent; by default as it is, or the engine started in the store.
         resume_within: an unfinished night that began longer ago is given up, and another one begun.

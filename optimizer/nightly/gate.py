@@ -7,7 +7,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -43,12 +43,34 @@ class Gated:
         return {**asdict(self), "verdict": self.verdict.value}
 
 
-def gate(tuned: Mapping[str, Any], rejected: Mapping[str, int], *, hold: str | None) -> Gated:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A configuration that was rolled back from, and is not in use again.
+
+    Attributes:
+        context: what it said; `None`: its file is gone.
+    """
+
+    config: str
+    at_ns: int
+    context: Mapping[str, Any] | None
+
+    def same(self, config: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
+        """Whether another configuration has the agent do the same.
+
+        What one of them leaves out is as `usual`; where nobody knows what that is, it is taken to be the same.
+        """
+        if self.context is None or config_id(config) == self.config:
+            return config_id(config) == self.config
+        mine, other = {**usual, **self.context}, {**usual, **config}
+        return all(mine[name] == other[name] for name in mine if name in other)
+
+
+def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | None) -> Gated:
     """The verdict of a night.
 
     Args:
         tuned: as `tuning.kept` gave it, or `{"skipped": why, "incumbent": context}`.
-        rejected: configuration → when it was rolled back from, ns UTC.
         hold: why nothing is promoted tonight, if so.
     """
     incumbent = tuned["incumbent"]
@@ -64,12 +86,14 @@ def gate(tuned: Mapping[str, Any], rejected: Mapping[str, int], *, hold: str | N
     back: dict[str, str] = {}
     more: int | None = None
     for candidate, why in _in_order(tuned):
-        config = config_id(tuned["finalists"][candidate])
-        if config in rejected:
-            again = _since(tuned, rejected[config])
+        context = tuned["finalists"][candidate]
+        config = config_id(context)
+        before = [r for r in rejected if r.same(context, tuned.get("usual", {}))]
+        if last := max(before, key=lambda r: r.at_ns, default=None):
+            again = _since(tuned, last.at_ns)
             own = next((c for c in again.compared if c.name == candidate), None)
             if own is None or own.verdict is not Verdict.PROMOTE:
-                back[candidate] = _still(config, rejected[config], again)
+                back[candidate] = _still(last.config, last.at_ns, again)
                 more = again.more if again.more is not None else more
                 continue
             why = f"{why} (on {again.pairs} held-out runs since it was rolled back from, too)"
@@ -78,7 +102,7 @@ def gate(tuned: Mapping[str, Any], rejected: Mapping[str, int], *, hold: str | N
         return Gated(
             verdict=Verdict.PROMOTE,
             config=config,
-            context=tuned["finalists"][candidate],
+            context=context,
             why=why,
             finalist=candidate,
             rejected=back,

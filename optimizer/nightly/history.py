@@ -11,7 +11,6 @@ import codecs
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,11 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from redecode.optimizer.configuration import context_of, read_context, tables_of, toml
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.nightly.carrying import carried
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.home import Home, write_whole
-from redecode.optimizer.report import context_of, read_context, toml
 
 
 class Change(StrEnum):
@@ -69,7 +68,7 @@ class Event:
 
 def config_id(context: Mapping[str, Any]) -> str:
     """Of a configuration, by what its file says: equal for equal ones."""
-    found = tomllib.loads(toml(context))
+    found = tables_of(context)
     said = found if "placement" in found else found["context"]
     text = json.dumps(said, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
@@ -151,7 +150,7 @@ class History:
         """Keep a configuration; returns its id. One that is there stays as it is."""
         name = config_id(context)
         if not self._file(name).exists():
-            self._keep(name, toml(context, [f"configuration {name}", *comment.splitlines()[:3]]).encode())
+            self._keep(name, toml(context, [f"configuration {name}", " ".join(comment.split())]).encode())
         return name
 
     def _keep(self, config: str, data: bytes) -> None:

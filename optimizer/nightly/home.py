@@ -35,8 +35,12 @@ _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
 
 def write_whole(path: Path, text: str | bytes) -> None:
-    """Write a file so that nobody ever sees a part of it, and that it is on the disk afterwards."""
+    """Write a file so that nobody ever sees a part of it, and that it is on the disk afterwards.
+
+    Of a link it is the file that it names, which is what others read.
+    """
     data = text.encode() if isinstance(text, str) else text
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{_TMP}")
     with temporary.open("wb") as file:
         file.write(data)
@@ -119,9 +123,9 @@ class Home:
         return [NightFolder(p) for p in sorted(found, key=lambda p: _order(p.name))]
 
     def unfinished(self) -> NightFolder | None:
-        """The newest night, if it was begun and is not done."""
-        nights = [n for n in self.nights() if n.step("begin") is not None]
-        return nights[-1] if nights and not nights[-1].finished else None
+        """A night that was begun and is not done; not only the newest, whose date may be of a clock that was ahead."""
+        nights = [n for n in self.nights() if not n.finished and n.step("begin") is not None]
+        return nights[-1] if nights else None
 
     def new_night(self, now_ns: int) -> NightFolder:
         """The folder of a night that begins now."""

@@ -11,19 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from redecode.optimizer.errors import NoRuns
+from redecode.optimizer.configuration import read_context, toml
+from redecode.optimizer.errors import BadSpec, NoRuns
 from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.ending import since, standing
 from redecode.optimizer.nightly.errors import BadNight, CapReached
-from redecode.optimizer.nightly.gate import Gated, gate
+from redecode.optimizer.nightly.gate import Gated, Rejected, gate
 from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import DONE, FOLDER, Home, NightFolder, write_whole
 from redecode.optimizer.nightly.mix import rows_of
 from redecode.optimizer.nightly.spending import Meter, is_for, made_for
 from redecode.optimizer.preparing import goals_json, goals_of
 from redecode.optimizer.promotion.decide import Verdict
-from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.spec import Spec, load
 from redecode.optimizer.worth.volume import VolumeError
 from redecode.replay.prices import Price
@@ -198,10 +198,12 @@ def _counts(folder: NightFolder) -> bool:
 
 
 def _just_been(home: Home, now_ns: int) -> NightFolder | None:
-    """The last night, if it is too early for another one: by the time that went by, since dates change at some hour."""
-    last = next((n for n in reversed(home.nights()) if n.finished and _counts(n)), None)
-    began = None if last is None else (last.step("begin") or {}).get("began_ns")
-    return last if began is not None and abs(now_ns - began) < SAME_NIGHT_S * 1e9 else None
+    """A night that began so shortly before that it is too early for another one, whatever their dates are."""
+    for night in reversed(home.nights()):
+        began = (night.step("begin") or {}).get("began_ns")
+        if began is not None and abs(now_ns - began) < SAME_NIGHT_S * 1e9 and night.finished and _counts(night):
+            return night
+    return None
 
 
 class _Steps:
@@ -367,7 +369,10 @@ class _Steps:
         self.tell(f"study {p.about.name}: {len(p.cases.search)} runs to search on, {len(p.cases.decide)} to decide on")
         found = tuning.tuned(ready, self.config, self.store, self.folder.id, budget, self.tell)
         self.meter.stopped()  # a study that the kill switch ended is gone on with
-        kept = tuning.kept(found, self.folder.path, calls=budget.spent_calls, cost=budget.spent_cost)
+        made = made_for(self.store, self.config.name, self.folder.id, begin["began_ns"], p.goals)
+        whole = made.calls + self.meter.calls >= budget.spent_calls  # else some are not in the store, and are estimated
+        cost = made.cost if whole else budget.spent_cost
+        kept = tuning.kept(found, self.folder.path, calls=budget.spent_calls, cost=cost)
         seen = self._seen_before(kept["held_out"])
         return {**kept, "config": in_use, "held_out_before": seen, "fm_calls_before": spent.calls + self.meter.before}
 
@@ -388,9 +393,16 @@ class _Steps:
         before = tuned.get("config") or config_id(tuned["incumbent"])
         if (present := self.history.config) != before:
             hold = f"configuration {present} has come into use during the night; it was measured against {before}"
-        gated: Gated = gate(tuned, self.history.rejected(), hold=hold)
+        rejected = [Rejected(config=r, at_ns=at, context=self._said(r)) for r, at in self.history.rejected().items()]
+        gated: Gated = gate(tuned, rejected, hold=hold)
         self.tell(f"{gated.verdict.value}: {gated.why}")
         return {**gated.to_json(), "before": before}
+
+    def _said(self, config: str) -> dict[str, Any] | None:
+        try:
+            return self.history.context(config)
+        except BadSpec:  # its file is gone; its id is known
+            return None
 
     def _move(self, gated: Mapping[str, Any]) -> dict[str, Any]:
         if gated["verdict"] != Verdict.PROMOTE.value:
@@ -425,7 +437,8 @@ class _Steps:
         lane = tuned.get("report", {}).get("lanes", {}).get("incumbent")
         if lane is not None and lane["scored"]:
             measured["measures"]["error"] = lane["error"]
-        return {"time": trends.iso(self.window.until_ns), "config": gated["before"], **measured}
+        scorer = tuned.get("scorer")
+        return {"time": trends.iso(self.window.until_ns), "config": gated["before"], "scorer": scorer, **measured}
 
     def _prices(self, tuned: Mapping[str, Any]) -> Mapping[str, Price]:
         """Those of the study: the configuration's, the spec's, else the store's."""

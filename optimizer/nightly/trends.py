@@ -35,7 +35,9 @@ MEASURES = {
     "prompt_tokens": "prompt tokens of a run",
 }
 """Of the runs of a night as recorded; all are better the smaller they are. A night that lacks one has it empty."""
-UNIT = "cost_unit"
+UNIT, SCORER = "cost_unit", "scorer"
+_OF = {"cost": UNIT, "error": SCORER}
+"""What two numbers must have in common to be of one series: another unit, or another scorer, makes another one."""
 CSV, FOLDER, CONFIG = "measures.csv", "otava", "otava.yaml"
 _TIMEOUT_S = 120.0
 _AT_ONCE = 200
@@ -100,7 +102,9 @@ def written(home: Home, name: str) -> list[dict[str, Any]]:
         found = night.step("trends")
         if found is not None:
             row = {"time": found["time"], "night": night.id, "config": found["config"], **found["measures"]}
-            rows.append({**row, UNIT: found.get(UNIT) if row.get("cost") is not None else None})
+            rows.append(
+                {**row, UNIT: found.get(UNIT) if row.get("cost") is not None else None, SCORER: found.get(SCORER)}
+            )
     rows.sort(key=lambda r: r["time"])
     write_whole(home.root / CSV, _table(rows, list(MEASURES), UNIT))
     (home.root / FOLDER).mkdir(exist_ok=True)
@@ -122,18 +126,25 @@ def written(home: Home, name: str) -> list[dict[str, Any]]:
 
 
 def previous(rows: Sequence[Mapping[str, Any]], night: str) -> Mapping[str, Any] | None:
-    """The row of the night before one; its cost only if it is in the same unit."""
+    """The row of the night before one; of measures that are of another series since there are none."""
     place = next((i for i, r in enumerate(rows) if r["night"] == night), 0)
     if place == 0:
         return None
     before = rows[place - 1]
-    return before if before[UNIT] == rows[place][UNIT] else {**before, "cost": None}
+    return {**before, **{measure: None for measure in _OF if not _alike(before, rows[place], measure)}}
 
 
 def _known(rows: Sequence[Mapping[str, Any]], measure: str) -> list[Mapping[str, Any]]:
-    """Nights that have a measure; of cost those in the unit of the newest: another one is another series."""
+    """Nights that have a measure of the same series as the newest has."""
     known = [r for r in rows if r.get(measure) is not None]
-    return known if measure != "cost" else [r for r in known if r[UNIT] == known[-1][UNIT]]
+    return [r for r in known if _alike(r, known[-1], measure)]
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any], measure: str) -> bool:
+    """Whether a measure of two nights is of one series. A night of before its scorer was kept has any."""
+    if (of := _OF.get(measure)) is None:
+        return True
+    return one[of] == other[of] or (of == SCORER and None in (one[of], other[of]))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], measures: Sequence[str], *further: str) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.cases import read_expected, same_input
-from redecode.optimizer.errors import NoRuns, Stopped
+from redecode.optimizer.errors import NoRuns, OptimizerError, Stopped
 from redecode.optimizer.evaluation.placing import asked_for, is_placement, with_placement
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import at_load, measured_on
+from redecode.optimizer.knobs import as_json
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.spending import JOB, NIGHT
@@ -21,6 +22,7 @@ from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
 from redecode.optimizer.report import breaks, to_json, unmet, whole_of, why_words, write
 from redecode.optimizer.schema import parse_knob
+from redecode.optimizer.scoring import scoring_of
 from redecode.optimizer.spec import Case, Spec, load, space_of
 from redecode.optimizer.study.alone import alone
 from redecode.optimizer.study.stopping import Budget
@@ -142,6 +144,16 @@ def taken_by_knobs(config: NightlyConfig, incumbent: Mapping[str, Any]) -> None:
     space_of(spec, knobs=knobs, fixed=dict(config.tune.fix), incumbent=in_use)
 
 
+def refused(config: NightlyConfig, store: Path, context: Mapping[str, Any]) -> str | None:
+    """Why no study could begin with a configuration, if so; the agent's code may have changed since it was in use."""
+    point_agents_at(config.engine, store)
+    try:
+        taken_by_knobs(config, context)
+    except OptimizerError as error:
+        return str(error)
+    return None
+
+
 def tuned(
     ready: Ready, config: NightlyConfig, store: Store, night: str, budget: Budget, tell: Callable[[str], None]
 ) -> Tuned:
@@ -210,6 +222,8 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "stopped": tuned.stopped,
         "incumbent": whole_of(p, p.incumbent),
         "finalists": {name: whole_of(p, config) for name, config in tuned.finalists.items()},
+        "usual": {name: as_json(f.default) for name, f in p.spec.fields().items() if f.has_default},
+        "scorer": scoring_of(p.spec.score, ()),
         "cases": [
             {"id": c.id, "started_ns": c.started_ns, "cluster": cluster}
             for c, cluster in zip(used, clusters_of(used), strict=True)

@@ -11,14 +11,14 @@ import pytest
 
 from redecode.agents import model_dir
 from redecode.cli.demo import RECORDINGS
+from redecode.optimizer.configuration import read_context, toml
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.evaluation.ladder import Ladder
-from redecode.optimizer.evaluation.placing import replica_price, with_placement
+from redecode.optimizer.evaluation.placing import asked_for, replica_price, with_placement
 from redecode.optimizer.evaluation.session import Block
 from redecode.optimizer.evaluation.simulated import AtLoad, share_of
 from redecode.optimizer.knobs import Config, values_of
 from redecode.optimizer.objectives import Goals, Outcome, Usage
-from redecode.optimizer.report import read_context, toml
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.spec import Case, Spec, space_of
 from redecode.optimizer.study.search import Asked
@@ -230,10 +230,69 @@ def test_hardware_that_was_not_measured_is_refused_before_anything_runs(store: P
         check(profile="moon")
 
 
+def in_use(replicas: int | None, *knobs: str, incumbent: int | None = None) -> Any:
+    """What the configuration in use has, by the command line."""
+    asked = list(map(parse_knob, knobs))
+    had = {} if incumbent is None else {"placement.replicas": incumbent}
+    settings = asked_for("6rps", replicas=replicas, profiles=(), replica_usd_h=None, incumbent=had, knobs=asked)[
+        "at_load"
+    ]
+    spec, _ = with_placement(Spec(name="agent", build=lambda values: None), asked, settings)
+    return settings["replicas"], spec.incumbent.get("placement.replicas")
+
+
+def test_replicas_in_use_that_the_knob_does_not_take_are_refused_and_only_the_default_gives_way() -> None:
+    assert in_use(None) == (1, None) and in_use(8) == (8, None)
+    assert in_use(None, "placement.replicas=1..4") == (1, 1) and in_use(3, "placement.replicas=1..4") == (3, 3)
+    assert in_use(None, "placement.replicas=2..4") == (2, 2)  # the study is called by what is in use
+    assert in_use(8, "placement.replicas=1..4", incumbent=2) == (2, 2)
+    for replicas, knob, incumbent in ((8, "1..4", None), (1, "2..4", None), (None, "1..4", 8), (3, "2,4", None)):
+        with pytest.raises(BadSpec, match=r"placement\.replicas takes .*, not \d, .*widen it"):
+            in_use(replicas, f"placement.replicas={knob}", incumbent=incumbent)
+    # A night's settings, which say nothing of its knobs.
+    spec, knobs = Spec(name="agent", build=lambda values: None), [parse_knob("placement.replicas=2..4")]
+    with pytest.raises(BadSpec, match=r"takes 2 to 4, not 8"):
+        with_placement(spec, knobs, {"replicas": 8})
+    assert with_placement(spec, knobs, {"replicas": 1})[0].incumbent == {"placement.replicas": 2}
+
+
+def test_a_profile_in_use_that_the_knob_does_not_take_is_refused(store: Path) -> None:
+    slow, fast, odd = (
+        catalogue.keep(store, profile().model_copy(update={"hardware": name})).profile.key
+        for name in ("slow", "fast", "odd")
+    )
+    judge = catalogue.keep(store, profile().model_copy(update={"model": "judge"})).profile.key
+
+    def now(*profiles: str, **placed: str) -> Any:
+        at_load = {"replicas": 1, "profiles": list(profiles)}
+        spec = Spec(name="agent", build=lambda values: None)
+        spec, _ = with_placement(spec, [parse_knob(f"placement.profile={slow},{fast}")], at_load)
+        knobs = {**spec.knobs, "wording": ["a"]}
+        given = {f"placement.{k}": v for k, v in placed.items()}
+        space, incumbent = space_of(
+            spec.model_copy(update={"knobs": knobs, "incumbent": {**spec.incumbent, "wording": "a"}}), incumbent=given
+        )
+        AtLoad(store=store, rate_per_s=1.0, profiles=profiles, in_use=given).check(space)
+        return incumbent["placement.profile"]
+
+    assert (now(), now(fast), now(judge), now(judge, fast)) == (slow, fast, slow, fast)
+    assert now(slow[:-1], judge) == slow  # by enough of its key
+    assert now(odd, profile=fast) == fast  # what is in use is known
+    for profiles, said in (
+        ((odd,), rf"placement\.profile takes .*, not '{odd}', .*{FM} in use; widen it"),
+        ((judge, odd), "widen it"),
+        ((fast[:-1],), rf"say {fast}, as the knob does"),
+        ((slow, fast), "say one of each FM"),
+    ):
+        with pytest.raises(BadSpec, match=said):
+            now(*profiles)
+
+
 @pytest.mark.parametrize(
     ("knob", "said"),
     [
         ("placement.replicas=0..2", "whole numbers from 1"),
+        ("placement.replicas=1..4:0.5", "whole numbers from 1"),
         ("placement.replicas=1.5,2", "whole numbers from 1"),
         ("placement.routing=best", "takes least, turns, prefix"),
         ("placement.profile", "wants the profiles"),

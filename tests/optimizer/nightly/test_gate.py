@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redecode.optimizer.nightly.gate import gate
+from redecode.optimizer.nightly.gate import Rejected, gate
 from redecode.optimizer.nightly.history import config_id
 from redecode.optimizer.nightly.tuning import clusters_of
 from redecode.optimizer.objectives import Goals, Outcome
@@ -50,6 +50,10 @@ def tuned(count: int = 60, **lanes: list[Outcome]) -> dict[str, Any]:
     }
 
 
+def back(context: dict[str, Any], at_ns: int) -> Rejected:
+    return Rejected(config=config_id(context), at_ns=at_ns, context=context)
+
+
 @pytest.fixture(scope="module")
 def one() -> dict[str, Any]:
     """A finalist that is surely better."""
@@ -57,7 +61,7 @@ def one() -> dict[str, Any]:
 
 
 def test_what_is_surely_better_is_promoted(one: dict[str, Any]) -> None:
-    found = gate(one, {}, hold=None)
+    found = gate(one, [], hold=None)
     assert (found.verdict, found.config, found.context) == (Verdict.PROMOTE, config_id(BETTER), BETTER)
 
 
@@ -70,7 +74,7 @@ def test_what_is_surely_better_is_promoted(one: dict[str, Any]) -> None:
     ],
 )
 def test_what_was_rolled_back_from_wants_evidence_of_its_own(one: dict[str, Any], at: int, verdict: Verdict) -> None:
-    found = gate(one, {config_id(BETTER): at}, hold=None)
+    found = gate(one, [back(BETTER, at)], hold=None)
     assert found.verdict is verdict
     if verdict is Verdict.PROMOTE:
         assert "49 held-out runs since it was rolled back from" in found.why
@@ -82,25 +86,25 @@ def test_what_was_rolled_back_from_wants_evidence_of_its_own(one: dict[str, Any]
 def test_another_finalist_takes_its_place() -> None:
     both = tuned(better=outcomes(0.0, 0.8, 2, 60), also=outcomes(0.0, 1.0, 3, 60))
     assert both["chosen"] == "better"
-    found = gate(both, {config_id(BETTER): 59}, hold=None)
+    found = gate(both, [back(BETTER, 59)], hold=None)
     assert (found.verdict, found.finalist) == (Verdict.PROMOTE, "also") and "better" in found.rejected
 
 
 def test_a_night_can_be_held_back(one: dict[str, Any]) -> None:
-    found = gate(one, {}, hold="the mix has changed")
+    found = gate(one, [], hold="the mix has changed")
     assert found.verdict is Verdict.UNSURE and found.context == NOW and "the mix has changed" in found.why
 
 
 def test_what_is_no_better_stays_as_it_is() -> None:
     same = tuned(better=outcomes(0.9, 1.0, 2, 60))
-    assert gate(same, {}, hold=None).verdict is Verdict.KEEP
+    assert gate(same, [], hold=None).verdict is Verdict.KEEP
 
 
 def test_nothing_tried_is_no_verdict_on_the_candidates() -> None:
-    skipped = gate({"skipped": "the time is used up", "incumbent": NOW}, {}, hold=None)
+    skipped = gate({"skipped": "the time is used up", "incumbent": NOW}, [], hold=None)
     assert skipped.verdict is Verdict.UNSURE and "the time is used up" in skipped.why
     none = tuned()
-    alone = gate({**none, "searched": 1, "stopped": "the time is used up"}, {}, hold=None)
+    alone = gate({**none, "searched": 1, "stopped": "the time is used up"}, [], hold=None)
     assert none["verdict"] == Verdict.KEEP.value and alone.verdict is Verdict.UNSURE
 
 
@@ -112,3 +116,33 @@ def test_what_belongs_together_is_what_the_studys_decision_took_together() -> No
         for n, (text, talk) in enumerate(given)
     ]
     assert clusters_of(cases) == ["c0", "c1", "c0", "c1", "c4"]
+
+
+USUAL = {"temperature": 0.0, "style": "short"}
+
+
+@pytest.mark.parametrize(
+    ("rejected", "finalist", "same"),
+    [
+        ({"wording": "better"}, {"wording": "better", "temperature": 0.0}, True),
+        ({"wording": "better"}, {"wording": "better", "temperature": 0.5}, False),
+        ({"wording": "better", "style": "short"}, {"wording": "better"}, True),
+        ({"wording": "better", "gone": 3}, {"wording": "better", "style": "short"}, True),
+        ({"wording": "better", "style": "long"}, {"wording": "better"}, False),
+        ({"style": "short"}, {"wording": "better"}, True),  # what it was asked with then nobody knows
+    ],
+)
+def test_what_does_the_same_is_rejected_under_another_id_too(
+    one: dict[str, Any], rejected: dict[str, Any], finalist: dict[str, Any], same: bool
+) -> None:
+    night = {**one, "finalists": {"better": finalist}, "usual": USUAL}
+    found = gate(night, [back(rejected, 1_000)], hold=None)
+    assert (found.verdict is Verdict.UNSURE) == same
+    assert not same or f"configuration {config_id(rejected)} was rolled back from" in found.why
+
+
+def test_one_whose_file_is_gone_is_known_by_its_id(one: dict[str, Any]) -> None:
+    gone = Rejected(config=config_id(BETTER), at_ns=1_000, context=None)
+    assert gate({**one, "usual": USUAL}, [gone], hold=None).verdict is Verdict.UNSURE
+    with_more = {**one, "finalists": {"better": {**BETTER, "temperature": 0.0}}, "usual": USUAL}
+    assert gate(with_more, [gone], hold=None).verdict is Verdict.PROMOTE

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from redecode.optimizer.configuration import toml
 from redecode.optimizer.nightly.errors import BadNight, Busy
 from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import Home
-from redecode.optimizer.report import toml
 
 A, B, C = ({"wording": w, "temperature": 0.5, "few": 3, "careful": True} for w in ("a", 'b "quoted" \n', "ü"))
 

@@ -17,6 +17,8 @@ from redecode.optimizer.evaluation.session import Settings
 from redecode.optimizer.nightly import night as night_module
 from redecode.optimizer.nightly import tuning
 from redecode.optimizer.nightly.history import Change, Event, config_id
+from redecode.optimizer.nightly.spending import made_for
+from redecode.optimizer.objectives import Goals
 from redecode.tracer import Store
 from redecode.tracer import conventions as c
 from tests.optimizer.nightly.conftest import Job
@@ -40,6 +42,8 @@ def test_a_night_promotes_what_is_better_and_a_second_start_says_that_it_is_over
     assert "| wording | Capital of | Please name the capital of |" in (night.path / "report.md").read_text()
     asked, before = len(recorded.requests), (night.path / "report.json").read_bytes()
     assert asked == found["budget"]["used"]["fm_calls"]
+    recorded_cost = made_for(Store(job.store), "tuning", night.id, 0, Goals()).cost  # of the record, not estimated
+    assert found["budget"]["used"]["cost"] == pytest.approx(recorded_cost, rel=1e-9)
     second = job.run("--json")
     assert second.exit_code == 0 and json.loads(second.stdout)["already"] is True
     assert len(recorded.requests) == asked and (night.path / "report.json").read_bytes() == before

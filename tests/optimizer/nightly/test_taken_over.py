@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from redecode.optimizer.configuration import read_context
 from redecode.optimizer.nightly.carrying import carried
 from redecode.optimizer.nightly.config import load_config
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.home import Home
-from redecode.optimizer.report import read_context
 from tests.optimizer.nightly.conftest import Job
 
 MINE = """# ask Ann before you change this
@@ -85,11 +86,68 @@ def test_what_else_it_says_goes_along_and_comes_back(home: Home) -> None:
     )
 
 
-@pytest.mark.parametrize("root", ["context.wording = 'a'\nport = 1\n", "context = {wording = 'a'}\nport = 1\n"])
-def test_what_cannot_be_told_apart_is_left_and_told(root: str) -> None:
-    new = b"[context]\nwording = 'b'\n"
-    found = carried(root.encode(), new)
+@pytest.mark.parametrize(
+    "old",
+    [
+        "context = {wording = 'a'}\nport = 1\n",
+        'notes = """\n# a\n\nb"""\n[context]\nwording = "A"\n[server]\nport = 1\n',
+        'name = "a\u2028b" # c\u0085d\n[context]\nwording = "A"\n[server]\nport = 1\n',
+        '[context]\nwording = "A"\n[server]\nx = nan\nwhen = 2020-01-01\n',
+        'name = "n"\r\n[context]\r\nwording = "A"\r\n\r\n[server]\r\nport = 1 # p\r\n',
+        '[context]\nwording = """\n[server]\n"""\n[server]\nport = 1',
+    ],
+)
+@pytest.mark.parametrize("new", ["", "\n[context.deep]\nx = 1\n\n[placement]\nreplicas = 2\n"])
+def test_however_it_is_written_all_else_goes_along(old: str, new: str) -> None:
+    text = f'# configuration 01234567\n# promoted by x\n[context]\nwording = "b"\n{new}'
+    found = carried(old.encode(), text.encode())
+    was, now, made = (tomllib.loads(x) for x in (old, text, found.data.decode()))
+    ours = ("context", "placement")
+    assert {n: made[n] for n in made if n in ours} == {n: now[n] for n in now if n in ours}
+    assert repr({n: made[n] for n in made if n not in ours}) == repr({n: was[n] for n in was if n not in ours})
+    assert found.left == () and set(found.along) == {*was} - {*ours}
+    lines = [x for x in old.split("\n") if x.startswith(("port", "name", "when", "[server]"))]
+    assert all(line in found.data.decode() for line in lines)
+
+
+def test_what_cannot_be_edited_is_left_and_told() -> None:
+    old, new = b"context.wording = 'a'\nport = 1\n", b"[context]\nwording = 'b'\n"
+    assert carried(old, new).data == b'context.wording = "b"\nport = 1\n'
+    new += b"deep.x = 1\n"
+    found = carried(old, new)
     assert (found.data, found.left, found.along) == (new, ("port",), ())
+
+
+def test_comments_stay_where_nothing_else_is_said(home: Home) -> None:
+    home.current.write_text('# mine\n\n[context]\nwording = "a"  # as Bob wants it\n# not too warm\ntemperature = 1\n')
+    history = History(home)
+    history.settle(1)
+    mine = home.current.read_text()
+    first = promoted(history, {"wording": "b", "temperature": 2})
+    assert home.current.read_text() == (
+        f"# configuration {first}\n# promoted\n\n# mine\n\n"
+        '[context]\nwording = "b"  # as Bob wants it\n# not too warm\ntemperature = 2\n'
+    )
+    second = promoted(history, {"wording": "c", "temperature": 2})
+    assert home.current.read_text().startswith(f"# configuration {second}\n# promoted\n\n# mine\n\n[context]")
+    assert first not in home.current.read_text()
+    history.roll_back(config_id({"wording": "a", "temperature": 1}), now_ns=3)
+    assert home.current.read_text() == mine
+
+
+def test_a_link_stays_one_and_what_it_names_is_replaced(home: Home, tmp_path: Path) -> None:
+    agents = tmp_path / "app" / "agent.toml"
+    agents.parent.mkdir()
+    agents.write_text('[context]\nwording = "a"\n[server]\nport = 1\n')
+    home.current.symlink_to(agents)
+    history = History(home)
+    history.settle(1)
+    promoted(history, {"wording": "b"})
+    assert home.current.is_symlink()
+    assert tomllib.loads(agents.read_text()) == {"context": {"wording": "b"}, "server": {"port": 1}}
+    history.roll_back(None, now_ns=3)
+    assert tomllib.loads(agents.read_text())["context"] == {"wording": "a"}
+    assert [p.name for p in agents.parent.iterdir()] == ["agent.toml"]
 
 
 def test_the_mark_that_windows_puts_at_the_head_of_a_file_is_no_bad_toml(home: Home, tmp_path: Path) -> None:
@@ -143,3 +201,15 @@ def test_a_night_that_is_over_tells_what_is_in_use_now(job: Job, more: Callable[
     found = job.json()
     assert found["verdict_words"].endswith(", then edited by hand") and found["context"]["temperature"] == 0.75
     assert "was changed by hand since" in found["why"] and job.run("--ok-if-kept").exit_code == 0
+
+
+def test_a_rollback_to_what_the_agent_no_longer_takes_is_done_and_told(job: Job, more: Callable[[int], None]) -> None:
+    more(40)
+    assert job.json()["promoted"]
+    agent = job.file.parent / "capitals.py"
+    agent.write_text(agent.read_text().replace('"Capital of"', '"The capital of"'))
+    for name in ("tuning", "capitals"):
+        sys.modules.pop(name, None)
+    found = job("rollback", str(job.file))
+    assert found.exit_code == 0 and "is in use again" in found.stdout
+    assert "WARNING: the agent may not take configuration" in found.stderr and "wording" in found.stderr

@@ -94,6 +94,19 @@ def test_costs_in_another_unit_are_another_series(home: Home) -> None:
     assert before[10]["p50_s"] == rows[9]["p50_s"]  # type: ignore[index]
 
 
+def test_errors_by_another_scorer_are_another_series(home: Home) -> None:
+    """The first five nights are of before scorers were kept; since the eleventh it is another one."""
+    for number, night in enumerate(home.nights()):
+        found = night.step("trends")
+        found["measures"]["error"] = 1.0 if number < 10 else 0.4
+        night.keep("trends", found if number < 5 else {**found, "scorer": "one" if number < 10 else "other"})
+    rows = written(home, "job")
+    lines = list(csv.DictReader((home.root / "otava" / "error.csv").read_text().splitlines()))
+    assert [float(line["error"]) for line in lines] == [1.0] * 5 + [0.4] * 10
+    before = [(previous(rows, rows[n]["night"]) or {})["error"] for n in (4, 5, 6, 10, 11)]
+    assert before == [1.0, 1.0, 1.0, None, 0.4]
+
+
 @pytest.mark.parametrize(
     ("prices", "unit", "told"),
     [({}, "engine s", True), ({"m": PRICE}, "USD", True), ({"other": PRICE}, "USD", False)],

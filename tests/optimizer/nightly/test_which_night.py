@@ -73,6 +73,15 @@ def test_a_second_start_is_of_the_same_night_though_the_date_has_changed(starts:
     assert starts(late + timedelta(hours=12), again=True) == ("2026-11-23-2", True)
 
 
+def test_a_clock_that_was_far_ahead_once_is_no_trouble_later(starts: Starts) -> None:
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    assert starts(noon + timedelta(days=40)) == ("2027-01-01", True)
+    assert starts(noon) == ("2026-11-22", True)
+    assert starts(noon + timedelta(minutes=15)) == ("2026-11-22", False)
+    assert starts(noon + timedelta(days=1), ends=False) == ("2026-11-23", True)
+    assert starts(noon + timedelta(days=1, minutes=15)) == ("2026-11-23", False)
+
+
 def test_one_that_is_given_up_is_followed_by_another_though_one_has_just_been(starts: Starts) -> None:
     noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
     starts(noon)
