@@ -92,10 +92,11 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     incumbent = {} if asked.incumbent is None else read_context(asked.incumbent)
     evaluation |= asked_for(
         asked.load,
-        replicas=asked.replicas,
+        replicas=asked.replicas if "replicas" in asked.said else None,
         profiles=asked.profiles,
         replica_usd_h=_replica_price(asked),
         incumbent=incumbent,
+        knobs=asked.knobs,
     )
     evaluation |= {"run_timeout": asked.timeout_s, "measured_on": measured_on(asked.path, evaluation)}
     simulates = at_load(asked.path, evaluation)

@@ -3,11 +3,14 @@
 knobs.py, schema.py   what may vary, read from a graph's context schema
 spec.py               what is tuned, and how it is scored
 cases.py              which recorded runs it is searched on, and which are kept apart to decide on
+inputs.py             what their graph was given, where a trace of another tracer says it otherwise
+scoring.py            a digest of the scorer: by another one it is another study
 objectives.py         error, cost, latency, and what they may not exceed
 evaluation/           a candidate's runs: memo of paid decodes, processes, racing, simulation at load
 study/                the Optuna study: search, resumption, when to stop
 promotion/            whether a candidate replaces what is in use
-tuning.py, report.py  all of it in order, and what is told of it
+preparing.py          all that a study begins with, or why it does not
+tuning.py, report.py  all of it in order, and what is told of it; configuration.py: the file that a graph loads
 debugger.py           what Ray does to the debugger is undone
 placement/            router, provisioner and cluster under an SLO
 

@@ -10,14 +10,15 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from redecode.optimizer.errors import BadSpec, NoRuns
+from redecode.optimizer.inputs import UNTOLD, Inputs, Told
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import Run
 
@@ -38,11 +39,13 @@ class Cases:
 
     Attributes:
         left_out: why → how many runs.
+        notes: what their traces do not tell.
     """
 
     search: tuple[Case, ...]
     decide: tuple[Case, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -61,6 +64,7 @@ def select(
     held_out: float = 1 / 3,
     most: int | None = None,
     expected: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Cases:
     """The cases of a store's runs.
 
@@ -70,15 +74,17 @@ def select(
         held_out: the share of cases, the newest, that is kept apart to decide on.
         most: of the cases to search on; taken evenly from first to last, since what is asked at one time is alike.
         expected: run id → the right answer, before any label of the run.
+        values: as `Inputs` takes them.
 
     Raises:
         NoRuns: none is left; says why each was left out.
-        BadSpec: `which` is not understood.
+        BadSpec: `which` is not understood, or the graph cannot be built where it is asked what it takes.
     """
     agents = set(spec.agents) or {spec.name}
     gone: Counter[str] = Counter()
     others: dict[str, None] = {}
     out: list[Case] = []
+    inputs, told = Inputs(spec, values), dict[str, Told]()
     asked = _asked(runs, which, now_ns)
     for run in asked:
         case = _case(run, expected or {})
@@ -95,8 +101,11 @@ def select(
             gone["that go on after an interrupt: their input is the answer to it"] += 1
         elif spec.needs_expected and case.expected is None:
             gone["without an expected answer (label `expected`, or --expected FILE)"] += 1
+        elif not (found := inputs.of(run)).known:
+            gone[UNTOLD] += 1
         else:
-            out.append(case)
+            told[case.id] = found
+            out.append(_as_told(case, found, spec))
     if not out:
         why = "; ".join(f"{count} {reason}" for reason, count in gone.most_common()) or "none was recorded in that time"
         if others:
@@ -111,7 +120,32 @@ def select(
     rng = random.Random(f"cases/{seed}")
     rng.shuffle(search)
     rng.shuffle(decide)
-    return Cases(search=tuple(search), decide=tuple(decide), left_out=dict(gone))
+    notes = _untold([told[c.id] for c in (*search, *decide)], spec)
+    return Cases(search=tuple(search), decide=tuple(decide), left_out=dict(gone), notes=tuple(notes))
+
+
+def _as_told(case: Case, told: Told, spec: Spec) -> Case:
+    """The case with what its graph was given. A part of an output is kept from the default scorer, which would find
+    that the rest of it is wrong; a scorer of the spec's own knows what it looks at.
+    """
+    output = told.output if told.scored or spec.score is not None else None
+    return replace(case, input=told.input, output=output)
+
+
+def _untold(told: Sequence[Told], spec: Spec) -> Iterator[str]:
+    """What a user should know of cases whose traces do not tell all."""
+    partly = [t.partly for t in told if t.partly]
+    if partly:
+        yield (
+            f"of {len(partly)} of {len(told)} runs the trace tells the messages that the graph was given, and no other "
+            f"field ({', '.join(partly[0])}): candidates are run without (docs/foreign-traces.md)"
+        )
+    count = sum(not t.scored for t in told)
+    if count and spec.score is None:
+        yield (
+            f"of {count} of {len(told)} runs the trace does not tell the whole output, which the default scorer "
+            "compares: it cannot tell how good these runs are; give the spec a `score` (docs/foreign-traces.md)"
+        )
 
 
 def _resumes(given: Any) -> bool:
@@ -226,11 +260,18 @@ def _part(part: Any) -> Any:
     return {k: v for k, v in part.items() if k not in ("id", "tool_use_id")}
 
 
-def past_of(runs: Sequence[Run], spec: Spec) -> list[Case]:
-    """What has been recorded of an agent: every run that ended well, replays and evaluations left out."""
+def past_of(runs: Sequence[Run], spec: Spec, values: Mapping[str, Any] | None = None) -> list[Case]:
+    """What has been recorded of an agent: every run that ended well, replays and evaluations left out.
+
+    Args:
+        values: as `Inputs` takes them.
+    """
     agents = set(spec.agents) or {spec.name}
     own = [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
-    return of_runs([r for r in own if r.status == "ok" and r.input is not None and not _resumes(r.input)])
+    well = [r for r in own if r.status == "ok" and r.input is not None and not _resumes(r.input)]
+    inputs = Inputs(spec, values)
+    told = [(_case(run, {}), inputs.of(run)) for run in well]
+    return [_as_told(case, found, spec) for case, found in told if found.known]
 
 
 def kept(cases: Sequence[Case], search: Sequence[str], decide: Sequence[str]) -> Cases:
@@ -248,9 +289,23 @@ def kept(cases: Sequence[Case], search: Sequence[str], decide: Sequence[str]) ->
     return Cases(search=tuple(known[i] for i in search), decide=tuple(known[i] for i in decide))
 
 
-def of_runs(runs: Sequence[Run], expected: Mapping[str, Any] | None = None) -> list[Case]:
-    """A case of each run."""
-    return [_case(run, expected or {}) for run in runs]
+def of_runs(
+    runs: Sequence[Run],
+    expected: Mapping[str, Any] | None = None,
+    spec: Spec | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> list[Case]:
+    """A case of each run.
+
+    Args:
+        spec: whose graph was given the inputs; without, they are as they were recorded.
+        values: as `Inputs` takes them.
+    """
+    cases = [_case(run, expected or {}) for run in runs]
+    if spec is None:
+        return cases
+    inputs = Inputs(spec, values)
+    return [_as_told(case, inputs.of(run), spec) for case, run in zip(cases, runs, strict=True)]
 
 
 def read_expected(path: Path, runs: Sequence[Run]) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def prepare(
         held_out=request.held_out,
         most=request.cases,
         expected=expected,
+        values={**space.base, **incumbent},
     )
     goals = Goals(
         slo_s=request.slo_s if request.slo_s is not None else spec.slo_s,
@@ -134,7 +135,7 @@ def prepare(
         made_ns=now_ns,
         scoring=scoring_of(spec.score, [*chosen.search, *chosen.decide]),
     )
-    notes = [f"left out: {count} {why}" for why, count in chosen.left_out.items()]
+    notes = [*(f"left out: {count} {why}" for why, count in chosen.left_out.items()), *chosen.notes]
     if gone:
         notes.append(f"{', '.join(gone)}: in the configuration in use, and no field of {spec.name} any more; left out")
     return Prepared(
@@ -152,7 +153,7 @@ def _not_asked(spec: Spec, runs: Sequence[Run], values: Config) -> list[str]:
     """What the caches of the graph will not know of its recorded runs."""
     if not spec.caches:
         return []
-    return Past(selecting.past_of(runs, spec), spec.caches, spec.built(spec.own(values))).unknown()
+    return Past(selecting.past_of(runs, spec, values), spec.caches, spec.built(spec.own(values))).unknown()
 
 
 def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expected: Mapping[str, Any]) -> Prepared:
@@ -178,7 +179,9 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
     if space.digest != about.space_digest:
         changes = "; ".join(space.changes_from(about.space))
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
-    known = selecting.of_runs([r for r in runs if r.run_id in {*about.search, *about.decide}], expected)
+    in_use = {**about.base, **about.incumbent}
+    asked_for = [r for r in runs if r.run_id in {*about.search, *about.decide}]
+    known = selecting.of_runs(asked_for, expected, spec, in_use)
     cases = selecting.kept(known, about.search, about.decide)
     alike = about.scoring in ("", scoring_of(spec.score, [*cases.search, *cases.decide]))
     return Prepared(

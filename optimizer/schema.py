@@ -58,7 +58,7 @@ class SchemaField:
         """How it may vary; `None` if nothing says that it may.
 
         Raises:
-            BadSpec: its marks contradict each other.
+            BadSpec: its marks contradict each other, or its type.
         """
         explicit = [m for m in self.marks if isinstance(m, Choice | Range | Fixed)]
         if len(explicit) > 1:
@@ -69,8 +69,8 @@ class SchemaField:
             if isinstance(found, Fixed):
                 return None
             if isinstance(found, Range) and found.integer is None:
-                return dataclasses.replace(found, integer=integer)
-            return found
+                found = dataclasses.replace(found, integer=integer)
+            return whole_if(self.name, found)
         values = _listed(self.type)
         if values is not None:
             return Choice(*values)
@@ -79,7 +79,7 @@ class SchemaField:
         low, high, step = _bounds(self.marks, integer=integer)
         if low is None or high is None or low > high:
             return None
-        return Range(low, high, step=step, integer=integer)
+        return whole_if(self.name, Range(low, high, step=step, integer=integer))
 
 
 def fields_of(schema: Any) -> Iterator[SchemaField]:
@@ -257,11 +257,32 @@ def parse_knob(text: str) -> tuple[str, Knob | None]:
     return name, Range(float(low), float(high), step=None if how is None else float(how))
 
 
+def whole_if(name: str, knob: Knob) -> Knob:
+    """The knob, whose bounds and step are whole if its values are.
+
+    Raises:
+        BadSpec: they are not.
+    """
+    if not isinstance(knob, Range) or not knob.integer:
+        return knob
+    off = [n for n in (knob.low, knob.high, knob.step) if n is not None and n != round(n)]
+    if not off:
+        return knob
+    low, high = math.ceil(knob.low), math.floor(knob.high)
+    how = ":log" if knob.log else f":{knob.step:g}" if knob.step is not None and knob.step == round(knob.step) else ""
+    way_out = f"say {name}={low}..{high}{how}" if low <= high else "there is none between its bounds"
+    raise BadSpec(f"knob {name} takes whole numbers, and {', '.join(f'{n:g}' for n in off)} is none: {way_out}")
+
+
 def typed(knob: Knob, like: SchemaField | None) -> Knob:
-    """A knob of the command line with the values of its field: the members of an Enum, whole numbers."""
+    """A knob of the command line with the values of its field: the members of an Enum, whole numbers.
+
+    Raises:
+        BadSpec: the field has whole numbers, and the bounds or the step are none.
+    """
     if like is None:
         return knob
     if isinstance(knob, Range):
-        return dataclasses.replace(knob, integer=like.whole)
+        return whole_if(like.name, dataclasses.replace(knob, integer=like.whole))
     known = {label(v): v for v in _listed(like.type) or ()}
     return Choice(*(known.get(label(v), v) for v in knob.values), when=knob.when)

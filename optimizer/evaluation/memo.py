@@ -16,13 +16,14 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
 
 from redecode.optimizer.cases import MODE, of_runs
+from redecode.optimizer.spec import Case
 from redecode.replay import ReplayDivergence
 from redecode.replay.comparison.changes import without_tracers_own
 from redecode.replay.comparison.divergence import diverged
@@ -107,6 +108,8 @@ def call_key(
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
+Answers = Callable[[str, Any, Case], Any]
+"""A spec's `stand_in`."""
 Known = tuple[Decode, Span]
 """What answers a call: held in memory, since reading it from the store would be part of the time that is measured."""
 
@@ -254,24 +257,92 @@ class Memo:
         return next((m.known for m in made if m.answers(limit)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a case's recorded run has for the tools of a candidate's run.
+
+    Attributes:
+        tools: its tool calls with their spans, in order of their begin.
+        case: itself, for a spec's `stand_in`, if that is kept.
+    """
+
+    tools: Sequence[tuple[ToolStep, Span]]
+    case: Case | None = None
+
+    @property
+    def usual_s(self) -> float:
+        """What its tools took, in the middle."""
+        waits = [span.duration_ns or 0 for _, span in self.tools]
+        return median(waits) / 1e9 if waits else 0.0
+
+
+class Sources:
+    """What recorded runs got from their tools, read before the runs of a block begin.
+
+    Reading a run takes as long as many a call: read when a tool is asked, it would be in the latency of whichever
+    candidate comes first, the incumbent, and of all the runs beside it.
+
+    Args:
+        cases: whether the runs are kept as cases, besides what their tools answered.
+        keeps: those of so many cases, asked for last, and at least a block's.
+    """
+
+    def __init__(self, store: Store, *, cases: bool = True, keeps: int = 1_000) -> None:
+        self._store, self._cases, self._keeps = store, cases, keeps
+        self._known: dict[str, Source] = {}
+        self._lock = threading.Lock()
+
+    def read(self, cases: Sequence[str]) -> None:
+        """Have these at hand; only runs that called a tool are read whole, and only their tool calls are kept."""
+        with self._lock:
+            known = {case: self._known.pop(case) for case in cases if case in self._known}
+            new = [case for case in dict.fromkeys(cases) if case not in known]
+            runs = self._store.runs(run_ids=new) if new else []
+            asking = [run.run_id for run in runs if run.tools]
+            whole = {r.run.run_id: r for r in self._store.load_many(asking)} if asking else {}
+            for run in runs:
+                case = of_runs([run])[0] if self._cases else None
+                known[run.run_id] = Source(_tools_of(whole.get(run.run_id)), case)
+            for old in list(self._known)[: max(0, len(self._known) + len(known) - self._keeps)]:
+                del self._known[old]
+            self._known |= known
+
+    def of(self, case: str) -> Source | None:
+        """Of one case; `None` if the store has it no more."""
+        found = self._known.get(case)
+        if found is None:  # a run that fills a cache, beside every clock
+            self.read([case])
+            found = self._known.get(case)
+        return found
+
+
+def _tools_of(recorded: RecordedRun | None) -> list[tuple[ToolStep, Span]]:
+    if recorded is None:
+        return []
+    spans = {span.span_id: span for span in recorded.spans}
+    found = [(tool, spans[tool.span_id]) for tool in recorded.tools if tool.span_id in spans]
+    return sorted(found, key=lambda pair: pair[1].start_ns)
+
+
 class Evaluator:
     """Answers the calls of candidates' runs: FM calls from the memo, tools as recorded (a `tracer.Player`).
 
     Args:
         memo: `None`: every FM call goes to the engine.
         live_tools: tools that may really run.
-        recorded: case → its recorded run, for what its tools answered; asked only when a tool is called.
+        sources: what tools answered in the cases' recorded runs.
         stand_in: as `Spec.stand_in`.
 
     Attributes:
         refused: why the first tool call that may not run was refused; the study cannot go on without it.
     """
 
-    def __init__(self, memo: Memo | None, live_tools: Collection[str], recorded: Any, stand_in: Any = None) -> None:
-        self._memo, self._live_tools, self._recorded, self._stand_in = memo, set(live_tools), recorded, stand_in
+    def __init__(
+        self, memo: Memo | None, live_tools: Collection[str], sources: Sources, stand_in: Answers | None = None
+    ) -> None:
+        self._memo, self._live_tools, self._sources, self._stand_in = memo, set(live_tools), sources, stand_in
         self._engines: dict[tuple[str | None, str], str] = {}
-        self._sources: dict[str, RecordedRun] = {}
-        self._taken: Counter[tuple[str, str]] = Counter()
+        self._taken: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
         self.refused: str | None = None
 
@@ -307,37 +378,39 @@ class Evaluator:
         case = case_of(span)
         if case is None:
             raise self._refuse(span, f"tool {name} is called outside of a case")
-        with self._lock:
-            if case not in self._sources:
-                self._sources[case] = self._recorded(case)
-            source = self._sources[case]
-            asked = plain(arguments)
-            same = [t for t in source.tools if t.tool == name and t.arguments == asked]
-            nth = self._taken[span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}"]
-            self._taken[span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}"] += 1
+        source = self._sources.of(case)
+        if source is None:
+            raise self._refuse(span, f"tool {name} is called, and run {case[:12]} is in the store no more")
+        asked = plain(arguments)
+        same = [pair for pair in source.tools if pair[0].tool == name and pair[0].arguments == asked]
+        nth = self._asked_before(span.root.run_id, f"{name} {json.dumps(asked, sort_keys=True, default=str)}")
         if not same and (answered := self._stood_in(name, asked, source)) is not None:
             span.set({ANSWERED_BY: STAND_IN})
             return answered
         if not same:
             raise self._refuse(span, f"tool {name} is asked what run {case[:12]} had not asked it: {asked!r:.200}")
-        ordered = sorted(same, key=lambda t: _began(source, t))
         # Of calls side by side the place in the run tells which is which; their order is their threads'.
-        here = (t for t in same if t.step_key == span.step_key)
-        chosen = next(here, ordered[min(nth, len(ordered) - 1)])
-        then = next(s for s in source.spans if s.span_id == chosen.span_id)
+        here = (pair for pair in same if pair[0].step_key == span.step_key)
+        chosen, then = next(here, same[min(nth, len(same) - 1)])
         span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: then.span_id})
         return tool_answer(chosen, then, wait_s=(then.duration_ns or 0) / 1e9)
 
-    def _stood_in(self, name: str, asked: Any, source: RecordedRun) -> Played | None:
+    def _asked_before(self, run_id: str, what: str) -> int:
+        """How often a run has asked a tool that; counts this time."""
+        with self._lock:
+            counts = self._taken.setdefault(run_id, Counter())
+            counts[what] += 1
+            return counts[what] - 1
+
+    def _stood_in(self, name: str, asked: Any, source: Source) -> Played | None:
         """What the spec says for a tool that the recorded run had not asked that."""
-        if self._stand_in is None:
+        if self._stand_in is None or source.case is None:
             return None
         try:
-            value = self._stand_in(name, asked, of_runs([source.run])[0])
+            value = self._stand_in(name, asked, source.case)
         except LookupError:
             return None
-        waits = [s.duration_ns or 0 for s in source.spans if s.span_id in {t.span_id for t in source.tools}]
-        return Played(value=value, wait_s=median(waits) / 1e9 if waits else 0.0)
+        return Played(value=value, wait_s=source.usual_s)
 
     def retrieval(self, span: LiveSpan, query: str) -> Played | Live:
         """Live: it reads."""
@@ -356,8 +429,11 @@ class Evaluator:
         return case
 
     def ended(self, event: SpanEvent) -> None:
-        """A live decode says which engine its model is on."""
+        """A live decode says which engine its model is on; of a run that is over nothing is kept."""
         a = event.attributes
+        if event.kind == "run":
+            with self._lock:
+                self._taken.pop(event.run, None)
         if event.kind == "decode" and event.status == "ok" and a.get(ANSWERED_BY) == LIVE:
             engine = engine_of(a.get(c.ENGINE), a.get(c.BASE_URL), a.get(c.FINGERPRINT))
             self._engines[a.get(c.BASE_URL), str(a.get(c.REQUEST_MODEL))] = engine
@@ -374,10 +450,6 @@ class Evaluator:
         error = diverged(what, run_id="", step_key=key, way_out="to let a tool run: --live-tool NAME")
         self.refused = self.refused or f"{what} (at {key}); to let it really run: --live-tool NAME"
         return error
-
-
-def _began(source: RecordedRun, step: ToolStep) -> int:
-    return next((s.start_ns for s in source.spans if s.span_id == step.span_id), 0)
 
 
 def case_of(span: LiveSpan) -> str | None:

@@ -20,27 +20,38 @@ from redecode.replay.simulator.fleet import Routing
 PLACEMENT = "placement."
 REPLICAS, ROUTING, PROFILE = (PLACEMENT + name for name in ("replicas", "routing", "profile"))
 KNOWN = (REPLICAS, ROUTING, PROFILE)
+DEFAULT_REPLICAS = 1
 
 
 def asked_for(
     load: str | None,
     *,
-    replicas: int,
+    replicas: int | None,
     profiles: Sequence[str],
     replica_usd_h: float | Mapping[str, float] | None,
     incumbent: Mapping[str, Any],
+    knobs: Sequence[tuple[str, Knob | None]] = (),
 ) -> dict[str, Any]:
     """What the settings of a study keep of the load that it simulates; nothing if it simulates none.
 
     Args:
+        replicas: in use; `None`: nobody has said.
         incumbent: the configuration in use, whose placement, if it has one, comes before `replicas`.
+        knobs: that are asked for: what is in use is one of their values.
+
+    Raises:
+        BadSpec: it is none of them.
     """
     if load is None:
         return {}
     in_use = {name: value for name, value in incumbent.items() if is_placement(name)}
+    said = in_use.get(REPLICAS, replicas)
+    searched = next((checked(name, knob) for name, knob in knobs if name == REPLICAS), None)
+    if searched is not None:
+        said = _default_in(searched) if said is None else _taken(REPLICAS, searched, said)
     found = {
         "load": load,
-        "replicas": in_use.get(REPLICAS, replicas),
+        "replicas": DEFAULT_REPLICAS if said is None else said,
         "profiles": list(profiles),
         "replica_usd_h": replica_usd_h,
     }
@@ -131,7 +142,12 @@ def checked(name: str, knob: Knob | None) -> Knob:
     if name == REPLICAS:
         knob = dataclasses.replace(knob, integer=True) if isinstance(knob, Range) else knob or Range(1, 4, integer=True)
         values = values_of(knob) or ()
-        if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+        parts = [p for p in (knob.low, knob.high, knob.step) if p is not None] if isinstance(knob, Range) else []
+        if (
+            not values
+            or any(p != round(p) for p in parts)
+            or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values)
+        ):
             raise BadSpec(f"knob {name} takes whole numbers from 1, as in {name}=1..4")
         return knob
     if name == PROFILE:
@@ -142,10 +158,31 @@ def checked(name: str, knob: Knob | None) -> Knob:
 
 
 def _in_use(name: str, knob: Knob, at_load: Mapping[str, Any]) -> Any:
-    """The incumbent's value: what the study is told of the placement in use, else the first that is allowed."""
-    given = {REPLICAS: at_load.get("replicas"), ROUTING: Routing.LEAST.value}.get(name)
-    if given is None and name == PROFILE and at_load.get("profiles"):
-        given = at_load["profiles"][0]
-    if given is not None and given in knob:
-        return given
-    return (values_of(knob) or (None,))[0]
+    """The incumbent's value: what the study is told of the placement in use, else the first that is allowed.
+
+    Raises:
+        BadSpec: the knob does not take what was said.
+    """
+    if name == REPLICAS:
+        given = at_load.get("replicas")
+        # A night's file may have the default written out, which is none that somebody has chosen.
+        return _default_in(knob) if given in (None, DEFAULT_REPLICAS) else _taken(name, knob, given)
+    if name == PROFILE:
+        # Whether another spelling is the same one, or of another FM, only the store knows (`simulated.AtLoad.check`).
+        given = next((p for p in at_load.get("profiles") or () if p in knob), None)
+    else:
+        given = Routing.LEAST.value
+    return given if given is not None and given in knob else (values_of(knob) or (None,))[0]
+
+
+def _default_in(knob: Knob) -> Any:
+    """How many replicas are in use where nobody has said."""
+    return DEFAULT_REPLICAS if DEFAULT_REPLICAS in knob else (values_of(knob) or (None,))[0]
+
+
+def _taken(name: str, knob: Knob, said: Any) -> Any:
+    if said not in knob:
+        raise BadSpec(
+            f"knob {name} takes {knob}, not {said!r}, which is said to be in use; widen it (as a knob {name}=...)"
+        )
+    return said

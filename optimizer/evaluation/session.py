@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from redecode.optimizer.cases import past_of
 from redecode.optimizer.errors import OptimizerError
-from redecode.optimizer.evaluation.memo import Evaluator, Memo
+from redecode.optimizer.evaluation.memo import Evaluator, Memo, Sources
 from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch, besides
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.objectives import Outcome
@@ -109,9 +109,9 @@ class Session:
         self._load = str(settings.concurrency)
         self._memo = Memo(Store(settings.store), self._load)
         tools = {*self._spec.live_tools, *settings.live_tools}
-        recorded = Store(settings.source).load
+        self._sources = Sources(Store(settings.source), cases=self._spec.stand_in is not None)
         self._players = {
-            memo: Evaluator(self._memo if memo else None, tools, recorded, self._spec.stand_in)
+            memo: Evaluator(self._memo if memo else None, tools, self._sources, self._spec.stand_in)
             for memo in (True, False)
         }
         self._cold = True
@@ -126,6 +126,7 @@ class Session:
     async def block(self, block: Block) -> list[Outcome]:
         """As `Evaluates.evaluate`."""
         player = self._players[block.memo]
+        self._sources.read([case.id for case in block.cases])
         if block.memo and block.first:
             self._memo.refresh()
         play(player)

@@ -156,7 +156,8 @@ class AtLoad:
         """Refuse, before anything is run, what is not measured.
 
         Raises:
-            BadSpec: the knob of profiles, or the configuration in use, names one that is not there.
+            BadSpec: the knob of profiles, or the configuration in use, names one that is not there, or the knob lacks
+                the one in use.
             NoProfile: there is none at all.
         """
         wanted = values_of(space.knobs[PROFILE]) or () if PROFILE in space.knobs else [self.in_use.get(PROFILE)]
@@ -167,6 +168,26 @@ class AtLoad:
                 raise BadSpec(f"{PROFILE}: {error}") from error
         if not self.profiles:
             catalogue.some(self.store)
+        if PROFILE in space.knobs and PROFILE not in self.in_use:
+            self._check_in_use(space)
+
+    def _check_in_use(self, space: Space) -> None:
+        """A profile that is said is in use, unless it is of an FM whose hardware is not searched."""
+        choices = {str(w): catalogue.named(self.store, str(w)) for w in values_of(space.knobs[PROFILE]) or ()}
+        now = choices.get(str(space.base.get(PROFILE)))
+        for name in self.profiles:
+            said = catalogue.named(self.store, name)
+            if said.model not in {c.model for c in choices.values()} or (now is not None and now.key == said.key):
+                continue
+            known = next((choice for choice, profile in choices.items() if profile.key == said.key), None)
+            if known is None:
+                way_out = f"widen it (as a knob {PROFILE}={name},...)"
+            else:
+                way_out = "say one of each FM" if known == name else f"say {known}, as the knob does"
+            raise BadSpec(
+                f"knob {PROFILE} takes {space.knobs[PROFILE]}, not {name!r}, which is said to be the profile of "
+                f"{said.model} in use; {way_out}"
+            )
 
     def latencies(self, plans: Mapping[str, Plan], placed: Placed | None = None) -> dict[str, list[float]]:
         """Run id → its simulated latencies, s, ascending; every run at least once."""

@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from sqlalchemy import URL, make_url
 
 from redecode.optimizer.errors import BadStudy
+from redecode.optimizer.study.storage import FOLDER, JOURNAL
 
 
 @contextmanager
@@ -21,14 +25,16 @@ def alone(folder: Path, study: str, place: Path | str = "") -> Iterator[None]:
 
     Args:
         folder: where the lock is: the store.
-        place: where studies are kept, if that is not the store.
+        place: where studies are kept, if that is not the store: beside a file, SQLite's too, whatever it is called by
+            and whichever store asks. Of another database only those of one store on one machine know of each other.
 
     Raises:
         BadStudy: another process has it; names it.
     """
-    if place and "://" not in str(place):  # a file, which another store may have as well
-        folder, place = Path(place).absolute().parent, ""
-    path = folder / f".{hashlib.blake2b(f'{study}{place}'.encode(), digest_size=8).hexdigest()}.lock"
+    path = _lock_of(folder, study, str(place))
+    if path is None:
+        yield
+        return
     while True:
         with path.open("a+", encoding="utf-8") as file:
             if not held(file):
@@ -42,6 +48,32 @@ def alone(folder: Path, study: str, place: Path | str = "") -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _lock_of(folder: Path, study: str, place: str) -> Path | None:
+    """Where the lock is; `None`: nobody else can have it."""
+    what = ""
+    if "://" not in place:
+        file = Path(place).resolve() if place else None
+    else:
+        url = make_url(place)
+        if url.get_backend_name() != "sqlite":
+            file, what = None, f"{url.get_backend_name()} {url.host} {url.port} {url.database}"
+        elif (file := _sqlite_file(url)) is None:
+            return None
+    if file is not None and file != (folder / FOLDER / JOURNAL).resolve():
+        folder, what = file.parent, file.name
+    return folder / f".{hashlib.blake2b(f'{study}{what}'.encode(), digest_size=8).hexdigest()}.lock"
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    """The file of a database; `None`: it is in memory, of this process alone."""
+    name, query = url.database or "", dict(url.query)
+    if name.startswith("file:") and query.get("uri"):  # SQLite's own URLs
+        inner = urlsplit(name)
+        name, query = unquote(inner.path), {**query, **dict(parse_qsl(inner.query))}
+    in_memory = name in ("", ":memory:") or query.get("mode") == "memory"
+    return None if in_memory else Path(name).resolve()
 
 
 def held(file: IO[str]) -> bool:

@@ -11,7 +11,8 @@ import json
 import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,6 +39,7 @@ SAMPLERS = ("gp", "tpe", "tpe-default", "tpe-multivariate", "nsga2", "random")
 _PLACEMENTS, _EACH = 40, 6
 """Placements that are drawn for each proposal, and those of them that each graph that ran is looked at with."""
 CONFIG, MEASURED, OUTCOMES, WHY = "candidate", "measured", "outcomes", "why"
+_ENQUEUED, _GIVEN_UP = "enqueued", "given_up"
 
 
 def sampler_of(name: str, seed: int, startup: int = STARTUP) -> BaseSampler:
@@ -129,10 +131,10 @@ class Search:
             load_if_exists=True,
         )
         if ABOUT not in self._study.user_attrs:
-            self._study.set_user_attr(ABOUT, about.to_json())
             with warnings.catch_warnings():  # experimental since 3.2; only dashboards read it
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(list(NAMES))
+            self._study.set_user_attr(ABOUT, about.to_json())
         elif self._study.user_attrs[ABOUT]["space_digest"] != space.digest:
             raise BadStudy(f"study {self.name} was made with other knobs; begin a new one")
         self.resumed = self._pick_up()
@@ -140,19 +142,46 @@ class Search:
     def _pick_up(self) -> int:
         """What a kill had left running is asked again; returns how many trials there were."""
         trials = self._study.get_trials(deepcopy=False)
+        waiting = [self._config(t) for t in trials if t.state == TrialState.WAITING]
         for trial in trials:
             if trial.state == TrialState.RUNNING:
-                self._study.tell(trial.number, state=TrialState.FAIL)
-                if (config := self._config(trial)) is not None:
-                    self._study.enqueue_trial(dict(config))
+                config = self._config(trial)
+                if config is not None and config not in waiting and not _not_evaluated(trial):
+                    self._enqueue(config)  # first, so that a kill between loses none
+                with self._alone():
+                    self._study.tell(trial.number, state=TrialState.FAIL)
         return sum(t.state.is_finished() and CONFIG in t.user_attrs for t in trials)
 
     def enqueue(self, config: Config) -> bool:
         """Have a candidate evaluated before others are asked for; says whether it is new."""
         if any(self._config(t) == config for t in self._study.get_trials(deepcopy=False)):
             return False
-        self._study.enqueue_trial(dict(config), user_attrs={"enqueued": json.dumps(config, sort_keys=True)})
+        self._enqueue(config)
         return True
+
+    def _enqueue(self, config: Config) -> None:
+        self._study.enqueue_trial(dict(config), user_attrs={_ENQUEUED: json.dumps(config, sort_keys=True)})
+
+    def _made(self) -> int:
+        """Trials that count: those that a kill had left running do not, so that what follows is as without it."""
+        return sum(not _picked_up(t) for t in self._study.get_trials(deepcopy=False))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A trial of ours is told by nobody else.
+
+        Raises:
+            BadStudy: another process has.
+        """
+        try:
+            yield
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
+            if isinstance(error, ValueError) and not str(error).startswith("Cannot tell a "):
+                raise
+            raise BadStudy(
+                f"another process is at study {self.name}: it has ended a trial of this one ({error}); what both have "
+                "told is kept: let one of them end, then go on with --resume"
+            ) from error
 
     def enqueue_unseen(self) -> bool:
         """Have a candidate of a finite space evaluated that never was, drawn by the seed; false if there is none."""
@@ -161,17 +190,17 @@ class Search:
         left = [config for config in self.space.candidates() if config not in seen]
         if not left:
             return False
-        rng = random.Random(f"unseen/{self.about.seed}/{len(trials)}")
+        rng = random.Random(f"unseen/{self.about.seed}/{self._made()}")
         return self.enqueue(rng.choice(left))
 
     @staticmethod
     def _config(trial: FrozenTrial) -> Config | None:
-        text = trial.user_attrs.get(CONFIG) or trial.user_attrs.get("enqueued")
+        text = trial.user_attrs.get(CONFIG) or trial.user_attrs.get(_ENQUEUED)
         return None if text is None else json.loads(text)
 
     def ask(self, count: int) -> list[Asked]:
         """The next candidates; each may be one that was evaluated before (`known`)."""
-        made = len(self._study.get_trials(deepcopy=False))
+        made = self._made()
         # Any two (seed, number) give unlike streams: numpy's SeedSequence mixes them.
         self._study.sampler = sampler_of(self.about.sampler, (self.about.seed * 1_000_003 + made) % 2**32)
         out: list[Asked] = []
@@ -179,8 +208,9 @@ class Search:
             if self.about.sampler == "gp":
                 self._propose([a.config for a in out])
             trial = self._study.ask()
-            config = suggested(trial, self.space)
-            trial.set_user_attr(CONFIG, json.dumps(config, sort_keys=True))
+            with self._alone():
+                config = suggested(trial, self.space)
+                trial.set_user_attr(CONFIG, json.dumps(config, sort_keys=True))
             out.append(Asked(trial.number, config, trial))
         return out
 
@@ -191,17 +221,18 @@ class Search:
         if any(t.state == TrialState.WAITING for t in trials) or len(done) < PROPOSING:
             return
         running = [c for t in trials if t.state == TrialState.RUNNING and (c := self._config(t)) is not None]
+        made = self._made()
         config = propose(
             self.space,
             [d.config for d in done],
             [*zip(*compared([d.measured.values for d in done]), strict=True)],
             [list(self.goals.constraints(d.measured).values()) for d in done],
             [*pending, *running],
-            random.Random(f"propose/{self.about.seed}/{len(trials)}"),
-            self._placed_otherwise(done, len(trials)),
+            random.Random(f"propose/{self.about.seed}/{made}"),
+            self._placed_otherwise(done, made),
         )
         if config is not None:
-            self._study.enqueue_trial(dict(config))
+            self._enqueue(config)
 
     def _placed_otherwise(self, done: Sequence[Done], number: int) -> list[Config]:
         """Candidates that differ from one that ran on all cases in their placement alone: these run no more."""
@@ -220,44 +251,57 @@ class Search:
     def failed_before(self, config: Config) -> str | None:
         """Why this candidate could not be evaluated, if that was tried."""
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.state == TrialState.FAIL and WHY in trial.user_attrs and self._config(trial) == config:
+            if _failed(trial) and self._config(trial) == config:
                 return str(trial.user_attrs[WHY])
         return None
 
     def tell(self, asked: Asked, found: Evaluated) -> None:
-        """What came of a candidate: constraints first, all of them, then values or that it was pruned."""
+        """What came of a candidate: its state last, so that one of which a kill has left a part is none that is over.
+
+        Raises:
+            BadStudy: another process has told it.
+        """
         trial = asked.trial
-        if found.failed is not None or found.measured is None:
-            trial.set_user_attr(WHY, found.failed or "nothing was measured")
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        rows = [[o.case, o.run_id, o.loss, o.seconds, self.goals.cost(o), o.live, o.memo] for o in found.outcomes]
-        trial.set_user_attr(MEASURED, asdict(found.measured))
-        trial.set_user_attr(OUTCOMES, rows)
-        if found.out is not None:
-            trial.set_user_attr(WHY, found.out)
-        for key, value in self.goals.constraints(found.measured).items():
-            trial.set_constraint(key, value)
-        if found.infeasible:
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, list(found.measured.values))
+        with self._alone():
+            if found.failed is not None or found.measured is None:
+                trial.set_user_attr(WHY, found.failed or "nothing was measured")
+                self._study.tell(trial, state=TrialState.FAIL)
+                return
+            rows = [[o.case, o.run_id, o.loss, o.seconds, self.goals.cost(o), o.live, o.memo] for o in found.outcomes]
+            trial.set_user_attr(MEASURED, asdict(found.measured))
+            trial.set_user_attr(OUTCOMES, rows)
+            if found.out is not None:
+                trial.set_user_attr(WHY, found.out)
+            self._end(trial, found.measured, pruned=found.infeasible)
 
     def tell_again(self, asked: Asked, known: Done) -> None:
-        """The same candidate again: it is what it was, and costs nothing."""
-        trial = asked.trial
-        measured = known.measured
-        trial.set_user_attr("same_as", known.number)
-        for key, value in self.goals.constraints(measured).items():
+        """The same candidate again: it is what it was, and costs nothing.
+
+        Raises:
+            BadStudy: as `tell`.
+        """
+        with self._alone():
+            asked.trial.set_user_attr("same_as", known.number)
+            self._end(asked.trial, known.measured, pruned=known.pruned)
+
+    def _end(self, trial: Trial, found: Measured, *, pruned: bool) -> None:
+        """Constraints first, all of them, then values or that it was pruned."""
+        for key, value in self.goals.constraints(found).items():
             trial.set_constraint(key, value)
-        if known.pruned:
+        if pruned:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, list(measured.values))
+            self._study.tell(trial, list(found.values))
 
     def give_up(self, asked: Asked) -> None:
-        """Not evaluated: it is evaluated beside in the same batch, or it cannot be."""
-        self._study.tell(asked.trial, state=TrialState.FAIL)
+        """Not evaluated: it is evaluated beside in the same batch, or it cannot be.
+
+        Raises:
+            BadStudy: as `tell`.
+        """
+        with self._alone():
+            asked.trial.set_user_attr(_GIVEN_UP, value=True)
+            self._study.tell(asked.trial, state=TrialState.FAIL)
 
     def done(self) -> list[Done]:
         """Trials that were evaluated, each candidate once, in order; the incumbent first, whenever it was."""
@@ -279,10 +323,13 @@ class Search:
 
 
 def done_of(study: Study, goals: Goals) -> list[Done]:
-    """Trials of a study that were evaluated, each candidate once, in order."""
+    """Trials of a study that were evaluated, each candidate once, in order.
+
+    One that a kill has left in the midst of being told has failed, whatever it has already: it is asked again.
+    """
     out = []
-    for trial in study.get_trials(deepcopy=False):
-        if MEASURED not in trial.user_attrs or not trial.state.is_finished():
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if MEASURED not in trial.user_attrs:
             continue
         measured = Measured(**trial.user_attrs[MEASURED])
         outcomes = {r[0]: (r[1], r[2], r[3], r[4]) for r in trial.user_attrs[OUTCOMES]}
@@ -304,10 +351,24 @@ def done_of(study: Study, goals: Goals) -> list[Done]:
 def failures_of(study: Study) -> list[tuple[Config, str]]:
     """Candidates of a study that could not be evaluated, and why."""
     return [
-        (json.loads(t.user_attrs[CONFIG]), t.user_attrs[WHY])
-        for t in study.get_trials(deepcopy=False)
-        if t.state == TrialState.FAIL and WHY in t.user_attrs
+        (json.loads(t.user_attrs[CONFIG]), t.user_attrs[WHY]) for t in study.get_trials(deepcopy=False) if _failed(t)
     ]
+
+
+def _not_evaluated(trial: FrozenTrial) -> bool:
+    """Whether it was told, or about to be, that it was given up or could not be evaluated."""
+    told = trial.user_attrs
+    # One that was measured may have a reason as well: why it was out.
+    return _GIVEN_UP in told or (WHY in told and MEASURED not in told)
+
+
+def _failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and _not_evaluated(trial) and WHY in trial.user_attrs
+
+
+def _picked_up(trial: FrozenTrial) -> bool:
+    """Whether a kill had left it running."""
+    return trial.state == TrialState.FAIL and not _not_evaluated(trial)
 
 
 def importances_of(study: Study) -> dict[str, dict[str, float]]:

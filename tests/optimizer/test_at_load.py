@@ -268,7 +268,7 @@ def test_a_profile_in_use_that_the_knob_does_not_take_is_refused(store: Path) ->
         spec = Spec(name="agent", build=lambda values: None)
         spec, _ = with_placement(spec, [parse_knob(f"placement.profile={slow},{fast}")], at_load)
         knobs = {**spec.knobs, "wording": ["a"]}
-        given = {f"placement.{k}": v for k, v in placed.items()}
+        given: Config = {f"placement.{k}": v for k, v in placed.items()}
         space, incumbent = space_of(
             spec.model_copy(update={"knobs": knobs, "incumbent": {**spec.incumbent, "wording": "a"}}), incumbent=given
         )

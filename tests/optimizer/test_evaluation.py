@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from redecode.optimizer.cases import MODE, select
 from redecode.optimizer.errors import BadSpec, EngineGone, NoRuns, OptimizerError, ScorerFailed
 from redecode.optimizer.evaluation.ladder import Ladder
-from redecode.optimizer.evaluation.memo import Evaluator, Made
+from redecode.optimizer.evaluation.memo import Evaluator, Made, Sources
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.runs import alike
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
@@ -398,7 +398,7 @@ def test_of_equal_tool_calls_side_by_side_each_gets_its_own_answer(
     keys = [t.step_key for t in recorded.tools]
     assert sorted(then) == list(range(6)) and len(set(keys)) == 6
     found: dict[str, Any] = {}
-    player = Evaluator(None, (), lambda case: recorded)
+    player = Evaluator(None, (), Sources(Store(store)))
     labels = json.dumps({MODE: {"case": recorded.run.run_id}})
     for key in reversed(keys):
         event = SimpleNamespace(attributes={c.LABELS: labels})

@@ -312,3 +312,30 @@ def test_of_a_number_with_a_step_only_multiples_are_tried(bounds: dict[str, Any]
     assert (None if knob is None else list(values_of(knob) or ())) == values
     for value in values or ():
         context(n=value)
+
+
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [
+        ("toks=16..64:0.5", "knob toks takes whole numbers, and 0.5 is none: say toks=16..64"),
+        ("toks=0.5..64:log", "0.5 is none: say toks=1..64:log"),
+        ("toks=1.5..8.5:2", "1.5, 8.5 is none: say toks=2..8:2"),
+        ("toks=1.2..1.8", "there is none between its bounds"),
+        ("spent=0.5..8", "knob spent takes whole numbers"),
+    ],
+)
+def test_bounds_and_steps_of_whole_numbers_are_whole(knob: str, said: str) -> None:
+    """Optuna would end with a traceback, or round them to something else."""
+
+    class Whole(BaseModel):
+        toks: int = 16
+        spent: int | None = 1
+        heat: float = 0.5
+
+    spec = Spec(graph=Graph(Whole), name="g")
+    with pytest.raises(BadSpec, match=re.escape(said)):
+        space_of(spec, knobs=[parse_knob(knob)])
+    assert space_of(spec, knobs=[parse_knob("heat=0.5..8:0.5")])[1] == {"heat": 0.5}
+    marked = create_model("Marked", toks=(Annotated[int, Range(16, 64, step=0.5)], 16))
+    with pytest.raises(BadSpec, match="knob toks takes whole numbers"):
+        space_of(Spec(graph=Graph(marked), name="g"))

@@ -73,6 +73,8 @@ def test_what_is_not_understood_is_one_line(tune: Callable[..., Any], options: A
         (["--replicas", "2"], "--replicas is of a load that is simulated: say --load"),
         (["--profile", "a"], "--profile is of a load"),
         (["--load", "fast"], "a load is"),
+        (["--load", "6rps", "--replicas", "8", "--knob", "placement.replicas=1..4"], "takes 1 to 4, not 8"),
+        (["--load", "6rps", "--replicas", "1", "--knob", "placement.replicas=2..4"], "takes 2 to 4, not 1"),
         (["--price", "other=1,1"], "model m has no price"),
     ],
 )

@@ -13,12 +13,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from redecode.tracer import conventions as c
 from redecode.tracer.events import SpanEdge, SpanEvent
 from redecode.tracer.foreign import messages as m
 from redecode.tracer.foreign.edges import edges_below
 from redecode.tracer.foreign.nodes import Node
+from redecode.tracer.foreign.openinference import is_openinference, state_given
 from redecode.tracer.foreign.otlp import OtlpSpan
 from redecode.tracer.foreign.reading import Role, as_json, known, read_error, text, words
 from redecode.tracer.foreign.tree import build
@@ -184,7 +186,7 @@ class _Derivation:
         return node.reading.attributes
 
     def _run_attributes(self) -> JsonObject:
-        given, came = self._agent_node.reading.given if self._agent_node is not None else (None, None)
+        given, came = self._put_in_and_came_out()
         own: JsonObject = next((n.reading.labels for n in self._nodes if n.reading.labels), {})
         spans = [node.span for node in self._nodes if not node.made]
         scopes = sorted({f"{span.scope} {span.scope_version}".strip() for span in spans if span.scope})
@@ -198,6 +200,15 @@ class _Derivation:
             c.RUN_OUTPUT: None if came is None else c.to_json(came),
             c.LABELS: c.to_json({**own, **{k: v for k, v in labels.items() if v and _telling(v)}}),
         }
+
+    def _put_in_and_came_out(self) -> tuple[Any, Any]:
+        if self._agent_node is None:
+            return None, None
+        given, came = self._agent_node.reading.given
+        if is_openinference(self._agent_node.span):
+            steps = [n for n in self._nodes if n is not self._agent_node and n.reading.role in (Role.CHAIN, Role.PARSE)]
+            given = state_given(given, came, [n.reading.given[1] for n in steps])
+        return given, came
 
     # -- which is which, from run to run --
 

@@ -6,6 +6,7 @@ Its LangChain instrumentation puts what the conventions lack into the text of `i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redecode.tracer import conventions as c
@@ -174,6 +175,28 @@ def _value(attributes: JsonObject, which: str) -> Any:
     if attributes.get(f"{which}.mime_type") == "application/json":
         return parsed(value)
     return None if value == REDACTED else value
+
+
+def state_given(told: Any, came: Any, made: Sequence[Any]) -> Any:
+    """A graph's input, of which the instrumentation has the value alone where it is a text in a state of one field.
+
+    What comes out of a graph is what was given and what its nodes wrote. So the field is known if all others of the
+    answer were written (or are empty), and the one that is left has that text; else the text stays as it is.
+
+    Args:
+        came: out of the graph.
+        made: what each of its nodes did; of a single field likewise the value alone.
+    """
+    if not isinstance(told, str) or not isinstance(came, dict):
+        return told
+    texts = {out for out in made if isinstance(out, str)}
+    written = {name for out in made if isinstance(out, dict) for u in (out, out.get("update")) for name in _names(u)}
+    left = [n for n, v in came.items() if v and n not in written and not (isinstance(v, str) and v in texts)]
+    return {left[0]: told} if len(left) == 1 and came[left[0]] == told else told
+
+
+def _names(update: Any) -> Iterable[str]:
+    return update if isinstance(update, dict) else ()
 
 
 def _retrieval(span: OtlpSpan, task: Any, conversation: str | None) -> Reading:
