@@ -25,17 +25,30 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def play(client: Any, cast_to: Any, options: Any, path: str, played: Played, kwargs: JsonObject) -> Any:
-    """The recorded answer of a call, as the client would have returned or raised it."""
-    time.sleep(0.0 if played.chunks_s else played.wait_s)
-    response = _prepared(client, options, path, played, kwargs, asynchronous=False)
+    """The recorded answer of a call, as the client would have returned or raised it.
+
+    Making it is a part of the time that it takes.
+    """
+    begin = time.monotonic()
+    try:
+        response = _prepared(client, options, path, played, kwargs, asynchronous=False)
+    finally:
+        time.sleep(_rest(begin, played))
     return client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
 
 
 async def play_async(client: Any, cast_to: Any, options: Any, path: str, played: Played, kwargs: JsonObject) -> Any:
     """As `play`."""
-    await asyncio.sleep(0.0 if played.chunks_s else played.wait_s)
-    response = _prepared(client, options, path, played, kwargs, asynchronous=True)
+    begin = time.monotonic()
+    try:
+        response = _prepared(client, options, path, played, kwargs, asynchronous=True)
+    finally:
+        await asyncio.sleep(_rest(begin, played))
     return await client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
+
+
+def _rest(begin: float, played: Played) -> float:
+    return 0.0 if played.chunks_s else max(0.0, begin + played.wait_s - time.monotonic())
 
 
 def _prepared(client: Any, options: Any, path: str, played: Played, kwargs: JsonObject, *, asynchronous: bool) -> Any:
