@@ -29,22 +29,33 @@ def play(client: Any, cast_to: Any, options: Any, path: str, played: Played, kwa
 
     Making it is a part of the time that it takes.
     """
-    begin = time.monotonic()
+    begin, response = time.monotonic(), None
     try:
-        response = _prepared(client, options, path, played, kwargs, asynchronous=False)
+        if not _is_cut(played, kwargs):
+            response = _prepared(client, options, path, played, kwargs, asynchronous=False)
     finally:
         time.sleep(_rest(begin, played))
+    if response is None and played.cut is not None:
+        raise played.cut()
     return client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
 
 
 async def play_async(client: Any, cast_to: Any, options: Any, path: str, played: Played, kwargs: JsonObject) -> Any:
     """As `play`."""
-    begin = time.monotonic()
+    begin, response = time.monotonic(), None
     try:
-        response = _prepared(client, options, path, played, kwargs, asynchronous=True)
+        if not _is_cut(played, kwargs):
+            response = _prepared(client, options, path, played, kwargs, asynchronous=True)
     finally:
         await asyncio.sleep(_rest(begin, played))
+    if response is None and played.cut is not None:
+        raise played.cut()
     return await client._process_response(cast_to=cast_to, options=options, response=response, **kwargs)
+
+
+def _is_cut(played: Played, kwargs: JsonObject) -> bool:
+    """Whether nothing comes: what is raised then is made when it is due, since it tells that somebody waited."""
+    return played.cut is not None and not kwargs.get("stream")
 
 
 def _rest(begin: float, played: Played) -> float:
@@ -55,8 +66,6 @@ def _prepared(client: Any, options: Any, path: str, played: Played, kwargs: Json
     """The response to be processed; the recorded failure is raised."""
     kwargs.setdefault("stream", False)
     kwargs.setdefault("stream_cls", None)
-    if played.cut is not None and not kwargs["stream"]:
-        raise played.cut()
     if played.error is not None:
         if getattr(played.error, "request", played) is None:  # of the client's own errors
             played.error.request = client._build_request(options, retries_taken=0)  # type: ignore[attr-defined]
