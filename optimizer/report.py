@@ -255,7 +255,7 @@ def _compared(compared: Sequence[Compared]) -> Iterator[str]:
     yield ""
     yield (
         "In brackets one-sided 95 % bounds: paired bootstrap, conversations resampled whole; the SLO by the exact "
-        "binomial bound, which takes runs to be independent."
+        "binomial bound, of runs or of conversations, whichever says less."
     )
     yield ""
 

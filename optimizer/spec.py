@@ -241,7 +241,7 @@ def space_of(
         BadSpec: a name is unknown, nothing is left to search, or the incumbent has a value that its knob has not or
             that no study can keep.
     """
-    _keepable({**(incumbent or {}), **(fixed or {})})
+    _keepable({**(incumbent or {}), **{f"fix {name}": value for name, value in (fixed or {}).items()}})
     fields = spec.fields()
     given = {**spec.fixed, **(fixed or {})}
     known: dict[str, Knob] = {name: knob for name, f in fields.items() if (knob := f.knob()) is not None}

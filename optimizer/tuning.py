@@ -294,6 +294,8 @@ def _check_first(found: Evaluated) -> None:
         why, _ = Counter(o.error for o in found.outcomes).most_common(1)[0]
         run = next((o.run_id for o in found.outcomes if o.run_id and o.error == why), None)
         shown = "" if run is None else f"; `redecode show {run[:12]}` has more"
+        if "'dict' object has no attribute" in str(why):
+            shown += "; inputs are plain data: a schema that makes objects of them, `add_messages` say, is needed"
         raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}")
 
 

@@ -50,6 +50,8 @@ from redecode.tracer import (
 from redecode.tracer import conventions as c
 
 RECORDING, LIVE, STAND_IN = "recording", "live", "stand-in"
+FIRST = "first"
+"""A label, under `tune`, of a process's first run, whose calls wait for what is imported and connected."""
 _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
            d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
@@ -70,6 +72,7 @@ _QUERY = f"""
     WHERE d.error IS NULL AND d.output IS NOT NULL AND d.messages IS NOT NULL AND d.sent_ns > {{after}}
       AND s.attributes->>'$."{c.ANSWERED_BY}"' = '{LIVE}'
       AND coalesce(r.replay_mode, b.attributes->>'$."{c.REPLAY_MODE}"', '{MODE}') = '{MODE}'
+      AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{FIRST}') IS NULL
     ORDER BY d.sent_ns
 """
 _MOST = 200_000

@@ -19,14 +19,14 @@ _Z = 1.645
 _ALPHA = 0.05
 
 
-def lower_rate(misses: float, runs: int, alpha: float = _ALPHA) -> float:
+def lower_rate(misses: float, runs: float, alpha: float = _ALPHA) -> float:
     """Exact (Clopper-Pearson) one-sided lower bound of a rate; between whole numbers what lies between."""
     from scipy.stats import beta  # type: ignore[import-untyped]
 
     return 0.0 if misses == 0 else float(beta.ppf(alpha, misses, runs - misses + 1))
 
 
-def upper_rate(misses: float, runs: int, alpha: float = _ALPHA) -> float:
+def upper_rate(misses: float, runs: float, alpha: float = _ALPHA) -> float:
     """Exact (Clopper-Pearson) one-sided upper bound of a rate, likewise."""
     from scipy.stats import beta
 

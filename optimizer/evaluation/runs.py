@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, by_words
 from redecode.optimizer.errors import EngineGone, ScorerFailed
-from redecode.optimizer.evaluation.memo import RECORDING
+from redecode.optimizer.evaluation.memo import FIRST, RECORDING
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec
@@ -152,12 +152,14 @@ class Runner:
     async def first(self, values: Mapping[str, Any], case: Case, labels: Mapping[str, Any]) -> Outcome:
         """A run before any that counts: in a new process it is what imports and connects that takes the time.
 
+        Its answers are in no memo, since they took as long.
+
         Raises:
             EngineGone, BadSpec: as `block`.
         """
         graph, context = self._candidate(values)
         caches = None if self.warming is None else self.warming.of_case(self._token(labels), {})
-        outcome, _ = await self._run(graph, context, case, {**labels, "fills": True}, caches)
+        outcome, _ = await self._run(graph, context, case, {**labels, "fills": True, FIRST: True}, caches)
         return outcome
 
     def _candidate(self, values: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -135,8 +135,6 @@ class Session:
         if self._cold and block.cases:
             made = [await self._runner.first(block.values, block.cases[0], labels)]
             self._cold = False
-            if block.memo:
-                self._memo.refresh()
         outcomes = besides(await self._runner.block(block.values, block.cases, labels, block.withheld), made)
         if player.refused is not None:
             raise OptimizerError(player.refused)

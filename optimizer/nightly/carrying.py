@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
 from redecode.optimizer.configuration import TABLES, context_of, toml
 
@@ -29,12 +28,13 @@ class Carried:
     Attributes:
         data: of the new one.
         along: names of what was carried over; `left` of what was not, since the new one says it otherwise or the file
-            could not be edited.
+            could not be edited; `back` of what the old one did not say.
     """
 
     data: bytes
     along: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
 
 
 def carried(old: bytes, new: bytes) -> Carried:
@@ -44,12 +44,15 @@ def carried(old: bytes, new: bytes) -> Carried:
         return Carried(data=new)
     lacking = tuple(n for n in was if n not in TABLES and n not in now)
     other = tuple(n for n in was if n not in TABLES and n in now and not _same(was[n], now[n]))
+    back = tuple(n for n in now if n not in TABLES and n not in was)
     if not lacking and not _bare(new):
-        return Carried(data=new, left=other)
-    made = _edited(old.decode("utf-8-sig"), new.decode("utf-8-sig"), now)
-    if made is None or not _same(_read(made), {**now, **{n: was[n] for n in lacking}}):
-        return Carried(data=new, left=(*other, *lacking))
-    return Carried(data=made, along=lacking, left=other)
+        return Carried(data=new, left=other, back=back)
+    whole = {**now, **{n: was[n] for n in lacking}}
+    for edit in (_edited, _put_together):
+        made = edit(old.decode("utf-8-sig"), new.decode("utf-8-sig"), whole)
+        if made is not None and _same(_read(made), whole):
+            return Carried(data=made, along=lacking, left=other, back=back)
+    return Carried(data=new, left=(*other, *lacking), back=back)
 
 
 def _bare(data: bytes) -> bool:
@@ -57,33 +60,42 @@ def _bare(data: bytes) -> bool:
     return _HEADING.sub("", data.decode("utf-8-sig")) == toml(context_of(data, Path()))
 
 
-def _edited(old: str, new: str, now: Mapping[str, Any]) -> bytes | None:
+def _edited(old: str, new: str, whole: Mapping[str, Any]) -> bytes | None:
     """The old text with the new values, below the new heading; `None` where that cannot be done."""
     heading, rest = _HEADING.match(new), _HEADING.sub("", old)
     try:
         document = tomlkit.parse(rest)
-        for name in TABLES:
-            if name not in now:
-                document.pop(name, None)
-            elif name not in document:
-                document[name] = now[name]
-            else:
-                _set(document[name], now[name])
-        for name in now:
-            if name not in TABLES and not _same(document.get(name), now[name]):
-                document[name] = now[name]
+        _set(document, whole, only=TABLES)
         text = tomlkit.dumps(document)
-    except (TOMLKitError, ValueError, TypeError, KeyError, AttributeError):  # a way to write it that it cannot edit
+    except Exception:  # tomlkit's own errors are not all it raises of a text that it cannot edit
         return None
     above = "" if heading is None else heading[0].rstrip("\n") + "\n"
     return (above + ("" if not above or text.startswith("[") else "\n") + text).encode()
 
 
-def _set(table: Any, values: Mapping[str, Any]) -> None:
-    for name in [n for n in table if n not in values]:
+def _put_together(old: str, new: str, whole: Mapping[str, Any]) -> bytes | None:
+    """The new text with the old one's other values, though not in its words."""
+    try:
+        document = tomlkit.parse(new)
+        for name in [n for n in whole if n not in document]:
+            document.add(name, whole[name])
+        return tomlkit.dumps(document).encode()
+    except Exception:  # likewise
+        return None
+
+
+def _set(table: Any, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
+    """Make a table say this, without touching what it says already.
+
+    Args:
+        only: these alone may be removed.
+    """
+    for name in [n for n in table if n not in values and (only is None or n in only)]:
         del table[name]
     for name, value in values.items():
-        if name not in table or not _same(table[name], value):
+        if name in table and isinstance(value, Mapping) and isinstance(table[name], Mapping):
+            _set(table[name], value)
+        elif name not in table or not _same(table[name], value):
             table[name] = value
 
 

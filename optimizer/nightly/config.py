@@ -84,7 +84,7 @@ class BudgetSection(_Section):
     """What a night may spend; each is kept to within a block: eight runs, in the decision of each lane."""
 
     time: Seconds = 6 * 3600.0
-    fm_calls: int | None = Field(default=None, gt=0)
+    fm_calls: int | None = Field(default=None, gt=0, lt=2**63)
     cost: float | None = Field(default=None, gt=0)
 
 
@@ -111,8 +111,8 @@ class TuneSection(_Section):
     fix: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
     incumbent: AtPath | None = None
     expected: AtPath | None = None
-    trials: int | None = Field(default=None, gt=0)
-    cases: int = Field(default=40, gt=0)
+    trials: int | None = Field(default=None, gt=0, lt=2**63)
+    cases: int = Field(default=40, gt=0, lt=2**63)
     held_out: float = Field(default=1 / 3, gt=0, le=0.9)
     finalists: int = Field(default=3, ge=1, le=5)
     seed: int = 0
@@ -133,6 +133,8 @@ class TuneSection(_Section):
         for name, fixed in value.items() if isinstance(value, Mapping) else ():
             if not isinstance(fixed, str | int | float | bool):
                 raise ValueError(f"{name}: want text in quotes, a number, true or false")
+            if isinstance(fixed, int) and not -(2**63) <= fixed < 2**63:
+                raise ValueError(f"{name}: an integer has at most 64 bits; say it as text, in quotes")
         return value
 
     @field_validator("seed")

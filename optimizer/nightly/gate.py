@@ -63,7 +63,11 @@ class Rejected:
         if self.context is None or config_id(config) == self.config:
             return config_id(config) == self.config
         mine, other = {**usual, **self.context}, {**usual, **config}
-        return all(mine[name] == other[name] for name in mine if name in other)
+        return all(
+            mine[name] == other[name] and isinstance(mine[name], bool) == isinstance(other[name], bool)
+            for name in mine
+            if name in other
+        )
 
 
 def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | None) -> Gated:

@@ -136,14 +136,14 @@ class History:
             found: `current.toml`, if that is where it comes from: kept as it is, and left alone.
         """
         if found is None:
-            night = f" in night {event.night}" if event.night else ""
-            self.write_down(context, f"{event.change}{night}{': ' if event.why else ''}{event.why}")
+            self._can_be_written()
+            self.write_down(context, _words(event))
         else:
             self._keep(event.config, found)
         write_whole(self._pending, json.dumps(event.to_json()))
         self._append(event)
         if found is None:
-            self._copy(event.config)
+            self._copy(event)
         self._pending.unlink()
 
     def write_down(self, context: Mapping[str, Any], comment: str) -> str:
@@ -177,22 +177,48 @@ class History:
             file.flush()
             os.fsync(file.fileno())
 
-    def _copy(self, config: str) -> None:
-        """Replace `current.toml`; what is there is kept, and what it says besides a configuration goes along."""
-        current, was = self.home.current, b""
+    def _copy(self, event: Event) -> None:
+        """Replace `current.toml`; what is there is kept, and what it says besides a configuration goes along.
+
+        A rollback brings back the file as it was then; else only the configuration is another one.
+        """
+        current, file = self.home.current, self._file(event.config)
+        kept = file.read_bytes()
         try:
             was = current.read_bytes()
             before = config_id(context_of(was, current))
-        except (FileNotFoundError, BadSpec):
-            write_whole(current, self._file(config).read_bytes())
+        except (OSError, BadSpec):
+            self._write(kept)
             return
         self._keep(before, was)
-        made = carried(was, self._file(config).read_bytes())
-        write_whole(current, made.data)
+        bare = toml(context_of(kept, file), [f"configuration {event.config}", _words(event)]).encode()
+        made = carried(was, kept if event.change is Change.ROLLED_BACK else bare)
+        self._write(made.data)
         if made.along:
             self.tell(f"{current.name} has {', '.join(made.along)} of configuration {before} still")
+        if made.back:
+            self.tell(
+                f"{current.name} has {', '.join(made.back)} again, as when configuration {event.config} was in use"
+            )
         if made.left:
             self.tell(f"{current.name} lost {', '.join(made.left)} of configuration {before}: see {self._file(before)}")
+
+    def _can_be_written(self) -> None:
+        try:
+            folder = self.home.current.resolve().parent
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise BadNight(f"{self.home.current} cannot be followed: {error}") from error
+        if not folder.is_dir():
+            raise BadNight(
+                f"{self.home.current} names a file in {folder}, which is not there; mend the link, or remove it"
+            )
+
+    def _write(self, data: bytes) -> None:
+        self._can_be_written()
+        try:
+            write_whole(self.home.current, data)
+        except OSError as error:
+            raise BadNight(f"{self.home.current.resolve()} cannot be written: {error.strerror}") from error
 
     def settle(self, now_ns: int, check: Callable[[Mapping[str, Any]], None] = lambda _: None) -> str | None:
         """Make `current.toml` and history say the same; returns what was done, in words, if anything was.
@@ -215,7 +241,7 @@ class History:
             return self._found(now_ns, check)
         last = events[-1]
         if not self.home.current.exists():
-            self._copy(last.config)
+            self._copy(last)
             self._pending.unlink(missing_ok=True)
             return f"{self.home.current.name} was gone; it is configuration {last.config} again"
         found, data = self._read()
@@ -224,7 +250,7 @@ class History:
             self._pending.unlink(missing_ok=True)
             return None
         if torn and name == last.before and self._not_copied(last):
-            self._copy(last.config)
+            self._copy(last)
             self._pending.unlink()
             return f"{self.home.current.name} is configuration {last.config}, as was decided before a kill"
         check(found)
@@ -354,6 +380,11 @@ class History:
                 out[event.before] = event.at_ns
             out.pop(event.config, None)
         return out
+
+
+def _words(event: Event) -> str:
+    night = f" in night {event.night}" if event.night else ""
+    return f"{event.change}{night}{': ' if event.why else ''}{' '.join(event.why.split())}"
 
 
 def since_words(events: Sequence[Event]) -> list[str]:

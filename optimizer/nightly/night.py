@@ -173,7 +173,10 @@ class Nightly:
 
     def _check(self, found: Mapping[str, Any]) -> None:
         tuning.point_agents_at(self.config.engine, self.store.path)
-        tuning.taken_by_knobs(self.config, found)
+        try:
+            tuning.taken_by_knobs(self.config, found)
+        except BadSpec as error:
+            raise BadSpec(f"current.toml: {error}") from error
 
     def _changed(self, begun: Mapping[str, Any]) -> str:
         """What the configuration says otherwise than when a night began."""

@@ -135,7 +135,7 @@ class Meter:
         """
         if self._stop_file.exists():
             self.mark()
-            raise Halted(f"{self._stop_file} says stop; remove it and start again to go on with this night")
+            raise Halted(f"{self._stop_file} says stop; remove it and start again to go on")
 
     def over(self) -> str | None:
         """Why to end, if a cap is reached."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from redecode.optimizer.cases import read_expected, same_input
 from redecode.optimizer.errors import NoRuns, OptimizerError, Stopped
-from redecode.optimizer.evaluation.placing import asked_for, is_placement, with_placement
+from redecode.optimizer.evaluation.placing import REPLICAS, ROUTING, asked_for, is_placement, with_placement
 from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import at_load, measured_on
@@ -30,6 +30,7 @@ from redecode.optimizer.study.storage import opened, place_of
 from redecode.optimizer.tuning import Tuned, Tuner
 from redecode.replay.engine import status
 from redecode.replay.prices import prices_of
+from redecode.replay.simulator.fleet import Routing
 from redecode.tracer import Run, Store
 
 FOLDER = "tuning"
@@ -222,7 +223,7 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "stopped": tuned.stopped,
         "incumbent": whole_of(p, p.incumbent),
         "finalists": {name: whole_of(p, config) for name, config in tuned.finalists.items()},
-        "usual": {name: as_json(f.default) for name, f in p.spec.fields().items() if f.has_default},
+        "usual": _usual(p),
         "scorer": scoring_of(p.spec.score, ()),
         "cases": [
             {"id": c.id, "started_ns": c.started_ns, "cluster": cluster}
@@ -237,6 +238,15 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "cost": cost,
         "cost_unit": p.goals.spending.cost_unit,
     }
+
+
+def _usual(prepared: Prepared) -> dict[str, Any]:
+    """What a configuration is taken to say of what it leaves out."""
+    spec, load = prepared.spec, prepared.about.settings.get("at_load")
+    defaults = {name: f.default for name, f in spec.fields().items() if f.has_default}
+    placed = {} if load is None else {REPLICAS: load["replicas"], ROUTING: Routing.LEAST.value}
+    said: dict[str, Any] = as_json({**defaults, **spec.fixed, **spec.incumbent})
+    return {**said, **placed}
 
 
 def none_keeps(tuned: Tuned) -> str | None:

@@ -1,10 +1,13 @@
 """What a candidate must keep by itself, whatever the incumbent does: the SLO, and the error that is allowed.
 
-Runs of one conversation are not independent: of each the share counts, so that one bad conversation is one.
+Both are of runs, but runs of one conversation are not independent: one bad conversation is one. So of each conversation
+the share counts, and, since long ones may be worse than short ones, the share of all runs as if there were as many
+conversations as say as much when their lengths differ (Kish, "Survey Sampling", 1965).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +19,6 @@ from redecode.optimizer.promotion.statistics import (
     few,
     fewest,
     p_mean_above,
-    p_rate_above,
     paired,
     runs_for_rate,
 )
@@ -29,7 +31,8 @@ class Misses:
     Attributes:
         p: of "it is missed more often than is allowed".
         low, high: exact bounds of the rate, 95 % each, of runs or of conversations, whichever say less.
-        share: the mean of the conversations' shares.
+        share: the mean of the conversations' shares, or that of all runs if it is larger.
+        each: conversations, for one that counts.
     """
 
     misses: int
@@ -38,6 +41,7 @@ class Misses:
     low: float
     high: float
     share: float
+    each: float
 
     @classmethod
     def of(cls, missed: Sequence[bool], clusters: Sequence[Hashable], allowed: float) -> Misses:
@@ -47,18 +51,23 @@ class Misses:
             shares.setdefault(name, []).append(miss)
         misses, runs, n = sum(missed), len(missed), len(shares)
         total = sum(sum(of) / len(of) for of in shares.values())
+        counting = runs**2 / max(1, sum(len(of) ** 2 for of in shares.values()))
+        rate = misses / max(1, runs)
+        counted = ((misses, runs), (total, n), (rate * counting, counting))
         return cls(
             misses=misses,
             runs=runs,
-            p=max(p_rate_above(misses, runs, allowed), p_mean_above(total, n, allowed)),
-            low=min(lower_rate(misses, runs), lower_rate(total, n)),
-            high=max(upper_rate(misses, runs), upper_rate(total, n)),
-            share=total / max(1, n),
+            p=max(p_mean_above(some, of, allowed) for some, of in counted),
+            low=min(lower_rate(some, of) for some, of in counted),
+            high=max(upper_rate(some, of) for some, of in counted),
+            share=max(rate, total / max(1, n)),
+            each=n / max(1.0, counting),
         )
 
     def clusters_for(self, allowed: float, alpha: float) -> int | None:
         """Clusters to be sure to keep it, if all goes on as it looks; `None`: never."""
-        return runs_for_rate(self.share, allowed, alpha)
+        found = runs_for_rate(self.share, allowed, alpha)
+        return None if found is None else math.ceil(found * self.each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +94,9 @@ class Level:
         if found is None:
             return cls(seen=seen, p=1.0, few=None)
         if isinstance(found, Counted):  # which is exact: no run can be better than right
-            p, high = p_mean_above(found.worse, found.n, most), upper_rate(found.worse, found.n)
+            # Of all runs besides, where long conversations are worse than short ones.
+            p = max(p_mean_above(found.worse, found.n, most), seen.p_not_above(most))
+            high = upper_rate(found.worse, found.n)
         else:
             p, high = max(seen.p_not_above(most), found.p_above(most)), found.upper()
         return cls(seen=replace(seen, high=max(seen.high, high)), p=p, few=found)
@@ -96,6 +107,8 @@ class Level:
             return None
         if isinstance(self.few, Counted):
             share = self.few.worse / self.few.n
-            return fewest(lambda n: p_mean_above(share * n, n, most) <= alpha)
-        told = self.seen.clusters_for(most - self.seen.estimate, alpha), self.few.for_margin(most, alpha)
-        return None if None in told else max(n for n in told if n is not None)
+            own = fewest(lambda n: p_mean_above(share * n, n, most) <= alpha)
+        else:
+            own = self.few.for_margin(most, alpha)
+        told = self.seen.clusters_for(most - self.seen.estimate, alpha)
+        return None if own is None or told is None else max(own, told)

@@ -282,7 +282,7 @@ def few(
     return (Counted if {*candidate, *incumbent} <= {0.0, 1.0} else Graded).of(means)
 
 
-def p_mean_above(total: float, n: int, margin: float) -> float:
+def p_mean_above(total: float, n: float, margin: float) -> float:
     """P value of "the mean of n values from 0 to 1 is above the margin", given their sum.
 
     The exact binomial one of zeros and ones, and between whole sums what lies between.

@@ -94,3 +94,27 @@ def test_a_number_that_is_beyond_a_margin_by_luck_is_not_called_hopeless() -> No
     found = decide({"incumbent": base, "new": new}, range(40), Goals(), resamples=1000)
     assert (found.verdict, found.more) == (Verdict.UNSURE, None)
     assert str(found) == "not enough evidence: more runs would tell only if they look otherwise"
+
+
+@pytest.mark.parametrize(("long", "share"), [(10, 0.1), (20, 0.1), (5, 0.3)])
+def test_long_conversations_that_are_slow_as_wholes_count_by_their_runs(long: int, share: float) -> None:
+    """Of all runs exactly what is allowed is slow, of conversations far less."""
+    rng, let = np.random.default_rng(3), 0
+    for _ in range(200):
+        sizes = np.where(rng.random(120) < share, long, 1)
+        clusters = np.repeat(np.arange(120), sizes)
+        slow = 0.05 * (share * long + 1 - share) / (share * long)
+        missed = ((rng.random(120) < slow) & (sizes > 1))[clusters]
+        let += Misses.of([bool(m) for m in missed], [int(c) for c in clusters], 0.05).p <= 0.05
+    assert let <= 24  # of 200; by shares of conversations alone it is a third and more
+
+
+def test_an_error_of_long_conversations_is_that_of_their_runs() -> None:
+    """Short ones are never wrong: by conversations 6 % are, by runs a quarter."""
+    sizes = [1] * 80 + [5] * 20
+    clusters = [i for i, size in enumerate(sizes) for _ in range(size)]
+    losses = [float(size == 5 and nth < 2) for size in sizes for nth in range(size)]
+    assert sum(losses) / len(losses) > 0.2
+    found = Level.of(losses, clusters, 0.15, seed=0, resamples=1000)
+    assert found.p > 0.5 and found.clusters_for(0.15, 0.05) is None
+    assert Level.of(losses, clusters, 0.4, seed=0, resamples=1000).p < 0.05

@@ -54,6 +54,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "nightly.md"
         ('spec = "a:b"\n[tune]\nload = "2rps"\nknobs = ["placement.gpus=1,2"]', "there are placement.replicas"),
         ('spec = "a:b"\n[tune]\nload = "2rps"\nreplica_price = 1.2', "replica_price is the cost of placement knobs"),
         ('spec = "a:b"\n[tune]\nreplicas = 3', r"\[tune\] replicas: of a load that is simulated; say load"),
+        ('spec = "a:b"\n[tune]\nfix = { top = 9223372036854775808 }', r"\[tune\] fix: .*at most 64 bits"),
+        ('spec = "a:b"\n[tune]\ntrials = 9223372036854775808', r"\[tune\] trials: .*less than 9223372036854775808"),
         ('spec = "a:b"\n[tune]\nload = "fast"', r"\[tune\] load: a load is"),
         ('spec = "a:b"\n[budget]\nfm_calls = true', r"\[budget\] fm_calls: does not take true"),
         ('spec = "a:b"\n[tune]\nmemo = 1.5', r"\[tune\] memo: .*valid boolean"),

@@ -118,7 +118,7 @@ def test_what_belongs_together_is_what_the_studys_decision_took_together() -> No
     assert clusters_of(cases) == ["c0", "c1", "c0", "c1", "c4"]
 
 
-USUAL = {"temperature": 0.0, "style": "short"}
+USUAL = {"temperature": 0.0, "style": "short", "placement.replicas": 2}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,9 @@ USUAL = {"temperature": 0.0, "style": "short"}
         ({"wording": "better", "gone": 3}, {"wording": "better", "style": "short"}, True),
         ({"wording": "better", "style": "long"}, {"wording": "better"}, False),
         ({"style": "short"}, {"wording": "better"}, True),  # what it was asked with then nobody knows
+        ({"wording": "better"}, {"wording": "better", "placement.replicas": 3}, False),
+        ({"wording": "better"}, {"wording": "better", "placement.replicas": 2}, True),
+        ({"wording": "better", "temperature": False}, {"wording": "better"}, False),
     ],
 )
 def test_what_does_the_same_is_rejected_under_another_id_too(

@@ -110,12 +110,60 @@ def test_however_it_is_written_all_else_goes_along(old: str, new: str) -> None:
     assert all(line in found.data.decode() for line in lines)
 
 
-def test_what_cannot_be_edited_is_left_and_told() -> None:
-    old, new = b"context.wording = 'a'\nport = 1\n", b"[context]\nwording = 'b'\n"
-    assert carried(old, new).data == b'context.wording = "b"\nport = 1\n'
-    new += b"deep.x = 1\n"
-    found = carried(old, new)
-    assert (found.data, found.left, found.along) == (new, ("port",), ())
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("context.wording = 'a'\nport = 1\n", "wording = 'b'\ndeep.x = 1\n"),
+        ("context.temperature = 1\nport = 1\n", "wording = 'b'\n"),
+        ("[context.notes]\nowner = 'ops'\n\n[port]\nx = 1\n\n[context]\nwording = 'a'\n", "wording = 'b'\n"),
+        ("[context.model]\nname = 'm'\n[context]\nwording = 'a'\nt = 0.5\n[port]\n", "style = 'x'\n"),
+    ],
+)
+def test_what_cannot_be_edited_is_written_anew_with_all_it_says(old: str, new: str) -> None:
+    text = f"# configuration 01234567\n# promoted\n[context]\n{new}"
+    found = carried(old.encode(), text.encode())
+    made = tomllib.loads(found.data.decode())
+    assert made == {**tomllib.loads(text), "port": tomllib.loads(old)["port"]}
+    assert (found.left, found.along) == ((), ("port",)) and found.data.startswith(b"# configuration 01234567\n")
+
+
+def test_comments_of_a_nested_table_and_below_it_stay() -> None:
+    old = "[context]\na = 1\n\n[context.limits]\n# low\ntokens = 5  # each\n\n# who to page\n[oncall]\nname = 'Ann'\n"
+    found = carried(old.encode(), b"[context]\na = 1\n\n[context.limits]\ntokens = 7\n")
+    assert found.data.decode() == old.replace("= 5", "= 7")
+
+
+def test_only_a_rollback_brings_back_what_else_was_said(home: Home) -> None:
+    told: list[str] = []
+    home.current.write_text('[context]\nwording = "a"\n\n[oncall]\nname = "Ann"\n')
+    history = History(home, told.append)
+    history.settle(1)
+    first, second = history.config, promoted(history, {"wording": "b"})
+    history.roll_back(None, now_ns=3)
+    home.current.write_text(home.current.read_text().replace("Ann", "Bob"))
+    assert history.settle(4) is None and promoted(history, {"wording": "b"}) == second
+    assert tomllib.loads(home.current.read_text()) == {"context": {"wording": "b"}, "oncall": {"name": "Bob"}}
+    assert not [words for words in told if "lost" in words]
+    home.current.write_text('[context]\nwording = "b"\n')
+    history.roll_back(first, now_ns=5)
+    assert tomllib.loads(home.current.read_text())["oncall"] == {"name": "Bob"}
+    assert told[-1] == f"current.toml has oncall again, as when configuration {first} was in use"
+    home.current.write_text('[context]\nwording = "a"\n')
+    promoted(history, {"wording": "b"})
+    assert tomllib.loads(home.current.read_text()) == {"context": {"wording": "b"}}
+
+
+@pytest.mark.parametrize("to", ["/nowhere/at/all.toml", "current.toml"])
+def test_a_link_that_leads_nowhere_is_told_before_anything_is_changed(home: Home, to: str) -> None:
+    history = History(home)
+    home.current.write_text('[context]\nwording = "a"\n')
+    history.settle(1)
+    before = history.events()
+    home.current.unlink()
+    home.current.symlink_to(to)
+    with pytest.raises(BadNight, match=r"current\.toml (names a file in /nowhere/at|cannot be followed)"):
+        promoted(history, {"wording": "b"})
+    assert history.events() == before
 
 
 def test_comments_stay_where_nothing_else_is_said(home: Home) -> None:
