@@ -221,7 +221,8 @@ class Tuner:
                 return "only known candidates are proposed"
             first = not any(d.config == p.incumbent for d in done)
             room = 10**9 if self.trials is None else self.trials - len(done)
-            asked = search.ask(1 if first else max(1, min(self.evaluates.workers, room)))
+            most = max(1, min(self.evaluates.workers, room))
+            asked = [search.ask_for(p.incumbent)] if first else search.ask(most)
             new, old = self._sorted(search, asked)
             seen = 0 if new else seen + len(old)
             kept = [(d.number, d.measured) for d in done if d.feasible and d.why is None]

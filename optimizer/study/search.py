@@ -214,6 +214,17 @@ class Search:
             out.append(Asked(trial.number, config, trial))
         return out
 
+    def ask_for(self, config: Config) -> Asked:
+        """A candidate that waits, before those that wait for longer; these are asked for after it."""
+        while True:
+            [asked] = self.ask(1)
+            waiting = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.WAITING]
+            if asked.config == config or all(self._config(t) != config for t in waiting):
+                return asked
+            self._enqueue(asked.config)
+            with self._alone():
+                self._study.tell(asked.trial, state=TrialState.FAIL)
+
     def _propose(self, pending: Sequence[Config]) -> None:
         """Have the candidate asked for next that the models hope most of, if no other waits and enough is known."""
         trials = self._study.get_trials(deepcopy=False)

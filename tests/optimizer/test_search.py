@@ -91,6 +91,17 @@ def test_the_incumbent_is_first_and_nothing_is_enqueued_twice(journal: Path) -> 
     assert not Search(opened(journal), about(), SPACE, GOALS).enqueue(incumbent)
 
 
+def test_the_incumbent_is_first_again_after_a_kill_though_others_wait(journal: Path) -> None:
+    search = Search(opened(journal), about(), SPACE, GOALS)
+    incumbent, *warm = ({"a": "x", "b": b, "c": 2} for b in (0.5, 0.25, 0.75))
+    assert all(search.enqueue(config) for config in (incumbent, *warm))
+    assert search.ask_for(incumbent).config == incumbent  # and is left running by a kill
+    again = Search(opened(journal), about(), SPACE, GOALS)
+    assert again.ask_for(incumbent).config == incumbent
+    assert [a.config for a in again.ask(2)] == warm
+    assert again.ask_for(incumbent).config not in (incumbent, *warm)  # it waits no more
+
+
 def test_constraints_are_told_and_a_pruned_candidate_keeps_its(journal: Path) -> None:
     search = Search(opened(journal), about(), SPACE, GOALS)
     (asked,) = search.ask(1)
