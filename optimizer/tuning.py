@@ -296,7 +296,7 @@ def _check_first(found: Evaluated) -> None:
         run = next((o.run_id for o in found.outcomes if o.run_id and o.error == why), None)
         shown = "" if run is None else f"; `redecode show {run[:12]}` has more"
         if "'dict' object has no attribute" in str(why):
-            shown += "; inputs are plain data: a schema that makes objects of them, `add_messages` say, is needed"
+            shown += "; inputs are recorded as plain data, and are objects where the hints of the graph's schema say so"
         raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}")
 
 

@@ -16,6 +16,7 @@ from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, by_words
 from redecode.optimizer.errors import EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import FIRST, RECORDING
+from redecode.optimizer.evaluation.states import as_given
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec
@@ -231,7 +232,7 @@ class Runner:
         }
         given = {} if context is None else {"context": context}
         with nullcontext() if caches is None else elsewhere(caches):
-            return await graph.ainvoke(case.input, config, **given)
+            return await graph.ainvoke(as_given(graph, case.input), config, **given)
 
     def _outcome(self, case: Case, failed: Exception | None, token: str, took: float) -> Outcome:
         seen = self.watch.take(token)

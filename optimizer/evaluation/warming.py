@@ -25,7 +25,7 @@ import numpy as np
 from redecode.optimizer.caching import CachedStep, Setting
 from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.steps import Elsewhere
-from redecode.optimizer.evaluation.states import schema_of, state_of
+from redecode.optimizer.evaluation.states import as_given, schema_of, state_of
 from redecode.optimizer.spec import Case
 from redecode.tracer import plain
 
@@ -157,7 +157,7 @@ class Past:
 def _states(graph: Any, given: Any) -> tuple[Any, ...]:
     """What a step may be given of an input: the state, or, of a graph that has none, the input itself."""
     try:
-        return state_of(graph, given), given
+        return state_of(graph, as_given(graph, given)), given
     except Exception:  # whatever somebody's reducers and checks do
         return (given,)
 

@@ -93,7 +93,8 @@ def test_the_incumbent_is_first_and_nothing_is_enqueued_twice(journal: Path) -> 
 
 def test_the_incumbent_is_first_again_after_a_kill_though_others_wait(journal: Path) -> None:
     search = Search(opened(journal), about(), SPACE, GOALS)
-    incumbent, *warm = ({"a": "x", "b": b, "c": 2} for b in (0.5, 0.25, 0.75))
+    configs: list[Config] = [{"a": "x", "b": b, "c": 2} for b in (0.5, 0.25, 0.75)]
+    incumbent, *warm = configs
     assert all(search.enqueue(config) for config in (incumbent, *warm))
     assert search.ask_for(incumbent).config == incumbent  # and is left running by a kill
     again = Search(opened(journal), about(), SPACE, GOALS)
