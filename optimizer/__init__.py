@@ -3,7 +3,7 @@
 knobs.py, schema.py   what may vary, read from a graph's context schema
 spec.py               what is tuned, and how it is scored
 cases.py              which recorded runs it is searched on, and which are kept apart to decide on
-inputs.py             what their graph was given, where a trace of another tracer says it otherwise
+inputs.py             what their graph was given, of which a recording has plain data, and other tracers less
 scoring.py            a digest of the scorer: by another one it is another study
 objectives.py         error, cost, latency, and what they may not exceed
 evaluation/           a candidate's runs: memo of paid decodes, processes, racing, simulation at load

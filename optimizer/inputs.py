@@ -6,6 +6,8 @@ takes its state, and every candidate would fail on anything else, which is no ca
 what it must have been where that follows from the graph's schema and the trace, and the run is left out where it does
 not: a guess would be an input that nobody ever gave.
 
+And a recording is plain data: what was an object in an input is one again just before a graph gets it (`as_given`).
+
 The schema is read from the graph's builder, whose words are LangGraph's; a graph without one (a function with
 `@entrypoint`, one that runs elsewhere) and one whose state is no mapping take what was recorded, as it is.
 """
@@ -13,10 +15,13 @@ The schema is read from the graph's builder, whose words are LangGraph's; a grap
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -24,6 +29,7 @@ from pydantic import BaseModel, TypeAdapter
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.spec import Spec
 from redecode.tracer import Run
+from redecode.tracer import conventions as c
 
 UNTOLD = "whose trace does not say the graph's input (docs/foreign-traces.md says who tells what)"
 """Why a run is no case."""
@@ -33,6 +39,8 @@ _WHOLE = ("input", "output")
 _ROOT = "__root__"
 _ROLES = frozenset({"user", "human", "assistant", "ai", "system", "developer", "tool"})
 _PARTS = frozenset({"text", "image_url", "input_audio"})
+_PLAIN = (int, float, bool, str)
+_AROUND = {list, Sequence, type(None), types.UnionType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,3 +307,49 @@ def _came(told: Any, fields: Fields | None) -> tuple[Any, bool]:
         except LookupError:
             return told, False
     return told, False
+
+
+def as_given(graph: Any, given: Any) -> Any:
+    """An input with the objects that were in it (messages, models, members of an Enum), by the hints of the schema.
+
+    A value becomes an object only where that is recorded just as this one was; all else stays plain data.
+    """
+    schema = getattr(getattr(graph, "builder", None), "input_schema", None)
+    if schema is None or not isinstance(given, Mapping):
+        return given
+    hints = _hints(schema)
+    return {name: _object(hints[name], told) if name in hints else told for name, told in given.items()}
+
+
+def _object(kind: Any, told: Any) -> Any:
+    try:
+        adapter, text = _adapter(kind, many=isinstance(told, list)), json.dumps(told)
+        made = told if adapter is None else adapter.validate_json(text, strict=True)
+        return told if type(made) in _PLAIN or json.dumps(c.plain(made)) != text else made
+    except Exception:  # no value of it, or a type that pydantic does not know, or whose own checks raise
+        return told
+
+
+@lru_cache(maxsize=256)
+def _adapter(kind: Any, *, many: bool) -> TypeAdapter[Any] | None:
+    """What makes values of a type; of messages one of each kind, since a hint may have their base class alone."""
+    if not any(_is_message_class(one) for one in _classes(kind)):
+        return TypeAdapter(kind)
+    if {one for one in _classes(kind) if not _is_message_class(one)} - _AROUND:
+        return None  # messages within something else
+    message: Any = importlib.import_module("langchain_core.messages").AnyMessage
+    of: Any = types.GenericAlias(list, (message,)) if many else message
+    return TypeAdapter(of)
+
+
+def _classes(kind: Any) -> Iterator[type]:
+    """That a hint names, at any depth."""
+    for one in (typing.get_origin(kind) or kind, *typing.get_args(kind)):
+        if isinstance(one, type):
+            yield one
+        if one is not kind and typing.get_args(one):
+            yield from _classes(one)
+
+
+def _is_message_class(one: type) -> bool:
+    return any(base.__name__ == "BaseMessage" and base.__module__.startswith("langchain_core.") for base in one.__mro__)

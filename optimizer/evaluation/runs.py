@@ -16,8 +16,8 @@ from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, by_words
 from redecode.optimizer.errors import EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import FIRST, RECORDING
-from redecode.optimizer.evaluation.states import as_given
 from redecode.optimizer.evaluation.warming import Warming
+from redecode.optimizer.inputs import as_given
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import ANSWERED_BY, SpanEvent

@@ -25,7 +25,8 @@ import numpy as np
 from redecode.optimizer.caching import CachedStep, Setting
 from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.steps import Elsewhere
-from redecode.optimizer.evaluation.states import as_given, schema_of, state_of
+from redecode.optimizer.evaluation.states import schema_of, state_of
+from redecode.optimizer.inputs import as_given
 from redecode.optimizer.spec import Case
 from redecode.tracer import plain
 

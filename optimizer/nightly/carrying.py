@@ -48,8 +48,8 @@ def carried(old: bytes, new: bytes) -> Carried:
     if not lacking and not _bare(new):
         return Carried(data=new, left=other, back=back)
     whole = {**now, **{n: was[n] for n in lacking}}
-    for edit in (_edited, _put_together):
-        made = edit(old.decode("utf-8-sig"), new.decode("utf-8-sig"), whole)
+    text = new.decode("utf-8-sig")
+    for made in (_edited(old.decode("utf-8-sig"), text, whole), _put_together(text, whole)):
         if made is not None and _same(_read(made), whole):
             return Carried(data=made, along=lacking, left=other, back=back)
     return Carried(data=new, left=(*other, *lacking), back=back)
@@ -73,7 +73,7 @@ def _edited(old: str, new: str, whole: Mapping[str, Any]) -> bytes | None:
     return (above + ("" if not above or text.startswith("[") else "\n") + text).encode()
 
 
-def _put_together(old: str, new: str, whole: Mapping[str, Any]) -> bytes | None:
+def _put_together(new: str, whole: Mapping[str, Any]) -> bytes | None:
     """The new text with the old one's other values, though not in its words."""
     try:
         document = tomlkit.parse(new)

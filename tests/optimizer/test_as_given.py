@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 
-from redecode.optimizer.evaluation.states import as_given
+from redecode.optimizer.inputs import as_given
 from redecode.tracer.conventions import plain
 
 
