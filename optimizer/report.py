@@ -21,6 +21,8 @@ from redecode.optimizer.tuning import INCUMBENT, Tuned
 
 _MOST = 12
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+_UNKNOWN = {"observed": {"cost": None, "cost_se": None, "live": None, "memo": None, "cached": None}}
+"""What a lane does not tell."""
 
 
 def to_json(tuned: Tuned) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
         "verdict": verdict_words(tuned),
         "decision": {**tuned.decision.to_json(), "why": why_words(tuned)},
         "incumbent_breaks": breaks(tuned),
-        "lanes": {name: asdict(found) for name, found in lanes_of(tuned).items()},
+        "lanes": {name: asdict(found) | _UNKNOWN.get(name, {}) for name, found in lanes_of(tuned).items()},
         "finalists": {name: dict(config) for name, config in tuned.finalists.items()},
         "trials": [
             {
