@@ -86,7 +86,7 @@ def tune(asked: Asked, *, as_json: bool) -> None:
                 f"--{name.replace('_', '-')} is of a load that is simulated: say --load, as in --load 2rps, too"
             )
     spec = load(asked.reference)
-    runs = store.runs()
+    runs = store.runs(besides=True)
     storage = opened(asked.studies or place_of(store))
     evaluation: dict[str, Any] = {"concurrency": asked.concurrency, "workers": asked.workers, "memo": asked.memo}
     incumbent = {} if asked.incumbent is None else read_context(asked.incumbent)

@@ -80,6 +80,8 @@ def worth(
         from redecode.replay.prices import prices_of
 
         _finite(train_cost=train_cost, hosting=hosting, output_factor=output_factor, calls_per_day=calls_per_day)
+        _at_most(10**9, keep_tokens=keep_tokens)
+        _at_most(10**12, calls_per_day=calls_per_day)
         horizon_days = _days("--horizon", horizon)
         retrain_days = None if retrain is None else _days("--retrain", retrain)
         prices = dict(_price(p, named=True) for p in price or ())
@@ -135,6 +137,12 @@ def _finite(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
             fail(f"--{name.replace('_', '-')} {value:g}: want a finite number")
+
+
+def _at_most(most: int, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and value > most:
+            fail(f"--{name.replace('_', '-')} {value}: want {most} at most")
 
 
 def _days(option: str, text: str) -> float:

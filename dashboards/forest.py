@@ -10,6 +10,7 @@ from redecode.dashboards.tuned import Report
 from redecode.dashboards.words import visible
 
 EFFECTS = ("error", "cost", "latency")
+_MOST = math.log(11)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ def forests(report: Report) -> list[Forest]:
 
 
 def _shown(name: str, value: float) -> float:
-    """Points of error; per cent of cost and latency, whose effects are logarithms of a ratio."""
-    return value * 100 if name == "error" else math.expm1(value) * 100
+    """Points of error; per cent of cost and latency, whose effects are logarithms of a ratio; as far as charts go."""
+    return value * 100 if name == "error" else math.expm1(min(value, _MOST)) * 100
 
 
 def _is(low: float | None, high: float | None, margin: float | None) -> str:

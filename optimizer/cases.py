@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from redecode.optimizer import besides
 from redecode.optimizer.errors import BadSpec, NoRuns
 from redecode.optimizer.inputs import UNTOLD, Inputs, Told
 from redecode.optimizer.spec import Case, Spec
@@ -40,12 +41,14 @@ class Cases:
     Attributes:
         left_out: why → how many runs.
         notes: what their traces do not tell.
+        brought: fields of the context that each case brings itself.
     """
 
     search: tuple[Case, ...]
     decide: tuple[Case, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    brought: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -69,7 +72,7 @@ def select(
     """The cases of a store's runs.
 
     Args:
-        runs: newest first, as a store gives them.
+        runs: newest first, as a store gives them (with what they were given besides their input, if that is to count).
         which: "last-24h" (or s, m, d, w), "last-200" (runs), "all", or run ids (their beginnings) with commas between.
         held_out: the share of cases, the newest, that is kept apart to decide on.
         most: of the cases to search on; taken evenly from first to last, since what is asked at one time is alike.
@@ -106,6 +109,15 @@ def select(
         else:
             told[case.id] = found
             out.append(_as_told(case, found, spec))
+    whole, in_use = out, values or {}
+    brought = besides.of_requests(whole, spec, in_use.keys())
+    contexts_of = besides.contexts(spec, spec.own(in_use), brought)
+    out = []
+    for case in besides.same(whole, brought):
+        if values is not None and (why := besides.refused(case, contexts_of)) is not None:
+            gone[why] += 1
+        else:
+            out.append(case)
     if not out:
         why = "; ".join(f"{count} {reason}" for reason, count in gone.most_common()) or "none was recorded in that time"
         if others:
@@ -120,8 +132,13 @@ def select(
     rng = random.Random(f"cases/{seed}")
     rng.shuffle(search)
     rng.shuffle(decide)
-    notes = _untold([told[c.id] for c in (*search, *decide)], spec)
-    return Cases(search=tuple(search), decide=tuple(decide), left_out=dict(gone), notes=tuple(notes))
+    notes = [
+        *_untold([told[c.id] for c in (*search, *decide)], spec),
+        *besides.told(whole, spec, brought, in_use),
+    ]
+    return Cases(
+        search=tuple(search), decide=tuple(decide), left_out=dict(gone), notes=tuple(notes), brought=tuple(brought)
+    )
 
 
 def _as_told(case: Case, told: Told, spec: Spec) -> Case:
@@ -183,6 +200,8 @@ def _case(run: Run, expected: Mapping[str, Any]) -> Case:
         started_ns=run.started_ns,
         duration_s=run.duration_s if run.status == "ok" else None,
         error=run.error,
+        context=(run.besides or {}).get("context", {}),
+        configurable=(run.besides or {}).get("configurable", {}),
     )
 
 
@@ -209,8 +228,10 @@ def _cut(cases: Sequence[Case], held_out: float, *, repeats: bool) -> tuple[list
 
 
 def same_input(case: Case) -> str:
-    """Equal for cases of equal inputs, whatever ids their messages have."""
-    return json.dumps(by_words(case.input), sort_keys=True, default=str)
+    """Equal for cases of equal inputs, and of what else their graphs are given, whatever ids their messages have."""
+    besides = [case.context, case.configurable] if case.context or case.configurable else []
+    words = by_words(case.input)
+    return json.dumps([words, *besides] if besides else words, sort_keys=True, default=str)
 
 
 def by_words(value: Any) -> Any:

@@ -314,14 +314,24 @@ def as_given(graph: Any, given: Any) -> Any:
 
     A value becomes an object only where that is recorded just as this one was; all else stays plain data.
     """
-    schema = getattr(getattr(graph, "builder", None), "input_schema", None)
+    return _of_hints(graph, "input", given)
+
+
+def as_came(graph: Any, came: Any) -> Any:
+    """A recorded output likewise."""
+    return _of_hints(graph, "output", came)
+
+
+def _of_hints(graph: Any, which: str, given: Any) -> Any:
+    schema = getattr(getattr(graph, "builder", None), f"{which}_schema", None)
     if schema is None or not isinstance(given, Mapping):
         return given
     hints = _hints(schema)
-    return {name: _object(hints[name], told) if name in hints else told for name, told in given.items()}
+    return {name: value_of(hints[name], told) if name in hints else told for name, told in given.items()}
 
 
-def _object(kind: Any, told: Any) -> Any:
+def value_of(kind: Any, told: Any) -> Any:
+    """A recorded value as the object of a type that it was; as it is, where it was none."""
     try:
         adapter, text = _adapter(kind, many=isinstance(told, list)), json.dumps(told)
         made = told if adapter is None else adapter.validate_json(text, strict=True)

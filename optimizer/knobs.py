@@ -108,9 +108,9 @@ class Range:
             return False
         if self.integer and value != round(value):
             return False
-        step = self.step or (1 if self.integer else None)
-        off = 0.0 if step is None else abs((value - self.low) / step - round((value - self.low) / step))
-        return off < 1e-6
+        step = _step(self)
+        # Of a billionth step a float is off by more than a little of a step.
+        return step is None or math.isclose(value, nearest(self, value), rel_tol=1e-15, abs_tol=1e-6 * step)
 
     def decoded(self, value: Label) -> Any:
         """The value of a label."""
@@ -137,12 +137,39 @@ def values_of(knob: Knob) -> Sequence[Label] | None:
     """Every value of a knob; `None` of a continuous one."""
     if isinstance(knob, Choice):
         return knob.labels
-    step = knob.step or (1 if knob.integer else None)
+    count = count_of(knob)
+    return None if count is None else [_nth(knob, i) for i in range(count)]
+
+
+def count_of(knob: Knob) -> int | None:
+    """How many values a knob has, without listing them: a seed has billions. `None` of a continuous one."""
+    if isinstance(knob, Choice):
+        return len(knob.values)
+    step = _step(knob)
     if step is None:
         return None
-    count = math.floor((knob.high - knob.low) / step + 1e-9) + 1
-    values = [round(knob.low + i * step, 12) for i in range(count)]
-    return [round(v) for v in values] if knob.integer else values
+    if all(isinstance(part, int) for part in (knob.low, knob.high, step)):
+        return int((knob.high - knob.low) // step) + 1  # floats would not count exactly above 2**53
+    steps = (knob.high - knob.low) / step
+    return math.floor(steps + max(1e-9, 4e-16 * steps)) + 1  # 1 / 1e-9 is a little less than 10**9
+
+
+def nearest(knob: Range, value: float) -> float:
+    """Of the values of a knob with steps the one next to a number, of two alike the lower; without listing them."""
+    count, step = count_of(knob), _step(knob)
+    assert count is not None and step is not None, "a continuous range has no steps"
+    place = min(count - 1, max(0, round((value - knob.low) / step)))
+    beside = [_nth(knob, i) for i in range(max(0, place - 1), min(count, place + 2))]  # values themselves are rounded
+    return min(beside, key=lambda v: abs(v - value))
+
+
+def _step(knob: Range) -> float | None:
+    return knob.step or (1 if knob.integer else None)
+
+
+def _nth(knob: Range, place: int) -> float:
+    value = round(knob.low + place * (_step(knob) or 0), 12)
+    return round(value) if knob.integer else value
 
 
 def label(value: Any) -> Label:
@@ -231,7 +258,9 @@ class Space:
 
     def size(self) -> float:
         """How many values there are in all, conditions aside; infinite with a continuous knob."""
-        return math.prod(math.inf if (v := values_of(knob)) is None else len(v) for knob in self.knobs.values())
+        counts = [count_of(knob) for knob in self.knobs.values()]
+        known = [count for count in counts if count is not None]
+        return math.prod(known) if len(known) == len(counts) else math.inf
 
     def candidates(self) -> Iterator[Config]:
         """Every candidate of a finite space, once."""

@@ -24,6 +24,7 @@ class Usage:
 
     Attributes:
         engine_s: seconds in the engine (prefill and decode where it told them, else sent → done).
+        uncounted: calls that were answered, and of whose tokens nobody told how many there were.
     """
 
     calls: int = 0
@@ -31,6 +32,7 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     engine_s: float = 0.0
+    uncounted: int = 0
 
     def plus(self, other: Usage) -> Usage:
         """Both together."""
@@ -40,6 +42,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             engine_s=self.engine_s + other.engine_s,
+            uncounted=self.uncounted + other.uncounted,
         )
 
 
@@ -121,6 +124,11 @@ class Goals:
         return "USD" if self.prices else "engine s"
 
     @property
+    def by_clock(self) -> bool:
+        """Whether a cost is a time that was measured."""
+        return not self.provisioned and not self.prices
+
+    @property
     def spending(self) -> Goals:
         """What an evaluation itself costs: its FM calls, whatever the replicas it is about would."""
         return replace(self, provisioned=False, replica_usd_h=None)
@@ -138,7 +146,7 @@ class Goals:
         """Of one run, as if no memo had answered.
 
         Raises:
-            BadSpec: a model has no price.
+            BadSpec: a model has no price, or calls cost nobody knows how much.
         """
         if self.provisioned:
             return (outcome.provisioned_s if self.replica_usd_h is None else outcome.provisioned_usd) or 0.0
@@ -150,6 +158,13 @@ class Goals:
                 raise BadSpec(
                     f"model {model} has no price; give --price {model}=INPUT,OUTPUT (in nightly.toml a table "
                     f"[prices.{model}]), or a table in the store's prices.toml, or no price at all"
+                )
+            if used.uncounted and self.prices[model].input + self.prices[model].output > 0:
+                raise BadSpec(
+                    f"model {model} has a price, and nobody told how many tokens {used.uncounted} of {used.calls} FM "
+                    f"calls of run {(outcome.run_id or '?')[:12]} had: a stream tells if it is asked to "
+                    '(stream_usage=True of ChatOpenAI, stream_options={"include_usage": True} of the OpenAI client) '
+                    "and read to its end; else give no price at all, and the cost is seconds of the engine"
                 )
             total += self.prices[model].usd(used.input_tokens, used.output_tokens, used.cached_tokens)
         return total

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from redecode.optimizer import cases as selecting
+from redecode.optimizer.besides import same
 from redecode.optimizer.cases import Cases
 from redecode.optimizer.errors import BadSpec, BadStudy
 from redecode.optimizer.evaluation.placing import is_placement, with_placement
@@ -23,6 +24,8 @@ from redecode.tracer import Run
 
 NAMED = "named"
 """In a study's settings: the knobs that were asked for; none: all that the context has."""
+_BROUGHT = "brought"
+"""Likewise: fields of the context that each case brings itself."""
 _OTHER_SCORES = "the scorer or the right answers were changed since it began: what was scored before stays as it was"
 
 
@@ -131,7 +134,11 @@ def prepare(
         sampler=request.sampler,
         seed=request.seed,
         versions={name: version(name) for name in ("redecode", "optuna")},
-        settings={**request.settings, NAMED: _named(request.knobs)},
+        settings={
+            **request.settings,
+            NAMED: _named(request.knobs),
+            **({_BROUGHT: list(chosen.brought)} if chosen.brought else {}),
+        },
         made_ns=now_ns,
         scoring=scoring_of(spec.score, [*chosen.search, *chosen.decide]),
     )
@@ -181,7 +188,7 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
     in_use = {**about.base, **about.incumbent}
     asked_for = [r for r in runs if r.run_id in {*about.search, *about.decide}]
-    known = selecting.of_runs(asked_for, expected, spec, in_use)
+    known = same(selecting.of_runs(asked_for, expected, spec, in_use), about.settings.get(_BROUGHT, ()))
     cases = selecting.kept(known, about.search, about.decide)
     alike = about.scoring in ("", scoring_of(spec.score, [*cases.search, *cases.decide]))
     return Prepared(

@@ -15,7 +15,7 @@ from redecode.optimizer.configuration import toml
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import NAMES, Goals, Measured, measured
 from redecode.optimizer.preparing import Prepared
-from redecode.optimizer.promotion.decide import Compared, Verdict, said
+from redecode.optimizer.promotion.decide import Compared, Verdict, said, within
 from redecode.optimizer.study.hypervolume import front
 from redecode.optimizer.tuning import INCUMBENT, Tuned
 
@@ -250,7 +250,7 @@ def _compared(compared: Sequence[Compared]) -> Iterator[str]:
     yield ""
     rows = []
     for c in compared:
-        effects = [f"{said(n, e.estimate)} ({said(n, e.low)} to {said(n, e.high)})" for n, e in c.effects.items()]
+        effects = [within(n, e) for n, e in c.effects.items()]
         slo = "-" if c.slo is None else f"{c.slo[0]} of {c.slo[1]} missed; at most {c.slo[2]:.1%}"
         rows.append([c.name, *effects, slo, f"{c.p_adjusted:.3g}", c.verdict.value, "; ".join(c.why)])
     yield from table(["finalist", "error", "cost", "latency", "SLO", "p (Holm)", "verdict", "why"], rows)

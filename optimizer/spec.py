@@ -34,6 +34,7 @@ class Case:
         output: what was recorded of it; `duration_s` likewise, and `error` if it failed.
         expected: the right answer where somebody has said it (label `expected` of the run, or a file of them).
         conversation: runs of one are not independent of each other.
+        context: fields of the graph's context that each run brings itself; `configurable` likewise, all of it.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Case:
     started_ns: int = 0
     duration_s: float | None = None
     error: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    configurable: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Spec(BaseModel):
@@ -252,10 +255,10 @@ def space_of(
             known[name] = typed(knob, fields.get(name))
     named = {}
     for name, asked in knobs:
-        if asked is None and name not in known:
-            raise BadSpec(f"knob {name}: what it may be is not known; say {name}=a,b or {name}=0..1")
         if name not in fields and name not in known:
             raise BadSpec(f"knob {name}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}")
+        if asked is None and name not in known:
+            raise BadSpec(f"knob {name}: what it may be is not known; say {name}=a,b or {name}=0..1")
         named[name] = known[name] if asked is None else typed(asked, fields.get(name))
     searched = {name: knob for name, knob in (named or known).items() if name not in given}
     if unknown := [name for name in fixed or {} if name not in fields and name not in known]:

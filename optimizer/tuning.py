@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redecode.optimizer import cases as selecting
-from redecode.optimizer.errors import OptimizerError
+from redecode.optimizer.errors import BadSpec, OptimizerError
 from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates, lanes
 from redecode.optimizer.evaluation.session import Evaluates
 from redecode.optimizer.knobs import Config
-from redecode.optimizer.objectives import Measured, Outcome
-from redecode.optimizer.observed import observed
+from redecode.optimizer.objectives import Measured, Outcome, measured
+from redecode.optimizer.observed import observed, worse_again
 from redecode.optimizer.preparing import Prepared
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
+from redecode.optimizer.promotion.pairs import block_size, blocks_of
 from redecode.optimizer.spec import Case, Spec
 from redecode.optimizer.study.hypervolume import dominates, subset
 from redecode.optimizer.study.search import Asked, Done, Evaluated, Search, warm_starts
@@ -136,8 +137,12 @@ class Tuner:
             cut = self.budget.over()
         if named and held and cut is None:
             self.tell(f"deciding on {len(held)} held-out runs: the incumbent against {', '.join(named)}")
-            deciding = replace(ladder, cases=held, labels={**ladder.labels, "held_out": True}, withheld=())
+            block, labels = block_size(p.about.settings), {**ladder.labels, "held_out": True}
+            deciding = replace(ladder, cases=held, block=block, labels=labels, withheld=())
             ran, cut = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
+        seen, note = observed(held[: len(ran[INCUMBENT])] or held, p.spec, self._incumbents_graph())
+        for odd in (note, worse_again(seen, ran[INCUMBENT])):
+            self._warn(odd)
         return Tuned(
             prepared=replace(p, notes=(*p.notes, *self._told)),
             study=search.name,
@@ -146,8 +151,8 @@ class Tuner:
             importances=search.importances(),
             finalists=named,
             lanes=ran,
-            observed=observed(held[: len(ran[INCUMBENT])] or held, p.spec, p.goals),
-            decision=self._decide(named, ran, held, cut, kept=not done or any(d.feasible for d in done)),
+            observed=measured(seen, replace(p.goals, prices={})) if seen else None,
+            decision=self._decide(named, ran, held, cut, done),
             stopped=stopped,
             cut=cut,
             trials=search.trials,
@@ -159,21 +164,31 @@ class Tuner:
             resumed=search.resumed,
         )
 
+    def _incumbents_graph(self) -> Any:
+        p = self.prepared
+        try:
+            return p.spec.built(p.spec.own({**p.space.base, **p.incumbent}))
+        except BadSpec:
+            return None
+
     def _decide(
         self,
         named: Mapping[str, Config],
         ran: Mapping[str, Sequence[Outcome]],
         held: Sequence[Case],
         cut: str | None,
-        *,
-        kept: bool,
+        done: Sequence[Done],
     ) -> Decision:
         if named and not ran[INCUMBENT]:
             ran = {name: [] for name in (INCUMBENT, *named)}
         used = held[: len(ran[INCUMBENT])]
         clusters = [c.conversation or selecting.same_input(c) for c in used]
         p = self.prepared
-        found = decide(ran, clusters, p.goals, margins=self.margins, seed=p.about.seed, kept=kept)
+        together = blocks_of(len(used), p.about.settings)
+        kept = not done or any(d.feasible for d in done)
+        found = decide(ran, clusters, p.goals, margins=self.margins, seed=p.about.seed, kept=kept, together=together)
+        if not named and (over := self.budget.over(self._share)) is not None:
+            return found.unsearched(over, len(done))
         return found if cut is None else found.ended_by(cut, len(held))
 
     def _spent(self, outcomes: Sequence[Outcome]) -> str | None:

@@ -50,6 +50,7 @@ EMBEDDING_DIMENSIONS = "gen_ai.embeddings.dimension.count"
 KIND = "redecode.kind"
 STEP_KEY = "redecode.step_key"
 RUN_INPUT = "redecode.run.input"
+RUN_BESIDES = "redecode.run.besides"  # what a graph was given besides: {"context": …, "configurable": …}, JSON
 RUN_OUTPUT = "redecode.run.output"
 SOURCE_RUN = "redecode.run.source_run_id"
 REPLAY_MODE = "redecode.run.replay_mode"
@@ -124,8 +125,11 @@ COLUMNS = frozenset(v for k, v in list(globals().items()) if k.isupper() and isi
     REQUEST_PREFIX, CHOICES, REDACTED, NODE, SUPERSTEP, TRIGGERS, LEFT_BY, INTERRUPTED,
     CHANGED, HTTP_STATUS, HOST, EMBEDDING_DIMENSIONS, FIDELITY_LIMIT, RETRIES, ATTEMPTS, EMBEDDED,
     ANSWER_EXTRAS, ERROR_ANSWER, LANGCHAIN_ANSWER, TOOL_OUTPUT, REPLAY_OPTIONS, ANSWERED_BY, OVERRIDDEN,
-    GIVEN_LABELS,
+    GIVEN_LABELS, RUN_BESIDES,
 }  # fmt: skip
+
+CUT_SHORT = "stream closed before its end"
+"""The error of a stream that its reader gave up."""
 
 # HTTP headers that a cluster of ours understands (`optimizer/placement/cluster/reading.py`); never sent elsewhere.
 DEADLINE_HEADER = "x-redecode-deadline"

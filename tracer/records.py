@@ -134,6 +134,7 @@ class Run:
         tokens: sampled tokens of all decodes; `prompt_tokens` likewise.
         fidelity: the least of its decodes that got an answer; `None` of a run without any.
         lost: events of it that could not be written down (a full disk, a fault of the tracer).
+        besides: what its graph was given besides its input ("context", "configurable"); `None` if it was not asked for.
     """
 
     run_id: str
@@ -156,6 +157,7 @@ class Run:
     slo_s: float | None = None
     labels: JsonObject = field(default_factory=dict)
     lost: int = 0
+    besides: JsonObject | None = None
 
     @property
     def duration_s(self) -> float | None:

@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from redecode.replay.analysis import RunActivities, activities_of
 from redecode.replay.analysis.errors import AnalysisError
 from redecode.replay.comparison.changes import TRACERS_OWN
-from redecode.tracer import Decode, Run, SpanKind, ToolStep
+from redecode.tracer import REDACTED, Decode, Run, Span, SpanKind, ToolStep
 
 if TYPE_CHECKING:
     from redecode.tracer import ReadableStore, RecordedRun
 
 _PLACES = re.compile(r"@\d+|\[[^\]]*\]|#\d+")
 _AT_ONCE = 100
-_NOT_SAID = ("finish_reason", "refusal", "reasoning_content", "annotations", "audio", "function_call")
+_NOT_SAID = ("finish_reason", "reasoning_content", "reasoning", "annotations", "audio", "output")
+_TEXTS = ("content", "text", "output", "summary", "thinking", "reasoning", "reasoning_content", "refusal", "name")
+"""Of a message or a part of one: what is said in words."""
+_CALLING = ("tool_calls", "function_call", "arguments", "input")
+_IDLE = frozenset(
+    {"role", "type", "id", "call_id", "tool_call_id", "tool_use_id", "status", "index", "finish_reason"}
+    | {"cache_control", "annotations", "signature", "encrypted_content"}
+)
+"""Tells calls apart that ask the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +38,10 @@ class Call:
     Attributes:
         node: where in the agent, without supersteps and counts: the same step of any run.
         tenant: whose; answers never go from one to another.
-        scope: digest of all that must be equal for two calls to be comparable: model, tools, sampling without the seed.
-        exact: digest of all that it asks, with the seed if the caller set one.
+        scope: digest of all that must be equal for two calls to be comparable: model, tools, sampling without the seed,
+            and `parts`.
+        exact: digest of all that it asks, with the seed if the caller set one; `prompt`: without it (empty: the same).
+        parts: digest of the parts of its messages that are no text (pictures, sound, files); empty if there are none.
         text: what is compared by meaning.
         answer: what came back, canonical.
         prompt_ids: for the prefix cache.
@@ -50,6 +60,8 @@ class Call:
     answer: str
     sent_ns: int
     done_ns: int
+    prompt: str = ""
+    parts: str = ""
     model: str = ""
     samples: bool = False
     tokens: int = 0
@@ -63,7 +75,7 @@ class Recorded:
     """Calls in order of time, and the runs they are of (those that can be analysed).
 
     Attributes:
-        withheld: calls whose content was not recorded; `failed`: calls that came to an error.
+        withheld: calls whose content was not recorded, or not as it was; `failed`: calls that came to an error.
     """
 
     calls: list[Call]
@@ -124,9 +136,9 @@ def _calls(loaded: RecordedRun, tenant: str) -> Iterable[Call | None]:
         call = _of_decode(loaded.run, decode, tenant)
         never = effects.get(node_of.get(decode.span_id, ""))
         yield replace(call, never=never) if call is not None and never is not None else call
-    times = {span.span_id: (span.start_ns, span.end_ns) for span in loaded.spans}
+    spans = {span.span_id: span for span in loaded.spans}
     for step in loaded.tools:
-        yield _of_tool(loaded.run, step, tenant, times)
+        yield _of_tool(loaded.run, step, tenant, spans.get(step.span_id))
 
 
 def _nodes(loaded: RecordedRun) -> dict[str, str]:
@@ -143,10 +155,11 @@ def _nodes(loaded: RecordedRun) -> dict[str, str]:
 
 
 def _of_decode(run: Run, decode: Decode, tenant: str) -> Call | None:
-    if decode.messages is None or "content" in decode.redacted:
+    if decode.messages is None or decode.redacted:  # what a rule took out made calls equal that were not
         return None
     sampling = {k: v for k, v in decode.sampling.items() if k not in TRACERS_OWN and k != "seed"}
-    scope = digest([decode.model, decode.tool_definitions, sampling])
+    shown = unsaid(decode.messages)
+    scope = digest([decode.model, decode.tool_definitions, sampling, shown])
     seed = decode.seed if decode.seed_source == "caller" else None
     done = decode.done_ns
     failed = decode.error is not None or done is None or not decode.output
@@ -159,6 +172,8 @@ def _of_decode(run: Run, decode: Decode, tenant: str) -> Call | None:
         tenant=tenant,
         scope=scope,
         exact=digest([scope, decode.messages, seed]),
+        prompt=digest([scope, decode.messages]),
+        parts=digest(shown) if shown else "",
         text=said(decode.messages),
         answer="" if failed else _answer(decode.output),
         sent_ns=decode.sent_ns,
@@ -171,8 +186,10 @@ def _of_decode(run: Run, decode: Decode, tenant: str) -> Call | None:
     )
 
 
-def _of_tool(run: Run, step: ToolStep, tenant: str, times: dict[str, tuple[int, int | None]]) -> Call | None:
-    start, end = times.get(step.span_id, (0, None))
+def _of_tool(run: Run, step: ToolStep, tenant: str, span: Span | None) -> Call | None:
+    if span is not None and span.attributes.get(REDACTED):
+        return None
+    start, end = (0, None) if span is None else (span.start_ns, span.end_ns)
     never = {True: "it has effects", None: "it does not say that it has none", False: None}[step.side_effect]
     failed = step.error is not None or end is None
     return Call(
@@ -194,14 +211,40 @@ def _of_tool(run: Run, step: ToolStep, tenant: str, times: dict[str, tuple[int, 
 
 def said(messages: Any) -> str:
     """What messages say, as one text."""
-    lines = []
-    for message in messages if isinstance(messages, list) else [messages]:
-        content = message.get("content") if isinstance(message, dict) else message
-        if isinstance(content, list):
-            content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        calls = message.get("tool_calls") if isinstance(message, dict) else None
-        lines.append(" ".join(filter(None, [str(content or ""), _canonical(calls) if calls else ""])))
-    return "\n".join(lines)
+    return "\n".join(" ".join(_parted(m)[0]) for m in (messages if isinstance(messages, list) else [messages]))
+
+
+def unsaid(messages: Any) -> list[Any]:
+    """What of messages `said` leaves out, in order: pictures, sound, files, and what nobody knows."""
+    return _parted(messages)[1]
+
+
+def shown(state: Any) -> list[Any]:
+    """Likewise of the messages anywhere in a node's state, given as plain data."""
+    if isinstance(state, list):
+        # A list with a text part in it is the content of a message, wherever it stands.
+        if any(isinstance(part, dict) and part.get("type") in ("text", "input_text") for part in state):
+            return unsaid(state)
+        return [part for item in state for part in shown(item)]
+    if not isinstance(state, dict):
+        return []
+    content = state.get("content")
+    own = unsaid(content) if isinstance(content, list) else []
+    return own + [part for key, value in state.items() if key != "content" or not own for part in shown(value)]
+
+
+def _parted(item: Any) -> tuple[list[str], list[Any]]:
+    """What an item of a conversation says in words, and the rest of it."""
+    if isinstance(item, list):
+        both = [_parted(part) for part in item]
+        return [text for texts, _ in both for text in texts], [part for _, rest in both for part in rest]
+    if not isinstance(item, dict):
+        return ([] if item is None or item == "" else [str(item)]), []
+    texts, rest = _parted([item.get(key) for key in _TEXTS])
+    texts += [_canonical(item[key]) for key in _CALLING if item.get(key)]
+    known = (*_TEXTS, *_CALLING, *_IDLE)
+    own = {key: value for key, value in item.items() if key not in known and value not in (None, "", [], {})}
+    return texts, [*rest, own] if own else rest
 
 
 def _answer(output: Any) -> str:
@@ -213,7 +256,13 @@ def _answer(output: Any) -> str:
             continue
         kept = {k: v for k, v in message.items() if k not in _NOT_SAID and v not in (None, [])}
         if "tool_calls" in kept:
-            kept["tool_calls"] = [c.get("function", c) if isinstance(c, dict) else c for c in kept["tool_calls"]]
+            kept["tool_calls"] = [
+                (c.get("function") or c.get("custom") or c) if isinstance(c, dict) else c for c in kept["tool_calls"]
+            ]
+        if isinstance(audio := message.get("audio"), dict):  # its id and its end are another each time
+            kept["audio"] = audio.get("transcript") or audio.get("data")
+        if not kept.keys() - {"role"} and message.get("output"):  # items of a response that nobody has read
+            kept["output"] = _parted(message["output"])
         out.append(kept)
     return _canonical(out)
 

@@ -2,11 +2,13 @@
 
 Wilson's interval for how often something happens (E. B. Wilson, JASA 22, 1927); Clopper and Pearson's exact bounds for
 what must not happen (Biometrika 26, 1934): their upper bound is at least the true rate in at least `confidence` of all
-samples.
+samples. Where some of it happens for another reason, the bound is a ratio of tails (A. L. Read's CLs, J. Phys. G 28,
+2002): it stays above the true rate as often, and says nothing of what cannot be told apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 
@@ -21,13 +23,22 @@ def wilson(hits: int, trials: int, *, confidence: float = 0.95) -> tuple[float, 
     return (0.0 if hits == 0 else middle - half), (1.0 if hits == trials else middle + half)
 
 
-def upper(bad: int, trials: int, *, confidence: float = 0.95) -> float:
-    """One-sided exact upper bound of a rate; 1 of nothing."""
+def upper(bad: int, trials: int, *, confidence: float = 0.95, floor: float = 0.0) -> float:
+    """One-sided exact upper bound of a rate; 1 of nothing.
+
+    Args:
+        floor: how often what is good looks bad. Then d = q + (1 - q) floor look bad, and the bound is that of q. It is
+            where P(at most `bad` | d) is 1 - confidence of what it is without any q; of no floor, the usual one.
+    """
     if bad >= trials:
         return 1.0
-    from scipy.special import betaincinv  # type: ignore[import-untyped]
+    from scipy.special import betainc, betaincinv  # type: ignore[import-untyped]
 
-    return float(betaincinv(bad + 1, trials - bad, confidence))
+    seen = float(betaincinv(bad + 1, trials - bad, confidence))
+    if not 0 < floor <= seen:  # a floor above what is seen is not that of these trials
+        return seen
+    tail = (1 - confidence) * betainc(trials - bad, bad + 1, 1 - floor)
+    return float(1 - betaincinv(trials - bad, bad + 1, tail) / (1 - floor))
 
 
 def lower(bad: int, trials: int, *, confidence: float = 0.95) -> float:
@@ -39,13 +50,28 @@ def lower(bad: int, trials: int, *, confidence: float = 0.95) -> float:
     return float(betaincinv(bad, trials - bad + 1, 1 - confidence))
 
 
-def trials_needed(rate: float, budget: float, *, confidence: float, most: int = 10_000_000) -> int | None:
-    """Trials after which the upper bound is within a budget, if bad ones keep coming at a rate; `None`: never."""
-    if not 0 <= rate < budget:
+def trials_needed(
+    rate: float,
+    budget: float,
+    *,
+    confidence: float,
+    most: int = 10_000_000,
+    floor: Callable[[int], float] = lambda _: 0.0,
+) -> int | None:
+    """Trials after which the upper bound is within a budget, if bad ones keep coming at a rate; `None`: never.
+
+    Args:
+        floor: as `upper`, as far as it is known after so many trials.
+    """
+    if not 0 <= rate < 1:
+        return None
+    least = min(floor(most), rate)
+    if (rate - least) / (1 - least) >= budget:
         return None
 
     def within(trials: int) -> bool:
-        return upper(round(rate * trials), trials, confidence=confidence) <= budget
+        bad = round(rate * trials)
+        return upper(bad, trials, confidence=confidence, floor=min(floor(trials), rate)) <= budget
 
     high = 1
     while not within(high):

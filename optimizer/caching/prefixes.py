@@ -4,7 +4,8 @@ An engine that caches prefixes (vLLM's, in blocks of 16 tokens) takes over the l
 seen at the beginning of a prompt. Words that are the same in every call are of no use to it behind words that are not.
 Here prompts are put in the other order, token by token: what is stable first, then the rest, then what the chat
 template ends with; and both orders go through the same blocks, in order of time, with nothing ever evicted. So it is
-an upper bound, of tokens alone: what a model makes of the other order has to be measured as a knob.
+an upper bound, of tokens alone: what a model makes of the other order has to be measured as a knob. Calls with pictures
+or the like are left out: their ids say where one stands, and not which.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def prefix_use(calls: Iterable[Call], *, common: float = 0.9) -> dict[str, Prefi
     Args:
         common: a row of tokens is stable if it is in this share of a step's prompts.
     """
-    known = sorted((c for c in calls if c.prompt_ids and c.kind == "fm"), key=lambda c: (c.sent_ns, c.span_id))
+    known = sorted(
+        (c for c in calls if c.prompt_ids and c.kind == "fm" and not c.parts), key=lambda c: (c.sent_ns, c.span_id)
+    )
     tails = _tails(known)
     marks = _marks(known, common)
     turned = [_turned(call.prompt_ids or (), marks[n], tails[call.model]) for n, call in enumerate(known)]

@@ -27,6 +27,11 @@ class Hit:
     similarity: float
     false: bool
 
+    @property
+    def equal(self) -> bool:
+        """Both asked the very same, so that another answer is noise."""
+        return _asked(self.call) == _asked(self.source)
+
 
 def same_answer(call: Call, answer: str) -> bool:
     """Judged by what the call itself got: equal, but for what differs between equal answers anyway."""
@@ -82,16 +87,21 @@ def nearest(calls: Sequence[Call], vectors: Matrix) -> float | None:
     return best
 
 
-def noise(calls: Sequence[Call]) -> tuple[int, int]:
+def noise(calls: Sequence[Call], judge: Judge = same_answer) -> tuple[int, int]:
     """Pairs of calls that asked the very same, and how many got different answers: no cache is to blame for that.
 
-    Pairs share no call, so that they are independent.
+    Pairs share no call, so that they are independent. They are judged as hits are, or what a judge lets pass in hits
+    would count as noise.
     """
-    groups: dict[tuple[str, str, str, str], list[Call]] = {}
+    groups: dict[tuple[str, str, str], list[Call]] = {}
     for call in calls:
-        groups.setdefault((call.agent, call.node, call.scope, call.text), []).append(call)
+        groups.setdefault((call.agent, call.node, _asked(call)), []).append(call)
     pairs = [pair for group in groups.values() for pair in zip(group[::2], group[1::2], strict=False)]
-    return len(pairs), sum(a.answer != b.answer for a, b in pairs)
+    return len(pairs), sum(not judge(later, earlier.answer) for earlier, later in pairs)
+
+
+def _asked(call: Call) -> str:
+    return call.prompt or call.exact
 
 
 def _there(entry: Call, call: Call, ttl_s: float | None) -> bool:

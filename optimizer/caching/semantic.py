@@ -1,8 +1,9 @@
 """A cache around a node that answers what is alike with what was answered before, in a file that processes share.
 
 Upstream there is none. This one is asked by what the node would ask (`text`), only among answers to calls whose every
-setting is equal (`scope`) and of the same tenant, and never around a step that has effects. A hit runs no node body,
-and is recorded as a cache step in its place. Its threshold comes from recorded runs (`worth`), not from taste.
+setting is equal (`scope`) and of the same tenant, and never around a step that has effects. Pictures, sound and files
+in the state's messages have no meaning here: they must be equal. A hit runs no node body, and is recorded as a cache
+step in its place. Its threshold comes from recorded runs (`worth`), not from taste.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from redecode.optimizer.caching.calls import digest
+from redecode.optimizer.caching.calls import digest, shown
 from redecode.optimizer.caching.errors import CachingError, NeverCached
 from redecode.optimizer.caching.files import AnswerFile, JsonSerializer, Serializer
 from redecode.optimizer.caching.vectors import Matrix, Vectors, best_vectors
@@ -103,7 +104,8 @@ class SemanticCache:
             node, anode: what to run on a miss; without `anode`, `node` in a thread.
             text: what of the state is compared by meaning.
             side_effect: whether the node does anything but answer.
-            scope: what must be equal: model, prompt, tools, sampling, the conversation so far.
+            scope: what must be equal: model, prompt, tools, sampling, the conversation so far. What the state's
+                messages hold that is no text must be, too, whatever `text` and `scope` say.
             tenant: whose the state is.
             keep: whether what a miss made is kept; else the cache is only read.
 
@@ -115,7 +117,8 @@ class SemanticCache:
         def ask(state: Any) -> _Asked | None:
             try:
                 words = text(state)
-                space = digest([name, self._vectors.name, plain(scope(state))])
+                parts = shown(plain(state))  # a text that leaves them out would be equal for all of them
+                space = digest([name, self._vectors.name, plain(scope(state)), *([parts] if parts else [])])
                 (vector,) = self._vectors.of([words])
             except Exception as error:  # a cache never stops its host
                 _log.warning("redecode: the cache around '%s' cannot be asked: %s", name, error)

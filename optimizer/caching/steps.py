@@ -21,10 +21,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, TypeVar, cast, get_args
 
+from redecode.optimizer.caching.calls import shown
 from redecode.optimizer.caching.errors import CachingError
 from redecode.optimizer.caching.files import Serializer
 from redecode.optimizer.caching.semantic import ExactCache, SemanticCache, may_be_cached
 from redecode.optimizer.caching.vectors import Vectors, best_vectors
+from redecode.tracer import plain
 
 R = TypeVar("R")
 Kind = Literal["none", "exact", "semantic"]
@@ -74,7 +76,8 @@ class CachedStep:
         text: what of the state is compared.
         side_effect: whether the step does anything but answer.
         kind, threshold: names of the context's fields.
-        scope: (state, context) → what else must be equal: by default the context without these two fields.
+        scope: (state, context) → what else must be equal: by default the context without these two fields. What the
+            state's messages hold that is no text (pictures, sound, files) must be, too.
         tenant: whose the state is.
         vectors: how texts are compared by meaning; by default the best there are.
         ttl_s, most, serde: as `SemanticCache`.
@@ -100,8 +103,9 @@ class CachedStep:
         serde: Serializer | None = None,
     ) -> None:
         may_be_cached(name, None, side_effect=side_effect)
-        self.name, self.text, self.tenant, self.ttl_s = name, text, tenant, ttl_s
+        self.name, self.tenant, self.ttl_s = name, tenant, ttl_s
         self._path, self._kind, self._threshold, self._scope = Path(path), kind, threshold, scope
+        self._text, self._parts_seen = text, False
         self._given, self._most, self._serde = vectors, most, serde
         self._caches: dict[tuple[Path, Setting], SemanticCache] = {}
         self._lock = Lock()
@@ -114,16 +118,26 @@ class CachedStep:
                 self._given = best_vectors()
             return self._given
 
+    def text(self, state: Any) -> str:
+        """What of a state is compared."""
+        words = self._text(state)
+        self._parts_seen = self._parts_seen or bool(shown(plain(state)))
+        return words
+
     def scope_of(self, state: Any, context: Any) -> Any:
         """What else must be equal for a hit."""
+        parts = shown(plain(state))
+        return [self._given_scope(state, context), parts] if parts else self._given_scope(state, context)
+
+    def _given_scope(self, state: Any, context: Any) -> Any:
         if self._scope is not None:
             return self._scope(state, context)
         return {k: v for k, v in _fields(context).items() if k not in (self._kind, self._threshold)}
 
     @property
     def scoped(self) -> bool:
-        """Whether that may differ between states of one context."""
-        return self._scope is not None
+        """Whether that may differ between states of one context: those whose `text` has been asked for."""
+        return self._scope is not None or self._parts_seen
 
     def setting(self, context: Any) -> Setting:
         """What a context asks for.
@@ -174,10 +188,10 @@ class CachedStep:
             return tenant if place is None else f"{read or place.own} {tenant}"
 
         def scope(state: Any) -> Any:
-            return self.scope_of(state, context)
+            return self._given_scope(state, context)  # the cache adds the parts itself
 
         return self._cache(path, setting).around(
-            self.name, node, anode, text=self.text, side_effect=False, scope=scope, tenant=whose, keep=read is None
+            self.name, node, anode, text=self._text, side_effect=False, scope=scope, tenant=whose, keep=read is None
         )
 
     def _cache(self, path: Path, setting: Setting) -> SemanticCache:

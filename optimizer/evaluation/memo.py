@@ -56,6 +56,7 @@ _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
            d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
            d.logprobs, d.prompt_tail, d.chunk_gaps_us, d.chunk_tokens, d.fidelity, d.finish_reason, d.output_tokens,
+           d.input_tokens, d.cached_tokens,
            (SELECT max(TRY_CAST(e.info->>'max_model_len' AS BIGINT)) FROM engines e WHERE e.engine_id = d.engine_id)
                - d.input_tokens AS room,
            s.attributes, s.name, s.start_ns, s.end_ns,
@@ -173,6 +174,9 @@ def known_of(row: Mapping[str, Any]) -> Known:
         logprobs=None if row["logprobs"] is None else tuple(row["logprobs"]),
         chunk_times_ns=None if row["chunk_gaps_us"] is None else c.times_ns(row["chunk_gaps_us"]),
         chunk_tokens=None if row["chunk_tokens"] is None else tuple(row["chunk_tokens"]),
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cached_tokens=row["cached_tokens"],
         more_choices=tuple(
             Choice(*(None if v is None else tuple(v) for v in (x["ids"], x["logprobs"])))
             for x in row["more_choices"] or ()
@@ -300,7 +304,7 @@ class Sources:
         with self._lock:
             known = {case: self._known.pop(case) for case in cases if case in self._known}
             new = [case for case in dict.fromkeys(cases) if case not in known]
-            runs = self._store.runs(run_ids=new) if new else []
+            runs = self._store.runs(run_ids=new, besides=self._cases) if new else []
             asking = [run.run_id for run in runs if run.tools]
             whole = {r.run.run_id: r for r in self._store.load_many(asking)} if asking else {}
             for run in runs:
@@ -360,7 +364,11 @@ class Evaluator:
             span.set({ANSWERED_BY: LIVE})
             return Live()
         decode, there = found
-        span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: there.span_id})
+        # What was paid for then, also where this stream is not read to its end, which would tell it.
+        counts = {c.INPUT_TOKENS: decode.input_tokens, c.OUTPUT_TOKENS: decode.output_tokens}
+        counts[c.CACHED_TOKENS] = decode.cached_tokens
+        told = {name: count for name, count in counts.items() if count is not None}
+        span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: there.span_id, **told})
         chunks = tuple(t / 1e9 for t in decode.chunk_times_ns or ()) if decode.stream else ()
         patience = partial(self.unmade, span, "the recorded answer to this call was cut short")
         wait_s = (decode.e2e_ns or 0) / 1e9

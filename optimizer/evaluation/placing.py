@@ -21,6 +21,7 @@ PLACEMENT = "placement."
 REPLICAS, ROUTING, PROFILE = (PLACEMENT + name for name in ("replicas", "routing", "profile"))
 KNOWN = (REPLICAS, ROUTING, PROFILE)
 DEFAULT_REPLICAS = 1
+_MOST_REPLICAS = 10_000
 
 
 def asked_for(
@@ -141,14 +142,13 @@ def checked(name: str, knob: Knob | None) -> Knob:
         return knob
     if name == REPLICAS:
         knob = dataclasses.replace(knob, integer=True) if isinstance(knob, Range) else knob or Range(1, 4, integer=True)
-        values = values_of(knob) or ()
-        parts = [p for p in (knob.low, knob.high, knob.step) if p is not None] if isinstance(knob, Range) else []
-        if (
-            not values
-            or any(p != round(p) for p in parts)
-            or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values)
-        ):
-            raise BadSpec(f"knob {name} takes whole numbers from 1, as in {name}=1..4")
+        if isinstance(knob, Range):
+            parts = [p for p in (knob.low, knob.high, knob.step) if p is not None]
+            fits = all(p == round(p) for p in parts) and knob.low >= 1 and knob.high <= _MOST_REPLICAS
+        else:
+            fits = all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= _MOST_REPLICAS for v in knob.values)
+        if not fits:
+            raise BadSpec(f"knob {name} takes whole numbers from 1 to {_MOST_REPLICAS}, as in {name}=1..4")
         return knob
     if name == PROFILE:
         if not isinstance(knob, Choice):

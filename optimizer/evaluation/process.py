@@ -135,4 +135,5 @@ def asked(block: Block) -> dict[str, Any]:
 
 
 def _asked(case: Case) -> dict[str, Any]:
-    return {"id": case.id, "input": case.input, "output": case.output, "expected": case.expected, "labels": {}}
+    told = {"id": case.id, "input": case.input, "output": case.output, "expected": case.expected, "labels": {}}
+    return {**told, "context": dict(case.context), "configurable": dict(case.configurable)}

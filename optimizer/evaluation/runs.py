@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from redecode.optimizer.besides import contexts
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, by_words
 from redecode.optimizer.errors import EngineGone, ScorerFailed
@@ -86,8 +87,10 @@ def _usage(event: SpanEvent) -> Usage:
     parts = [a[name] for name in (c.PREFILL_NS, c.DECODE_NS) if a.get(name) is not None]
     sent, done = a.get(c.SENT_NS), a.get(c.DONE_NS)
     spent = sum(parts) if len(parts) == 2 else (done - sent) if sent is not None and done is not None else 0
+    told = a.get(c.INPUT_TOKENS) is not None and a.get(c.OUTPUT_TOKENS) is not None
     return Usage(
         calls=1,
+        uncounted=int(not told and (event.status == "ok" or event.error == c.CUT_SHORT)),
         input_tokens=a.get(c.INPUT_TOKENS) or 0,
         output_tokens=a.get(c.OUTPUT_TOKENS) or 0,
         cached_tokens=a.get(c.CACHED_TOKENS) or 0,
@@ -129,14 +132,14 @@ class Runner:
             ScorerFailed: the scorer raised.
             BadSpec: the graph cannot be built, or does not take these values.
         """
-        graph, context = self._candidate(values)
+        graph, context = self._candidate(values, cases)
         if self.warming is None:
-            ran = await self._all([partial(self._run, graph, context, case, labels) for case in cases])
+            ran = await self._all([partial(self._run, graph, context(case), case, labels) for case in cases])
             return await self._judged(cases, ran)
-        warming = self.warming
+        warming, fills = self.warming, {**labels, "fills": True}
         read, first = warming.wanted(graph, values, context, cases, withheld)
         filling = [
-            partial(self._run, graph, context, source, {**labels, "fills": True}, warming.of_source(values, source.id))
+            partial(self._run, graph, context(source), source, fills, warming.of_source(values, source.id))
             for source in first
         ]
         filled = [outcome for outcome, _ in await self._all(filling)]
@@ -144,8 +147,8 @@ class Runner:
             warming.warmed(values, source)
         ran = await self._all(
             [
-                partial(self._run, graph, context, c, labels, warming.of_case(self._token(labels), read.get(c.id, {})))
-                for c in cases
+                partial(self._run, graph, context(case), case, labels, warming.of_case(self._token(labels), its))
+                for case, its in ((case, read.get(case.id, {})) for case in cases)
             ]
         )
         return besides(await self._judged(cases, ran), filled)
@@ -158,15 +161,15 @@ class Runner:
         Raises:
             EngineGone, BadSpec: as `block`.
         """
-        graph, context = self._candidate(values)
+        graph, context = self._candidate(values, [case])
         caches = None if self.warming is None else self.warming.of_case(self._token(labels), {})
-        outcome, _ = await self._run(graph, context, case, {**labels, "fills": True, FIRST: True}, caches)
+        outcome, _ = await self._run(graph, context(case), case, {**labels, "fills": True, FIRST: True}, caches)
         return outcome
 
-    def _candidate(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Its graph and its context."""
+    def _candidate(self, values: Mapping[str, Any], cases: Sequence[Case]) -> tuple[Any, Callable[[Case], Any]]:
+        """Its graph, and its context on each case."""
         own = self.spec.own(values)
-        return self.spec.built(own), self.spec.context_of(own)
+        return self.spec.built(own), contexts(self.spec, own, {name for case in cases for name in case.context})
 
     async def _judged(self, cases: Sequence[Case], ran: Sequence[tuple[Outcome, Any]]) -> list[Outcome]:
         """Outcomes with their qualities: once no run goes on any more, whose latency a scorer would be a part of."""
@@ -228,7 +231,7 @@ class Runner:
             "run_name": getattr(graph, "name", None) or self.spec.name,
             # A graph with a checkpointer begins anew. One with a cache of nodes has none: it has answers of other
             # candidates and of production, under a key that need not know what a context sets.
-            "configurable": {"thread_id": f"{MODE}/{token}", _CACHE: None},
+            "configurable": {**case.configurable, "thread_id": f"{MODE}/{token}", _CACHE: None},
         }
         given = {} if context is None else {"context": context}
         with nullcontext() if caches is None else elsewhere(caches):

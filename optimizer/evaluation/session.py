@@ -117,7 +117,7 @@ class Session:
         self._cold = True
         self._warming = None
         if self._spec.caches:
-            past = past_of(Store(settings.source).runs(), self._spec)
+            past = past_of(Store(settings.source).runs(besides=True), self._spec)
             self._warming = Warming(past, self._spec.caches)
         self._runner = Runner(
             self._spec, watch, settings.concurrency, settings.timeout_s, settings.again_s, self._warming

@@ -24,13 +24,14 @@ from redecode.replay import ReplayMode, ReplayOptions
 from redecode.replay.closed_loop.engine_replay import choose
 from redecode.replay.closed_loop.plan import Plan
 from redecode.replay.closed_loop.simulated import lay_out, models_of
+from redecode.replay.errors import TooLittleRecorded
 from redecode.replay.simulator import catalogue
-from redecode.replay.simulator.errors import NoProfile
+from redecode.replay.simulator.errors import CallDoesNotFit, NoProfile
 from redecode.replay.simulator.fleet import Fleet, Routing
 from redecode.replay.simulator.load import poisson_workload, rate_of
 from redecode.replay.simulator.profile import EngineProfile
 from redecode.replay.simulator.results import quantile
-from redecode.tracer import Store
+from redecode.tracer import Decode, Store
 
 _EACH = 20
 """Simulated runs for each case, on average."""
@@ -96,37 +97,38 @@ class AtLoad:
             config: the candidate, whose placement knobs come before what the study says.
 
         Raises:
-            OptimizerError: a run was not recorded well enough to be simulated.
-            BadSpec: an FM that it calls has no profile beside the one that the candidate chose.
+            BadSpec: it cannot be simulated, and another candidate may be: a call was recorded without its lengths or
+                is too long for the engine, or its FM has no profile beside the one that the candidate chose.
             SimulationError: an FM has no profile.
         """
         placed = self._placed(config or {})
         try:
-            engines = self._profiles({m for o in outcomes if o.error is None for m in o.usage}, placed)
+            return self._simulated(outcomes, placed)
         except NoProfile as error:
             if placed.chosen is None:
                 raise
             raise BadSpec(str(error)) from error  # another candidate has another profile
+        except TooLittleRecorded as error:
+            why, _, _ = str(error).partition(";")
+            raise BadSpec(f"{why}; the engine has to tell them (`usage`)") from error
+        except CallDoesNotFit as error:
+            raise BadSpec(str(error)) from error
+
+    def _simulated(self, outcomes: Sequence[Outcome], placed: Placed) -> list[Outcome]:
+        """As the call, on this placement."""
+        models = {m for o in outcomes if o.error is None for m in o.usage}
+        engines = _of(models, self._profiles(models, placed))
         share_s = placed.replicas / self.rate_per_s
         taken = max(1, len(engines)) * share_s
         usd = None if self.replica_usd_h is None else self._usd_an_hour(engines) * share_s / 3600
         outcomes = [replace(o, provisioned_s=taken, provisioned_usd=usd) for o in outcomes]
-        # A run that called no FM, say since a cache answered, takes at any load what it took.
-        outcomes = [o if o.usage or o.error is not None or not o.cached else _as_it_was(o) for o in outcomes]
         ids = [o.run_id for o in outcomes if o.error is None and o.run_id is not None and o.simulated_s is None]
-        if not ids:
-            return list(outcomes)
-        store = Store(self.store)
-        loaded = {r.run.run_id: r for r in store.load_many(ids)}
-        chosen = choose([loaded[i] for i in ids], ReplayMode.SIMULATE, leave_out=True)
-        if chosen.left_out:
-            run_id, why = next(iter(chosen.left_out.items()))
-            raise OptimizerError(f"run {run_id[:12]} of a candidate cannot be simulated: {why}")
-        times = self.latencies(chosen.plans, placed)
-        return [
-            o if o.run_id not in times else replace(o, simulated_s=quantile(times[o.run_id], share_of(o.case)))
-            for o in outcomes
-        ]
+        loaded = {r.run.run_id: r for r in Store(self.store).load_many(ids)} if ids else {}
+        # A run without an FM call to simulate, say since a rule or a cache answered, takes at any load what it took.
+        calling = [loaded[i] for i in ids if not all(map(_waited_through, loaded[i].decodes))]
+        plans = choose(calling, ReplayMode.SIMULATE).plans if calling else {}
+        times = self.latencies(plans, placed, len(plans) / len(ids)) if plans else {}
+        return [_timed(o, times.get(o.run_id)) if o.run_id in loaded else o for o in outcomes]
 
     def _placed(self, config: Config) -> Placed:
         config = {**self.in_use, **config}
@@ -189,8 +191,14 @@ class AtLoad:
                 f"{said.model} in use; {way_out}"
             )
 
-    def latencies(self, plans: Mapping[str, Plan], placed: Placed | None = None) -> dict[str, list[float]]:
-        """Run id → its simulated latencies, s, ascending; every run at least once."""
+    def latencies(
+        self, plans: Mapping[str, Plan], placed: Placed | None = None, share: float = 1.0
+    ) -> dict[str, list[float]]:
+        """Run id → its simulated latencies, s, ascending; every run at least once.
+
+        Args:
+            share: of all runs that begin; the others call no FM.
+        """
         fleet = self._fleet(plans, placed or self._placed({}))
         contents = fleet.contents()
         ids = list(plans)
@@ -198,7 +206,7 @@ class AtLoad:
         found: dict[str, list[float]] = {i: [] for i in ids}
         for attempt in range(100):
             rng = random.Random(f"{self.seed}/{attempt}")
-            workload = poisson_workload(shapes, _EACH * len(shapes), self.rate_per_s, rng)
+            workload = poisson_workload(shapes, _EACH * len(shapes), self.rate_per_s * share, rng)
             done = fleet.simulate(workload, seed=self.seed + attempt, noise=True)
             for run, which in enumerate(workload.which):
                 if done.run_ended[run] >= 0:
@@ -210,13 +218,14 @@ class AtLoad:
     def _fleet(self, plans: Mapping[str, Plan], placed: Placed) -> Fleet:
         models = frozenset(models_of(plans.values()))
         if (models, placed) not in self._fleets:
-            fleet = Fleet(self._profiles(models, placed), placed.replicas, routing=placed.routing)
-            fleet.check(models)
-            self._fleets[models, placed] = fleet
+            profiles = self._profiles(models, placed)
+            Fleet(profiles).check(models, "; say one of each FM by --profile")
+            # Without those that nobody calls: noise is drawn by the number of a replica.
+            self._fleets[models, placed] = Fleet(_of(models, profiles), placed.replicas, routing=placed.routing)
         return self._fleets[models, placed]
 
     def _profiles(self, models: Collection[str], placed: Placed) -> tuple[EngineProfile, ...]:
-        """The engines of a placement: those that are named, else those of these FMs."""
+        """The engines of a placement: those that are named, whoever calls them, else those of these FMs."""
         chosen = None if placed.chosen is None else catalogue.named(self.store, placed.chosen)
         named = catalogue.all_named(self.store, placed.profiles)
         if named and chosen is not None:
@@ -263,8 +272,22 @@ def measured_on(store: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _as_it_was(outcome: Outcome) -> Outcome:
-    return replace(outcome, simulated_s=outcome.latency_s)
+def _of(models: Collection[str], profiles: Sequence[EngineProfile]) -> tuple[EngineProfile, ...]:
+    """Those that one of these FMs is called on: others serve other candidates."""
+    return tuple(p for p in profiles if p.model in models)
+
+
+def _waited_through(decode: Decode) -> bool:
+    """Whether a call is none to simulate (as `plan.plan` has it): it failed, or made no token."""
+    if decode.sampled_ids is not None:
+        return not decode.sampled_ids
+    return decode.error is not None or decode.output_tokens == 0
+
+
+def _timed(outcome: Outcome, times: Sequence[float] | None) -> Outcome:
+    """With the time of its case; of a run that was not simulated what it took."""
+    taken = outcome.latency_s if times is None else quantile(times, share_of(outcome.case))
+    return replace(outcome, simulated_s=taken)
 
 
 def share_of(case: str) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +79,16 @@ class Past:
             self._found[key] = self._replayed(step, setting, out, scopes)
         return self._found[key].get(case)
 
-    def scopes(self, step: CachedStep, context: Any) -> list[str]:
-        """What else must be equal for a hit, of each run that asks the step; nothing where it is the context alone."""
-        return [self._scope(step, a.run_id, context) for a in self._asks[step.name]] if step.scoped else []
+    def scopes(self, step: CachedStep, context: Callable[[Case], Any], *, each: bool) -> list[str]:
+        """What else must be equal for a hit, of each run that asks the step; nothing where it is the same of all.
+
+        Args:
+            context: of a run.
+            each: whether runs bring contexts of their own.
+        """
+        if not step.scoped and not each:
+            return []
+        return [self._scope(step, a.run_id, context) for a in self._asks[step.name]]
 
     def unknown(self) -> list[str]:
         """Of each step that asks what some inputs do not tell, that it does."""
@@ -111,10 +118,10 @@ class Past:
         self._unasked[step.name].append(f"{type(failed).__name__}: {failed}"[:120])
         return None
 
-    def _scope(self, step: CachedStep, case: str, context: Any) -> str:
+    def _scope(self, step: CachedStep, case: str, context: Callable[[Case], Any]) -> str:
         for state in self._states[case]:
             with suppress(Exception):  # as in `_ask`
-                return digest(plain(step.scope_of(state, context)))
+                return digest(plain(step.scope_of(state, context(self.cases[case]))))
         return case  # nobody knows, so nothing is found
 
     def _replayed(
@@ -180,12 +187,18 @@ class Warming:
     _warm: set[str] = field(default_factory=set)
 
     def wanted(
-        self, graph: Any, values: Mapping[str, Any], context: Any, cases: Sequence[Case], withheld: Collection[str]
+        self,
+        graph: Any,
+        values: Mapping[str, Any],
+        context: Callable[[Case], Any],
+        cases: Sequence[Case],
+        withheld: Collection[str],
     ) -> tuple[dict[str, dict[str, str]], list[Case]]:
         """Case → step → the run it reads from; and the runs to run first.
 
         Args:
             graph: the candidate's.
+            context: of a case.
 
         Raises:
             CachingError: the context does not say what its caches are.
@@ -197,10 +210,10 @@ class Warming:
             self._pasts[schema] = Past(self.runs, self.steps, graph)
         past = self._pasts[schema]
         for step in self.steps:
-            setting = step.setting(context)
+            setting = step.setting(context(cases[0]))
             if setting.kind == "none":
                 continue
-            scopes = past.scopes(step, context)
+            scopes = past.scopes(step, context, each=any(case.context for case in cases))
             for case in cases:
                 source = past.source(step, setting, case.id, withheld, scopes)
                 if source is not None:

@@ -5,6 +5,7 @@ json_format.py, yaml_format.py, xml_format.py, text_format.py, table_format.py, 
 json_repairs.py, yaml_repairs.py, xml_repairs.py, value_repairs.py, wrapping.py, inner_quotes.py   what is forgiven
 shapes.py, scalars.py, layout.py, errors.py   what they are made of
 misread.py     what pydantic would take for a value that nobody meant
+endings.py     whether an answer is whole, by its provider's word for how it ended
 reask.py       asking again, a bounded number of times
 faults.py      faults made on purpose, and what came of reading them
 forced.py      which tokens of an answer its structure determines

@@ -13,7 +13,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from redecode.optimizer.formats.errors import FormatError, MalformedAnswer
+from redecode.optimizer.formats.endings import cut_off, reason_of
+from redecode.optimizer.formats.errors import FormatError
 from redecode.optimizer.formats.form import Format, Reading
 from redecode.optimizer.formats.named import format_named
 from redecode.optimizer.formats.reask import Answer, Message, conversation
@@ -94,8 +95,7 @@ class Answers(Generic[M]):
 
     def _once(self, sent: list[Message]) -> Generator[list[Message], Answer, Reading[M]]:
         answer = yield sent
-        if answer.finish_reason in ("length", None) and not self.form.shows_its_end:
-            raise MalformedAnswer("the answer was cut off, and where a value ends cannot be seen in this format")
+        cut_off(answer.finish_reason, shows_its_end=self.form.shows_its_end)
         return Reading(self.form.parse(answer.text, self._model))
 
 
@@ -110,8 +110,7 @@ def answer_of(reply: Any) -> Answer:
         text = text()
     if not isinstance(text, str):
         text = str(getattr(reply, "content", reply))
-    told = getattr(reply, "response_metadata", None) or {}
-    return Answer(str(text), told.get("finish_reason", "stop"))
+    return Answer(str(text), reason_of(getattr(reply, "response_metadata", None) or {}))
 
 
 def _told(messages: str | Sequence[Any], instructions: str) -> list[Any]:

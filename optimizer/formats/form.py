@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from redecode.optimizer.formats.endings import cut_off
 from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
 from redecode.optimizer.formats.layout import Layout
 from redecode.optimizer.formats.misread import refuse_halves, refuse_misread
@@ -144,17 +145,16 @@ class Format(ABC):
         """Read an answer, mending it if need be. Never guesses: what could mean two records is refused.
 
         Args:
-            finish_reason: of the FM call. An answer that was cut off ("length", or `None`: the stream broke off) is
-                read only in a format whose end can be seen: in another its last value may be half a value. Nor is it
-                read if it went on behind the record: that may have been a draft.
+            finish_reason: of the FM call, in its provider's words. An answer that was cut off (`None`: the stream broke
+                off; or any word but those for a good end, see `endings.py`) is read only in a format whose end can be
+                seen: in another its last value may be half a value. Nor is it read if it went on behind the record:
+                that may have been a draft.
 
         Raises:
             MalformedAnswer: it cannot be read, or only by guessing. Ask again (`reask`).
         """
         shape = self.shape(model)
-        cut = finish_reason in ("length", None)
-        if cut and not self.shows_its_end:
-            raise MalformedAnswer("the answer was cut off, and where a value ends cannot be seen in this format")
+        cut = cut_off(finish_reason, shows_its_end=self.shows_its_end)
         try:
             return Reading(_judged(self.tree(text, shape), shape, model))
         except MalformedAnswer as error:

@@ -18,7 +18,7 @@ _QUOTED = 400
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said. `finish_reason`: why it stopped, as the engine says; `None`: the stream broke off."""
+    """What a model said. `finish_reason`: why it stopped, in the provider's words; `None`: the stream broke off."""
 
     text: str
     finish_reason: str | None = "stop"

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from redecode.optimizer.formats.endings import cut_off
 from redecode.optimizer.formats.errors import CannotExpress, MalformedAnswer, short
 from redecode.optimizer.formats.form import FENCE, Format, Mended, Reading
 from redecode.optimizer.formats.json_format import Json
 from redecode.optimizer.formats.layout import Layout
+from redecode.optimizer.formats.reask import Answer
 from redecode.optimizer.formats.scalars import Scalar, Tree, in_place, stands_bare
 from redecode.optimizer.formats.shapes import Leaf, Record, Shape
 from redecode.optimizer.formats.text_format import leaf_on_line
@@ -217,18 +219,19 @@ class Slot:
     stop: tuple[str, ...]
 
 
-def fill(model: type[M], *, spaced: bool = False) -> Generator[Slot, str, Reading[M]]:
+def fill(model: type[M], *, spaced: bool = False) -> Generator[Slot, str | Answer, Reading[M]]:
     """Have a record filled in, value by value, in a frame of JSON.
 
-    Yields what is to be continued; send it what the engine wrote (without the stop). Returns the record
-    (`StopIteration`'s value). The same for engines that are awaited and engines that are not.
+    Yields what is to be continued; send it what the engine wrote (without the stop), as an `Answer` if it may have run
+    into a limit: half a value cannot be told from a whole one. Returns the record (`StopIteration`'s value). The same
+    for engines that are awaited and engines that are not.
 
     Args:
         spaced: a space behind commas and colons, for models that know JSON so.
 
     Raises:
         CannotExpress: the number of values is not fixed.
-        MalformedAnswer: a value is none.
+        MalformedAnswer: a value is none, or was cut off.
     """
     form = Json(spaced=spaced)
     shape = form.shape(model)
@@ -243,15 +246,22 @@ def fill(model: type[M], *, spaced: bool = False) -> Generator[Slot, str, Readin
             out += f'"{name}"{colon}' + ("{" if at < len(path) - 1 else "")
         if leaf.kind == "text" and not leaf.nullable:
             out += '"'
-            value = yield Slot(path, out, ('"',))
+            value = _written((yield Slot(path, out, ('"',))))
             while _odd_backslashes(value):  # it stopped at an escaped quote
-                value += '"' + (yield Slot(path, out + value + '"', ('"',)))
+                value += '"' + _written((yield Slot(path, out + value + '"', ('"',))))
             out += f'{_one_line(value)}"'
         else:
-            out += (yield Slot(path, out, (",", "}", "\n"))).strip()
+            out += _written((yield Slot(path, out, (",", "}", "\n")))).strip()
         previous = path
     out += "}" * len(previous)
     return Reading(form.parse(out, model))
+
+
+def _written(answer: str | Answer) -> str:
+    if isinstance(answer, str):
+        return answer
+    cut_off(answer.finish_reason, shows_its_end=False)
+    return answer.text
 
 
 def _one_line(text: str) -> str:

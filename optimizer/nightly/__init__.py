@@ -6,6 +6,7 @@ history.py     which configuration is in use, since when, and back to an earlier
 carrying.py    what its file says besides, which goes along
 window.py      which recorded runs a night is about
 mix.py, drift.py   what these runs are, and whether they are others than before
+reference.py   which of those before were of the same configuration
 profiling.py   the engine measured anew, compared with how it was
 spending.py    what a night may spend, and has spent
 tuning.py      the study and its decision, as `redecode tune` makes them

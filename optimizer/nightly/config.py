@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -35,6 +36,10 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 SINCE_LAST = "since-last"
+_LONGEST_D = 100_000
+"""Days: nanoseconds have 64 bits, and timers of the system hardly more."""
+_WHOLE = 2**63
+"""What is kept as JSON has 64 bits."""
 
 
 def seconds_of(text: Any) -> Any:
@@ -51,6 +56,12 @@ def seconds_of(text: Any) -> Any:
     return float(found[1]) * _UNITS_S[found[2]]
 
 
+def _not_too_long(seconds: float) -> float:
+    if seconds > _LONGEST_D * _UNITS_S["d"]:
+        raise ValueError(f"want at most {_LONGEST_D}d")
+    return seconds
+
+
 def _named(value: Any) -> Any:
     if value == "":
         raise ValueError("is empty; want a path, or leave the key out")
@@ -65,11 +76,12 @@ def _replica_price(value: Any) -> Any:
 
 
 AtPath = Annotated[Path, BeforeValidator(_named)]
-Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False), AfterValidator(_not_too_long)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is infinite would be null in the files of a night, which then seems to have begun with another configuration.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -84,7 +96,7 @@ class BudgetSection(_Section):
     """What a night may spend; each is kept to within a block: eight runs, in the decision of each lane."""
 
     time: Seconds = 6 * 3600.0
-    fm_calls: int | None = Field(default=None, gt=0, lt=2**63)
+    fm_calls: int | None = Field(default=None, gt=0, lt=_WHOLE)
     cost: float | None = Field(default=None, gt=0)
 
 
@@ -111,19 +123,19 @@ class TuneSection(_Section):
     fix: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
     incumbent: AtPath | None = None
     expected: AtPath | None = None
-    trials: int | None = Field(default=None, gt=0, lt=2**63)
-    cases: int = Field(default=40, gt=0, lt=2**63)
+    trials: int | None = Field(default=None, gt=0, lt=_WHOLE)
+    cases: int = Field(default=40, gt=0, lt=_WHOLE)
     held_out: float = Field(default=1 / 3, gt=0, le=0.9)
     finalists: int = Field(default=3, ge=1, le=5)
     seed: int = 0
     sampler: Literal["gp", "tpe", "tpe-default", "tpe-multivariate", "nsga2", "random"] = "gp"
-    workers: int = Field(default=1, ge=0)
-    concurrency: int = Field(default=4, ge=1)
+    workers: int = Field(default=1, ge=0, le=1000)
+    concurrency: int = Field(default=4, ge=1, le=10_000)
     run_timeout: Seconds = 120.0
     memo: bool = True
     live_tools: tuple[str, ...] = ()
     load: str | None = None
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1, le=10_000)
     replica_price: Annotated[float | Mapping[str, float] | None, BeforeValidator(_replica_price)] = None
     profiles: tuple[str, ...] = ()
 
@@ -133,8 +145,10 @@ class TuneSection(_Section):
         for name, fixed in value.items() if isinstance(value, Mapping) else ():
             if not isinstance(fixed, str | int | float | bool):
                 raise ValueError(f"{name}: want text in quotes, a number, true or false")
-            if isinstance(fixed, int) and not -(2**63) <= fixed < 2**63:
+            if isinstance(fixed, int) and not -_WHOLE <= fixed < _WHOLE:
                 raise ValueError(f"{name}: an integer has at most 64 bits; say it as text, in quotes")
+            if isinstance(fixed, float) and not math.isfinite(fixed):
+                raise ValueError(f"{name}: want a finite number, not {fixed:g}")
         return value
 
     @field_validator("seed")
@@ -161,7 +175,7 @@ class TuneSection(_Section):
                 if is_placement(name):
                     checked(name, knob)
         except BadSpec as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(str(error).replace("--knob", "knob")) from error
         return value
 
     @model_validator(mode="after")
@@ -183,7 +197,7 @@ class ProfileSection(_Section):
     """Whether the engine model is made anew: from the store's runs, from the live engine, or not."""
 
     source: Literal["store", "engine", "none"] = "store"
-    runs: int = Field(default=500, gt=0)
+    runs: int = Field(default=500, gt=0, lt=_WHOLE)
     seconds: Seconds = 45.0
 
 
@@ -199,7 +213,7 @@ class DriftSection(_Section):
     """
 
     reference: Seconds = 7 * 86400.0
-    least: int = Field(default=20, ge=5)
+    least: int = Field(default=20, ge=5, lt=_WHOLE)
     matters: float = Field(default=0.1, gt=0, lt=1)
     alpha: float = Field(default=0.01, gt=0, le=0.2)
     action: Literal["tell", "hold"] = "tell"
@@ -221,10 +235,10 @@ class WorthSection(_Section):
     node: str | None = None
     hosting: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     retrain: Seconds | None = None
-    keep_tokens: int = Field(default=20, ge=0)
+    keep_tokens: int = Field(default=20, ge=0, le=10**9)
     horizon: Seconds = 180 * 86400.0
     look_back: Seconds = 28 * 86400.0
-    calls_per_day: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    calls_per_day: float | None = Field(default=None, gt=0, le=1e12)
 
 
 class NightlyConfig(_Section):
@@ -259,8 +273,17 @@ class NightlyConfig(_Section):
     @field_validator("runs")
     @classmethod
     def _understood(cls, value: str) -> str:
-        if value not in (SINCE_LAST, "all") and re.fullmatch(r"last-\d+[smhdw]?", value) is None:
+        if value in (SINCE_LAST, "all"):
+            return value
+        found = re.fullmatch(r"last-(\d+)([smhdw]?)", value, re.ASCII)
+        if found is None:
             raise ValueError(f'want "last-24h", "since-last", "last-200" or "all", not "{value}"')
+        if not found[1].strip("0"):
+            raise ValueError(f'"{value}" is of no run; want "last-24h", "since-last", "last-200" or "all"')
+        if found[2]:
+            _not_too_long(seconds_of(f"{found[1]}{found[2]}"))
+        elif int(found[1]) >= _WHOLE:
+            raise ValueError('"all" are as many as there are')
         return value
 
     @field_validator("engine")
@@ -273,11 +296,12 @@ class NightlyConfig(_Section):
     @model_validator(mode="after")
     def _called(self) -> NightlyConfig:
         where, colon, thing = self.spec.rpartition(":")
-        if not (colon and where and thing):
+        if not (colon and where and thing) or (":" in where and not where.endswith(".py")):
             raise ValueError(f'spec: want "module:name" or "file.py:name", not "{self.spec}"')
         name = self.name or (Path(where).stem if where.endswith(".py") else where.rpartition(".")[2])
         if _NAME.fullmatch(name) is None:
-            raise ValueError(f'name: want letters, digits, "-", "_" and ".", not "{name}"')
+            which = f'not "{name}"' if self.name else f'which the spec\'s "{name}" is not; say one'
+            raise ValueError(f'name: want letters, digits, "-", "_" and ".", {which}')
         object.__setattr__(self, "name", name)
         return self
 
@@ -325,7 +349,7 @@ _WANTED = {
 
 def _said(first: Any) -> str:
     """An error of pydantic's as a place in the file and what to do."""
-    place = [str(part) for part in first["loc"]]
+    place = [part for part in first["loc"] if isinstance(part, str)]  # the place in a list is told by what is there
     if first["type"] == "extra_forbidden":
         known = _keys(place[:-1])
         near = difflib.get_close_matches(place[-1], known, 1)

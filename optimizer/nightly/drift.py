@@ -5,6 +5,9 @@ difference ("Interval estimation for the difference between independent proporti
 method 10). Numbers: the two-sample test of Kolmogorov and Smirnov, exact where scipy has it so, whose statistic is the
 largest difference of the distribution functions, and a bootstrap interval of the ratio of medians. All p values
 together by Holm. What is significant but smaller than `matters` is no drift: with enough runs anything is significant.
+
+Models, tools, calls and their tokens follow from the configuration too. Where that has changed they are compared with
+runs of the same one, if there are enough; else what they show is told, and is no drift: it is the job's own doing.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from redecode.optimizer.nightly.mix import NUMBERS, Row, of_agents
+from redecode.optimizer.nightly.mix import GIVEN, NUMBERS, Row, of_agents
 from redecode.optimizer.promotion.statistics import holm
 
 _RESAMPLES = 2000
@@ -37,6 +40,8 @@ class Feature:
         p: of "nothing has changed"; `p_adjusted` by Holm over all features.
         rows: on each side.
         visible: a difference below this could hardly have been seen with so few.
+        drifted: it changed.
+        follows: it would have, but the configuration changed too, from which it follows.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Feature:
     visible: float
     p_adjusted: float = 1.0
     drifted: bool = False
+    follows: bool = False
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Feature:
@@ -107,6 +113,7 @@ def compare(
     least: int = 20,
     matters: float = 0.1,
     alpha: float = 0.01,
+    moved: tuple[str, Sequence[Row]] | None = None,
     seed: int = 0,
 ) -> Drift:
     """Tonight's mix against the one before.
@@ -114,44 +121,63 @@ def compare(
     Args:
         agents: those that are tuned; all features but the agents' own shares are of them alone.
         least: rows that each side must have.
+        moved: the configuration was another one in a part of these runs: when it changed, and the rows before of the
+            one that all of tonight's are of.
     """
     counts = (len(before), len(now))
     if min(counts) < least:
         words = f"{counts[1]} conversations tonight and {counts[0]} before; {least} of each are needed"
         return Drift(verdict="too few runs", words=words, rows=counts)
     rng = np.random.default_rng(seed)
-    found = _shares("agent", before, now, lambda r: frozenset((r.agent,)))
+    given = _shares("agent", before, now, lambda r: frozenset((r.agent,)))
+    made: list[Feature] = []  # by the configuration too
     untested: dict[str, str] = {}
     theirs = of_agents(before, agents), of_agents(now, agents)
+    when, alike = moved or ("", before)
+    same = of_agents(alike, agents), theirs[1]
+    too_few = len(same[0]) < least
     if min(map(len, theirs)) < least:
         untested[f"all of {', '.join(agents)}"] = f"{len(theirs[1])} tonight and {len(theirs[0])} before"
     else:
-        found += _shares("model", *theirs, lambda r: r.models)
-        found += _shares("tool", *theirs, lambda r: r.tools)
+        same = theirs if too_few else same
+        made += _shares("model", *same, lambda r: r.models)
+        made += _shares("tool", *same, lambda r: r.tools)
         for name, words in NUMBERS.items():
-            sides = [np.array([r.numbers[name] for r in side if name in r.numbers]) for side in theirs]
+            features, rows = (given, theirs) if name == GIVEN else (made, same)
+            sides = [np.array([r.numbers[name] for r in side if name in r.numbers]) for side in rows]
             if min(map(len, sides)) < least:
                 untested[words] = f"known of {len(sides[1])} tonight and of {len(sides[0])} before"
             else:
-                found.append(_number(words, sides[0], sides[1], rng))
-    adjusted = holm([f.p for f in found])
-    features = []
-    for f, p in zip(found, adjusted, strict=True):
+                features.append(_number(words, sides[0], sides[1], rng))
+    found = [*given, *made]
+    judged = []
+    for n, (f, p) in enumerate(zip(found, holm([f.p for f in found]), strict=True)):
+        differs = p <= alpha and f.difference >= matters
+        follows = differs and too_few and n >= len(given)
         visible = _visible(f.rows, alpha / max(1, len(found)))
-        drifted = p <= alpha and f.difference >= matters
-        features.append(replace(f, p_adjusted=p, visible=visible, drifted=drifted))
-    changed = [f for f in features if f.drifted]
+        judged.append(replace(f, p_adjusted=p, visible=visible, drifted=differs and not follows, follows=follows))
+    changed = [f for f in judged if f.drifted]
+    follow = [f for f in judged if f.follows]
+    count = len(judged) - len(follow)
     words = (
-        f"{len(changed)} of {len(features)} features changed: {'; '.join(map(str, changed))}"
+        f"{len(changed)} of {count} features changed: {'; '.join(map(str, changed))}"
         if changed
-        else f"none of {len(features)} features changed by {matters:g} or more, as far as {counts[1]} conversations "
+        else f"none of {count} features changed by {matters:g} or more, as far as {counts[1]} conversations "
         f"tonight and {counts[0]} before can tell"
     )
+    if follow:
+        words += f"; no drift is what also follows from the configuration, which changed {when}: "
+        words += "; ".join(map(str, follow))
+    elif when and made and not too_few:
+        words += (
+            f"; what also follows from the configuration, which changed {when}, against the {len(same[0])} "
+            "conversations since then"
+        )
     return Drift(
         verdict="drifted" if changed else "same",
         words=words,
         rows=counts,
-        features=tuple(sorted(features, key=lambda f: (not f.drifted, -f.difference))),
+        features=tuple(sorted(judged, key=lambda f: (not f.drifted, not f.follows, -f.difference))),
         untested=untested,
     )
 

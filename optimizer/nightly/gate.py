@@ -132,6 +132,7 @@ def _since(tuned: Mapping[str, Any], at_ns: int) -> Decision:
         incumbent=INCUMBENT,
         margins=Margins(**tuned["margins"]),
         seed=tuned["seed"],
+        together=[tuned["cases"][i].get("block", i) for i in new],
     )
 
 

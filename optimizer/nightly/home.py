@@ -14,8 +14,9 @@ import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,16 +38,33 @@ _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 def write_whole(path: Path, text: str | bytes) -> None:
     """Write a file so that nobody ever sees a part of it, and that it is on the disk afterwards.
 
-    Of a link it is the file that it names, which is what others read.
+    Of a link it is the file that it names, which is what others read. Who may read it stays as it was.
     """
     data = text.encode() if isinstance(text, str) else text
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{_TMP}")
-    with temporary.open("wb") as file:
+    was = path.stat() if path.exists() else None
+    temporary.unlink(missing_ok=True)  # of a kill: its mode may be one that cannot be written
+    mode = 0o666 if was is None else 0o600  # without what the process masks
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        if was is not None:
+            _as_it_was(file.fileno(), was)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _as_it_was(file: int, was: os.stat_result) -> None:
+    """Give a file that nobody could open yet another's owner, group and mode, as far as that is allowed."""
+    for owner, group in ((-1, was.st_gid), (was.st_uid, -1)):
+        with suppress(OSError):
+            os.fchown(file, owner, group)
+    mode = stat.S_IMODE(was.st_mode)
+    if os.fstat(file).st_gid != was.st_gid:  # what one group may is not for another
+        mode &= ~stat.S_IRWXG
+    with suppress(OSError):
+        os.fchmod(file, mode)
 
 
 def write_json(path: Path, document: Any) -> None:

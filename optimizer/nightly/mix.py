@@ -20,6 +20,8 @@ NUMBERS = {
     "tool_calls": "tool calls",
 }
 """Numeric features of a row, each a mean over its runs."""
+GIVEN = "input_chars"
+"""The one that no configuration of the agent changes."""
 _IN = 500
 _MOST = 1_000_000
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from redecode.optimizer.configuration import read_context, toml
 from redecode.optimizer.errors import BadSpec, NoRuns
-from redecode.optimizer.nightly import drift, profiling, report, trends, tuning, window
+from redecode.optimizer.nightly import drift, profiling, reference, report, trends, tuning, window
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.ending import since, standing
 from redecode.optimizer.nightly.errors import BadNight, CapReached
@@ -264,7 +264,7 @@ class _Steps:
     def runs(self) -> list[Run]:
         """Of the store, newest first, read once."""
         if self._runs is None:
-            self._runs = self.store.runs()
+            self._runs = self.store.runs(besides=True)
         return self._runs
 
     def _of_tonight(self) -> list[Run]:
@@ -296,18 +296,21 @@ class _Steps:
     def _drift(self) -> dict[str, Any]:
         asked = self.config.drift
         since = self.window.since_ns - int(asked.reference * 1e9)
-        tonight = set(self.window.run_ids)
+        tonight = self._of_tonight()
+        its = {r.run_id for r in tonight}
         before = [
             r for r in window.own_runs(self.runs())
-            if since <= r.started_ns <= self.window.since_ns and r.run_id not in tonight
+            if since <= r.started_ns <= self.window.since_ns and r.run_id not in its
         ]  # fmt: skip
+        moved = reference.moved(self.history.events(), before, tonight)
         found = drift.compare(
             rows_of(self.store, before),
-            rows_of(self.store, self._of_tonight()),
+            rows_of(self.store, tonight),
             agents=self._agents(),
             least=asked.least,
             matters=asked.matters,
             alpha=asked.alpha,
+            moved=None if moved is None else (moved.when, rows_of(self.store, moved.alike)),
         )
         self.tell(f"mix of runs: {found.verdict}: {found.words}")
         return found.to_json()

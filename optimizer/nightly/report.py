@@ -17,6 +17,7 @@ from redecode.optimizer.nightly.trends import MEASURES, ChangePoint, iso
 from redecode.optimizer.nightly.tuning import FOLDER as TUNING
 from redecode.optimizer.promotion.decide import Verdict
 from redecode.optimizer.report import html_page, table
+from redecode.optimizer.study.stopping import seconds
 
 VERSION = 1
 _LATEST = 8
@@ -211,9 +212,9 @@ def _effect(f: Feature) -> str:
 
 
 def _said(f: Feature) -> str:
-    return (
-        "**changed**" if f.drifted else f"below {f.visible:.2f} could not be seen" if f.visible > f.difference else ""
-    )
+    if f.drifted or f.follows:
+        return "**changed**" if f.drifted else "changed, as did the configuration"
+    return f"below {f.visible:.2f} could not be seen" if f.visible > f.difference else ""
 
 
 def profile_line(profile: Mapping[str, Any]) -> str:
@@ -287,7 +288,7 @@ def _spent(found: Mapping[str, Any]) -> Iterator[str]:
     used, caps = found["budget"]["used"], found["budget"]
     yield "## Spent"
     yield ""
-    yield f"- {used['time_s']:.0f} s, of at most {caps['time_s']:.0f}"
+    yield f"- {seconds(used['time_s'])} s, of at most {seconds(caps['time_s'])}"
     limit = "" if caps["fm_calls"] is None else f", of at most {caps['fm_calls']}"
     yield f"- {used['fm_calls']} FM calls{limit}"
     if used["fm_calls_before"]:

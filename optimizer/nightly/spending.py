@@ -18,7 +18,7 @@ from redecode.optimizer.nightly.config import BudgetSection
 from redecode.optimizer.nightly.errors import CapReached, Halted
 from redecode.optimizer.nightly.home import NightFolder, write_json
 from redecode.optimizer.objectives import Goals, Outcome, Usage
-from redecode.optimizer.study.stopping import Budget
+from redecode.optimizer.study.stopping import Budget, seconds
 from redecode.tracer import Run, Store
 from redecode.tracer import conventions as c
 
@@ -140,7 +140,7 @@ class Meter:
     def over(self) -> str | None:
         """Why to end, if a cap is reached."""
         if self.seconds >= self._caps.time:
-            return f"the time is used up ({self.seconds:.0f} s of {self._caps.time:.0f} s)"
+            return f"the time is used up ({seconds(self.seconds)} s of {seconds(self._caps.time)} s)"
         if self._caps.fm_calls is not None and self.calls >= self._caps.fm_calls:
             return f"{self.calls} FM calls were made, of at most {self._caps.fm_calls}"
         return None

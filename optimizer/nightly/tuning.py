@@ -20,6 +20,7 @@ from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.nightly.spending import JOB, NIGHT
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
+from redecode.optimizer.promotion.pairs import blocks_of
 from redecode.optimizer.report import breaks, to_json, unmet, whole_of, why_words, write
 from redecode.optimizer.schema import parse_knob
 from redecode.optimizer.scoring import scoring_of
@@ -226,8 +227,8 @@ def kept(tuned: Tuned, folder: Path, *, calls: int, cost: float) -> dict[str, An
         "usual": _usual(p),
         "scorer": scoring_of(p.spec.score, ()),
         "cases": [
-            {"id": c.id, "started_ns": c.started_ns, "cluster": cluster}
-            for c, cluster in zip(used, clusters_of(used), strict=True)
+            {"id": c.id, "started_ns": c.started_ns, "cluster": cluster, "block": block}
+            for c, cluster, block in zip(used, clusters_of(used), blocks_of(len(used), p.about.settings), strict=True)
         ],
         "held_out": [c.id for c in p.cases.decide],
         "lanes": {name: [o.to_json() for o in outcomes] for name, outcomes in tuned.lanes.items()},

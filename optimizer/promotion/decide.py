@@ -16,6 +16,7 @@ from typing import Any
 
 from redecode.optimizer.objectives import Goals, Measured, Outcome, measured
 from redecode.optimizer.promotion.limits import Level, Misses
+from redecode.optimizer.promotion.pairs import of_pairs, timed
 from redecode.optimizer.promotion.statistics import (
     ALPHA,
     LEAST_CLUSTERS,
@@ -33,6 +34,8 @@ from redecode.optimizer.promotion.statistics import (
 _WAYS = 3
 _WORTH = {"error": 0.02, "cost": math.log(1.02), "latency": math.log(1.02)}
 """A gain below this is none worth waiting for."""
+_BEYOND, _TIMES = 300.0, math.log(10)
+"""Log ratios: of what one side has nothing of, and from where on nobody thinks in percent."""
 
 
 class Verdict(StrEnum):
@@ -140,6 +143,13 @@ class Decision:
             return self
         return replace(self, more=None, cut=f"{budget}, after {self.pairs} of {held_out} held-out runs")
 
+    def unsearched(self, budget: str, evaluated: int) -> Decision:
+        """The decision where a budget was used up before there was a finalist: of one alone nothing can be kept."""
+        if evaluated > 1:
+            return replace(self, why=f"{self.why}, of {evaluated} that were evaluated until {budget}")
+        told = "nothing but the incumbent" if evaluated else "not even the incumbent"
+        return replace(self, verdict=Verdict.UNSURE, cut=budget, why=f"{told} was evaluated")
+
     def __str__(self) -> str:
         if self.verdict is Verdict.PROMOTE:
             return f"promote {self.chosen}"
@@ -165,12 +175,14 @@ def decide(
     seed: int = 0,
     resamples: int = RESAMPLES,
     kept: bool = True,
+    together: Sequence[Hashable] | None = None,
 ) -> Decision:
     """The verdict on finalists that ran on the same cases as the incumbent, in the same order.
 
     Args:
         clusters: of each case, its conversation (or the case itself, if it is of none).
         kept: whether any candidate of the search kept the constraints.
+        together: of each case, the block that it ran in (`pairs.blocks_of`); by default each was on its own.
     """
     allowed = margins or Margins()
     base = list(lanes[incumbent])
@@ -193,7 +205,7 @@ def decide(
             why=f"nothing was run on held-out cases: {', '.join(names)} may be better",
             margins=allowed,
         )
-    tests = {name: _tests(base, lanes[name], clusters, goals, allowed, seed, resamples) for name in names}
+    tests = {name: _tests(base, lanes[name], clusters, together, goals, allowed, seed, resamples) for name in names}
     adjusted = holm([tests[name].p for name in names])
     compared = [
         _judged(name, tests[name], p, lanes[name], goals, allowed, len(names))
@@ -228,6 +240,7 @@ def _tests(
     base: Sequence[Outcome],
     lane: Sequence[Outcome],
     clusters: Sequence[Hashable],
+    together: Sequence[Hashable] | None,
     goals: Goals,
     margins: Margins,
     seed: int,
@@ -241,18 +254,18 @@ def _tests(
     )
     effects = {
         "error": paired(*errors, seed=seed, shrink=1.0, resamples=resamples),
-        "cost": paired(
-            [goals.cost(o) for o in lane],
-            [goals.cost(o) for o in base],
+        "cost": timed(
+            *of_pairs(lane, base, goals.cost),
             clusters,
+            together if goals.by_clock else None,
             seed=seed + 1,
             of=ratio_of_sums,
             resamples=resamples,
         ),
-        "latency": paired(
-            [math.log(max(o.seconds, 1e-9)) for o in lane],
-            [math.log(max(o.seconds, 1e-9)) for o in base],
+        "latency": timed(
+            *of_pairs(lane, base, lambda o: math.log(max(o.seconds, 1e-9))),
             clusters,
+            together if all(o.simulated_s is None for o in lane) else None,
             seed=seed + 2,
             resamples=resamples,
         ),
@@ -306,12 +319,21 @@ def _judged(
 
 
 def said(name: str, value: float) -> str:
-    """An effect in words: points of error, percent of cost and latency."""
-    return f"{value * 100:+.1f} points" if name == "error" else f"{math.expm1(value):+.1%}"
+    """An effect in words: points of error, percent of cost and latency, times of what is many times as much."""
+    if name == "error":
+        return f"{value * 100:+.1f} points"
+    return f"{math.expm1(value):+.1%}" if value < _TIMES else f"{math.exp(min(value, _BEYOND)):.3g} times"
+
+
+def within(name: str, e: Effect) -> str:
+    """An effect and its interval, in words."""
+    if name != "error" and abs(e.estimate) > _BEYOND:
+        return "from nothing" if e.estimate > 0 else "to nothing"
+    return f"{said(name, e.estimate)} ({said(name, e.low)} to {said(name, e.high)})"
 
 
 def _interval(name: str, e: Effect) -> str:
-    return f"{name} {said(name, e.estimate)} ({said(name, e.low)} to {said(name, e.high)})"
+    return f"{name} {within(name, e)}"
 
 
 def _constraints(goals: Goals) -> str:
@@ -332,7 +354,7 @@ def _harms(found: _Tests, goals: Goals, margins: Margins) -> tuple[str, ...]:
         if e.clusters >= LEAST_CLUSTERS and e.p_not_below(margins.of(n)) <= ALPHA
     ]
     if found.slo is not None and found.slo.low > goals.allowed:
-        out.append(f"it misses the SLO: {found.slo.misses} of {found.slo.runs} runs, {goals.allowed:.0%} may")
+        out.append(f"it misses the SLO: {found.slo.misses} of {found.slo.runs} runs, {goals.allowed * 100:.3g}% may")
     most = goals.most_error
     if most is not None and found.own is not None and found.own.seen.p_not_below(most) <= ALPHA:
         out.append(f"its error is {_level(found.own.seen)}, {most:.3g} is allowed")

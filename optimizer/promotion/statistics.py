@@ -2,7 +2,7 @@
 
 Bootstrap bounds are "expanded percentile" ones (Hesterberg, "What Teachers Should Know About the Bootstrap", American
 Statistician 69(4), 2015): the level is widened so that on normal data they are those of Student's t, since plain
-percentiles are too narrow on few clusters.
+percentiles are too narrow on few clusters. On fewer than ten they are Student's t itself.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Effect:
     Attributes:
         estimate: of the mean; `low` and `high` are one-sided 95 % bounds each (together a 90 % interval).
         sd: of one cluster's contribution, for how many more would do; `clusters` how many there were.
+        drawn: how many units were resampled: clusters, or blocks of time.
         shrink: as of `paired`.
     """
 
@@ -37,12 +38,13 @@ class Effect:
     high: float
     sd: float
     clusters: int
+    drawn: int
     resampled: Floats
     shrink: float = 0.0
 
     def p_not_above(self, margin: float) -> float:
         """P value of "it is at or above the margin": small means it surely is below."""
-        return _p(float(np.mean(self.resampled >= margin)), len(self.resampled), self.clusters)
+        return self._p(float(np.mean(self.resampled >= margin)), margin - self.estimate)
 
     def clusters_for(self, distance: float, alpha: float) -> int | None:
         """Clusters needed to be sure that it is so far from a margin, if all goes on as it looks; `None`: never."""
@@ -60,18 +62,20 @@ class Effect:
 
     def p_not_below(self, margin: float) -> float:
         """P value of "it is at or below the margin": small means it surely is above."""
-        return _p(float(np.mean(self.resampled <= margin)), len(self.resampled), self.clusters)
+        return self._p(float(np.mean(self.resampled <= margin)), self.estimate - margin)
 
+    def _p(self, share: float, distance: float) -> float:
+        """A share of resamples as a p value, by the same expansion as the bounds; of few units by Student's t alone."""
+        from scipy import stats  # type: ignore[import-untyped]
 
-def _p(share: float, resamples: int, clusters: int) -> float:
-    """A share of resamples as a p value, by the same expansion as the bounds."""
-    from scipy import stats  # type: ignore[import-untyped]
-
-    if clusters < 2:
-        return 1.0
-    share = min(max(share, 1 / (resamples + 1)), resamples / (resamples + 1))
-    t = -stats.norm.ppf(share) / math.sqrt(clusters / (clusters - 1))
-    return float(stats.t.sf(t, clusters - 1))
+        n, resamples = self.drawn, len(self.resampled)
+        if n < 2:
+            return 1.0
+        wider = math.sqrt(n / (n - 1))
+        if n < LEAST_CLUSTERS and (error := float(np.std(self.resampled)) * wider) > 0:
+            return float(stats.t.sf(distance / error, n - 1))
+        share = min(max(share, 1 / (resamples + 1)), resamples / (resamples + 1))
+        return float(stats.t.sf(-stats.norm.ppf(share) / wider, n - 1))
 
 
 def paired(
@@ -101,7 +105,7 @@ def paired(
     names = list(dict.fromkeys(clusters))
     if not names:
         nothing = np.zeros(resamples)
-        return Effect(estimate=0.0, low=-math.inf, high=math.inf, sd=math.inf, clusters=0, resampled=nothing)
+        return Effect(estimate=0.0, low=-math.inf, high=math.inf, sd=math.inf, clusters=0, drawn=0, resampled=nothing)
     place = {name: i for i, name in enumerate(names)}
     sums = np.zeros((len(names), 3))
     for a, b, name in zip(candidate, incumbent, clusters, strict=True):
@@ -123,12 +127,23 @@ def paired(
     observed = (weights[:, None] * sums).sum(axis=0, keepdims=True)
     estimate = float(of(observed[:, :2] / observed[:, 2:], observed)[0])
     if n < 2:
-        return Effect(estimate=estimate, low=-math.inf, high=math.inf, sd=math.inf, clusters=n, resampled=resampled)
-    level = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha, n - 1))
-    low, high = np.quantile(resampled, [level, 1 - level])
-    sd = float(np.std(resampled)) * math.sqrt(n)
+        low, high, sd = -math.inf, math.inf, math.inf
+        return Effect(estimate=estimate, low=low, high=high, sd=sd, clusters=n, drawn=n, resampled=resampled)
+    t = float(stats.t.ppf(1 - alpha, n - 1)) * math.sqrt(n / (n - 1))
+    level = stats.norm.cdf(-t)
+    low, high = map(float, np.quantile(resampled, [level, 1 - level]))
+    if n < LEAST_CLUSTERS:  # resamples of so few lie within them
+        spread = t * float(np.std(resampled))
+        low, high = estimate - spread, estimate + spread
     return Effect(
-        estimate=estimate, low=float(low), high=float(high), sd=sd, clusters=n, resampled=resampled, shrink=shrink
+        estimate=estimate,
+        low=low,
+        high=high,
+        sd=float(np.std(resampled)) * math.sqrt(n),
+        clusters=n,
+        drawn=n,
+        resampled=resampled,
+        shrink=shrink,
     )
 
 
@@ -139,7 +154,7 @@ def difference_of_means(means: Floats, totals: Floats) -> Floats:
 
 
 def ratio_of_sums(means: Floats, totals: Floats) -> Floats:
-    """Log of candidate over incumbent."""
+    """Log of candidate over incumbent; beyond all sense where one of them is nothing, as `said` says."""
     found: Floats = np.log(np.maximum(totals[:, 0], 1e-300) / np.maximum(totals[:, 1], 1e-300))
     return found
 
@@ -289,9 +304,9 @@ def p_mean_above(total: float, n: float, margin: float) -> float:
     """
     from scipy import stats
 
-    if total <= -1:
+    if total <= -1 or margin >= 1:
         return 0.0
-    return float(stats.beta.sf(margin, total + 1, n - total)) if 0 < margin < 1 and total < n else 1.0
+    return float(stats.beta.sf(margin, total + 1, n - total)) if margin > 0 and total < n else 1.0
 
 
 def fewest(sure: Callable[[int], bool], most: int = 100_000) -> int | None:

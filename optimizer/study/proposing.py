@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from redecode.optimizer.knobs import Choice, Config, Knob, Space, values_of
+from redecode.optimizer.knobs import Choice, Config, Knob, Space, nearest
 from redecode.optimizer.study.gaussian import Process, distances, one_thread
 from redecode.optimizer.study.hypervolume import front
 
@@ -153,12 +153,11 @@ def drawn(space: Space, rng: random.Random, near: Config | None = None) -> Confi
 def _value(knob: Knob, rng: random.Random, near: float | None) -> Any:
     if isinstance(knob, Choice):
         return rng.choice(knob.labels)
-    listed = values_of(knob) if knob.step or (knob.integer and not knob.log) else None
     low, high = (math.log(knob.low), math.log(knob.high)) if knob.log else (knob.low, knob.high)
     at = None if near is None or isinstance(near, bool) else (math.log(near) if knob.log else near)
     x = rng.uniform(low, high) if at is None else min(high, max(low, rng.gauss(at, 0.15 * (high - low))))
     value = math.exp(x) if knob.log else x
-    if listed is not None:
-        return min(listed, key=lambda v: abs(float(v or 0) - value))
+    if knob.step or (knob.integer and not knob.log):
+        return nearest(knob, value)
     value = min(knob.high, max(knob.low, value))
     return round(value) if knob.integer else value

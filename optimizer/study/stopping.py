@@ -53,12 +53,17 @@ class Budget:
         if self.stop_file is not None and self.stop_file.exists():
             return f"{self.stop_file.name} says stop"
         if self.seconds is not None and self.elapsed >= self.seconds * share:
-            return f"the time is used up ({self.elapsed:.0f} s of {self.seconds * share:.0f} s)"
+            return f"the time is used up ({seconds(self.elapsed)} s of {seconds(self.seconds * share)} s)"
         if self.calls is not None and self.spent_calls >= self.calls * share:
             return f"{self.spent_calls} FM calls were made, of at most {self.calls * share:.0f}"
         if self.cost is not None and self.spent_cost >= self.cost * share:
             return f"{self.spent_cost:.4g} were spent, of at most {self.cost * share:g}"
         return None
+
+
+def seconds(value: float) -> str:
+    """Whole ones, but of few the tenths too: a cap of half a second is not one of none."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def stagnant(done: Sequence[Done], patience: int = PATIENCE) -> str | None:

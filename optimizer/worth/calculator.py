@@ -8,7 +8,7 @@ it out saves little. Quality is taken as equal: `redecode tune` with the tuned m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -105,7 +105,7 @@ class Worth:
         choice: "fine-tune", "prompt", or "cannot tell".
         volume_said: calls a day were said, and not counted; intervals are then over conversations, else over days.
         net: what fine-tuning saves over the horizon, training and hosting paid, USD.
-        break_even_days: until the first training is paid back; infinite: never.
+        break_even_days: until the first training is paid back; infinite: never, or not as long as it lasts.
         break_even_calls: a day, from which on it pays within the horizon.
     """
 
@@ -236,9 +236,17 @@ def _each(day: NDArray[np.float64], step: int, what: int) -> float:
 
 
 def _paid_back(saving: float, a: Assumptions) -> float:
-    """Days until one training is paid."""
+    """Days until one training is paid; never, if the next one is due before."""
     left = saving - a.hosting
-    return 0.0 if a.train_cost == 0 and left > 0 else a.train_cost / left if left > 0 else _NEVER
+    days = a.train_cost / left if left > 0 else _NEVER
+    return days if a.retrain_days is None or days <= a.retrain_days else _NEVER
+
+
+def number(value: float) -> str:
+    """As it is told: few are not none."""
+    if not math.isfinite(value):
+        return "∞"
+    return f"{value:.0f}" if 10 <= value < 1e12 else f"{value:.2g}"
 
 
 def _least_calls(saving: float, calls: float, a: Assumptions) -> float:
@@ -251,18 +259,19 @@ def _least_calls(saving: float, calls: float, a: Assumptions) -> float:
 def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, calls: float) -> list[Sensitivity]:
     """Each assumption at half and twice, and where the choice turns: net is linear in all of them but the share."""
     average = _mean_price(volume, day, a)
-    known: list[tuple[str, float, str, Any]] = [
-        ("calls a day", calls, "{:.0f}", lambda f: replace(a, volume_factor=a.volume_factor * f)),
-        ("cost of a training (USD)", a.train_cost, "{:.4g}", lambda f: replace(a, train_cost=a.train_cost * f)),
-        ("trainings in the horizon", a.trainings, "{:.3g}", None),
-        ("hosting a day (USD)", a.hosting, "{:.4g}", lambda f: replace(a, hosting=a.hosting * f)),
-        ("share of the constant part left out", a.removed, "{:.0%}", lambda f: replace(a, removed=a.removed * f)),
-        ("length of answers, over now", a.output_factor, "{:.3g}",
+    known: list[tuple[str, float, Callable[[float], str], Any]] = [
+        ("calls a day", calls, number, lambda f: replace(a, volume_factor=a.volume_factor * f)),
+        ("cost of a training (USD)", a.train_cost, "{:.4g}".format, lambda f: replace(a, train_cost=a.train_cost * f)),
+        ("trainings in the horizon", a.trainings, "{:.3g}".format, None),
+        ("hosting a day (USD)", a.hosting, "{:.4g}".format, lambda f: replace(a, hosting=a.hosting * f)),
+        ("share of the constant part left out", a.removed, "{:.0%}".format,
+         lambda f: replace(a, removed=a.removed * f)),
+        ("length of answers, over now", a.output_factor, "{:.3g}".format,
          lambda f: replace(a, output_factor=a.output_factor * f)),
-        ("tuned price, input (USD per million)", average.input, "{:.4g}",
+        ("tuned price, input (USD per million)", average.input, "{:.4g}".format,
          lambda f: replace(a, tuned=average.model_copy(update={
              "input": average.input * f, "cached": None if average.cached is None else average.cached * f}))),
-        ("tuned price, output (USD per million)", average.output, "{:.4g}",
+        ("tuned price, output (USD per million)", average.output, "{:.4g}".format,
          lambda f: replace(a, tuned=average.model_copy(update={"output": average.output * f}))),
     ]  # fmt: skip
     saving = _costs(volume, day, a).saving
@@ -279,12 +288,12 @@ def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, cal
         half, twice = at(0.5), at(1.0 if name.startswith("share") else 2.0)
         turns = _share(volume, day, a, shape) if name.startswith("share") else _turns(at, value, shape)
         if name.startswith("hosting") and value == 0 and here > 0:
-            turns = f"above {shape.format(here / a.horizon_days)}"
-        out.append(Sensitivity(name=name, value=shape.format(value), low=half, high=twice, flips=turns))
+            turns = f"above {shape(here / a.horizon_days)}"
+        out.append(Sensitivity(name=name, value=shape(value), low=half, high=twice, flips=turns))
     return out
 
 
-def _share(volume: Volume, day: NDArray[np.float64], a: Assumptions, shape: str) -> str | None:
+def _share(volume: Volume, day: NDArray[np.float64], a: Assumptions, shape: Callable[[float], str]) -> str | None:
     """The share at which net is 0: it grows with the share, slower while what falls away was cached."""
 
     def net(share: float) -> float:
@@ -296,10 +305,10 @@ def _share(volume: Volume, day: NDArray[np.float64], a: Assumptions, shape: str)
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if net(middle) <= 0.0 else (low, middle)
-    return f"{'below' if net(a.removed) > 0 else 'above'} {shape.format(high)}"
+    return f"{'below' if net(a.removed) > 0 else 'above'} {shape(high)}"
 
 
-def _turns(at: Any, value: float, shape: str) -> str | None:
+def _turns(at: Any, value: float, shape: Callable[[float], str]) -> str | None:
     """The value at which net is 0."""
     here, half = at(1.0), at(0.5)
     slope = (here - half) / 0.5
@@ -309,7 +318,7 @@ def _turns(at: Any, value: float, shape: str) -> str | None:
     if factor < 0:
         return None
     side = "below" if slope * here > 0 else "above"
-    return f"{side} {shape.format(value * factor)}"
+    return f"{side} {shape(value * factor)}"
 
 
 def _mean_price(volume: Volume, day: NDArray[np.float64], a: Assumptions) -> Price:

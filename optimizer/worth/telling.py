@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from redecode.optimizer.report import table
-from redecode.optimizer.worth.calculator import Interval, Worth
+from redecode.optimizer.worth.calculator import Interval, Worth, number
 
 
 def headline(found: Worth) -> str:
@@ -25,17 +25,17 @@ def lines(found: Worth) -> Iterator[str]:
     """In Markdown, what was assumed and what depends on it with it."""
     a = found.assumptions
     calls = found.calls_per_day
-    recorded = f"{_number(calls.low)} to {_number(calls.high)}; {found.days} days recorded"
+    recorded = f"{number(calls.low)} to {number(calls.high)}; {found.days} days recorded"
     if found.volume_said:
         recorded = "as you say"
     yield (
-        f"At {_number(calls.estimate)} FM calls a day ({recorded}) "
+        f"At {number(calls.estimate)} FM calls a day ({recorded}) "
         f"prompting costs {_usd(found.prompt_per_day)} a day, a fine-tuned model {_usd(found.tuned_per_day)}, hosting "
         f"included. It breaks even {_even(found)}."
     )
     yield ""
     rows = [
-        [s.name, s.model, _number(s.calls), f"{s.input_tokens:.0f}", f"{s.cached_tokens:.0f}", f"{s.output_tokens:.0f}",
+        [s.name, s.model, number(s.calls), f"{s.input_tokens:.0f}", f"{s.cached_tokens:.0f}", f"{s.output_tokens:.0f}",
          f"{s.constant_tokens:.0f}{' (by words)' if s.source == 'words' else ' ?' if s.source == 'unknown' else ''}",
          f"{s.removed_tokens:.0f}", f"{s.prompt_usd:.4g}", f"{s.tuned_usd:.4g}"]
         for s in found.steps
@@ -79,11 +79,16 @@ def _even(found: Worth) -> str:
     if not math.isfinite(calls.estimate):
         return "never: without what is left out a call costs no less"
     enough = (
-        f"from {_number(calls.estimate)} calls a day on ({_number(calls.low)} to {_number(calls.high)}) within "
+        f"from {number(calls.estimate)} calls a day on ({number(calls.low)} to {number(calls.high)}) within "
         f"{found.assumptions.horizon_days:g} days"
     )
     if not math.isfinite(days.estimate):
-        return f"never at this volume, since hosting costs more than calls save; {enough}"
+        left, a = found.prompt_per_day.estimate - found.tuned_per_day.estimate, found.assumptions
+        why = "hosting costs more than calls save"
+        if left > 0 and a.retrain_days is not None:
+            paid = number(a.train_cost / left)
+            why = f"a training lasts {a.retrain_days:g} days, and would be paid back after {paid}"
+        return f"never at this volume, since {why}; {enough}"
     return f"after {_days(days)}, and {enough}"
 
 
@@ -92,10 +97,4 @@ def _usd(value: Interval) -> str:
 
 
 def _days(value: Interval) -> str:
-    return f"{_number(value.estimate)} days ({_number(value.low)} to {_number(value.high)})"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "∞"
-    return f"{value:.0f}" if 10 <= value < 1e12 else f"{value:.2g}"
+    return f"{number(value.estimate)} days ({number(value.low)} to {number(value.high)})"

@@ -81,7 +81,8 @@ class Volume:
 
     Attributes:
         days: of these full days, the newest ones.
-        use: [unit, step, (calls, input, output, cached tokens)] of conversations, and `day` of each (0: the newest).
+        use: [unit, step, (calls, input, output, cached tokens)] of conversations on one day each, and `day` of these
+            (0: the newest); of whole conversations where `calls_per_day` was said.
         calls_per_day: said by somebody; then `days` are those of the look back, and nothing is known of their spread.
         notes: what is not known.
     """
@@ -151,27 +152,27 @@ def volume_of(
     uncounted = sum(row["calls"] - row["counted"] for row in counts)
     untold = sum(row["calls"] - row["told"] for row in counts)
     keys: dict[tuple[str, str, str], int] = {}
-    units: dict[str, int] = {}
+    units: dict[tuple[str, int], int] = {}  # a conversation may go on for days
     rows = []
     for row in counts:
         run, node = by_id[row["run_id"]], _PLACES.sub("", row["step_key"])
         if nodes and not any(n in node.split("/") or n == node for n in nodes):
             continue
         step = keys.setdefault((run.agent, node, row["model"]), len(keys))
-        unit = units.setdefault(run.conversation_id or run.run_id, len(units))
-        rows.append((unit, step, run, (row["calls"], row["input"], row["output"], row["cached"])))
+        day = (now_ns - run.started_ns) // DAY_NS if calls_per_day is None else 0
+        unit = units.setdefault((run.conversation_id or run.run_id, day), len(units))
+        rows.append((unit, step, (row["calls"], row["input"], row["output"], row["cached"])))
     calls = sum(values[CALLS] for *_, values in rows)
-    if calls < LEAST_CALLS or len(units) < LEAST_UNITS:
+    conversations = len({name for name, _ in units})
+    if calls < LEAST_CALLS or conversations < LEAST_UNITS:
         where = f" in {', '.join(nodes)}" if nodes else ""
         raise VolumeError(
-            f"{calls} FM calls of {len(units)} conversations are recorded{where}; {LEAST_CALLS} of {LEAST_UNITS} are "
-            "needed"
+            f"{calls} FM calls of {conversations} conversations are recorded{where}; {LEAST_CALLS} of {LEAST_UNITS} "
+            "are needed"
         )
     use = np.zeros((len(units), len(keys), 4))
-    day = np.zeros(len(units), dtype=np.int64)
-    for unit, step, run, values in rows:
+    for unit, step, values in rows:
         use[unit, step] += values
-        day[unit] = (now_ns - run.started_ns) // DAY_NS
     notes = []
     if uncounted:
         notes.append(f"{uncounted} FM calls do not say how many tokens they had: they count as none")
@@ -182,7 +183,7 @@ def volume_of(
         notes.append(f"how much of the prompts of {', '.join(unknown)} is always the same is not known: taken as 0")
     steps = tuple(Step(*key, *constants[key]) for key in keys)
     return Volume(
-        days=max(1, days), steps=steps, use=use, day=day if calls_per_day is None else np.zeros_like(day),
+        days=max(1, days), steps=steps, use=use, day=np.array([day for _, day in units], dtype=np.int64),
         calls_per_day=calls_per_day, notes=tuple(notes),
     )  # fmt: skip
 

@@ -90,7 +90,8 @@ def tuned(store: Path, agent: str = "brancher", *, trials: int = 10, named: str 
     )
     made = Tuned(
         prepared=prepared, study=found.name, done=done, failures=found.failures(), importances=found.importances(),
-        finalists={name: best.config}, lanes=lanes, observed=observed(cases.decide, spec, GOALS), decision=decision,
+        finalists={name: best.config}, lanes=lanes, observed=measured(observed(cases.decide, spec)[0], GOALS),
+        decision=decision,
         stopped=f"{trials} candidates were evaluated",
         cut=None, trials=trials, calls_live=120, calls_memo=30, calls_again=0, calls_deciding=160, seconds=12.0,
     )  # fmt: skip

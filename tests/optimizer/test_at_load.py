@@ -293,6 +293,7 @@ def test_a_profile_in_use_that_the_knob_does_not_take_is_refused(store: Path) ->
     [
         ("placement.replicas=0..2", "whole numbers from 1"),
         ("placement.replicas=1..4:0.5", "whole numbers from 1"),
+        ("placement.replicas=1..2147483648", "whole numbers from 1 to 10000"),
         ("placement.replicas=1.5,2", "whole numbers from 1"),
         ("placement.routing=best", "takes least, turns, prefix"),
         ("placement.profile", "wants the profiles"),

@@ -323,6 +323,6 @@ def test_what_a_step_says_must_be_equal_besides_must_have_been_so_in_the_past() 
     runs = [replace(r, input={**r.input, "customer": "de" if n % 2 else "en"}) for n, r in enumerate(
         made(*(("a", 10.0 * n, 1.0) for n in range(6))))]  # fmt: skip
     past, exact = Past(runs, [scoped]), Setting("exact")
-    scopes = past.scopes(scoped, {"model": "m"})
+    scopes = past.scopes(scoped, lambda case: {"model": "m"}, each=False)
     assert [past.source(scoped, exact, str(n), (), scopes) for n in range(6)] == [None, None, "0", "1", "0", "1"]
-    assert Past(runs, [step()]).scopes(step(), {"model": "m"}) == []
+    assert Past(runs, [step()]).scopes(step(), lambda case: {"model": "m"}, each=False) == []

@@ -36,7 +36,7 @@ def test_a_foreign_agent_is_tuned_in_the_ten_lines_of_the_documentation(
     record(agent, store, 40)
     recorded.requests.clear()
     # A test machine's times say little, and without prices they are the cost.
-    wide = ("--margin", "latency=9", "--margin", "cost=9", "--price", "m=1,1", "--percentile", "80")
+    wide = ("--margin", "latency=999", "--margin", "cost=9", "--price", "m=1,1", "--percentile", "80")
     result = tune("--store", str(store), "--json", "--held-out", "0.5", "--budget", "5m", "--max-cost", "1e9", *wide)
     found = json.loads(result.stdout)
     assert (result.exit_code, found["verdict"][:7]) == (0, "promote"), result.output

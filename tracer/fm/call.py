@@ -18,7 +18,6 @@ from redecode.tracer.fm.wire_stream import BodyTap, ChatTap, PassTap, Tap
 from redecode.tracer.recorder import LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import Choice, Decode, Fidelity, JsonObject, SpanKind, TimeSource
 
-CUT_SHORT = "stream closed before its end"
 _LONGEST_ERROR = 65_536
 _TOLD_WITH_ERRORS = ("content-type", "retry-after", "x-request-id")
 PART = "it was cut short: only the part received is recorded"
@@ -217,7 +216,7 @@ class Call(InFlight):
             if captured.complete and tap.last_ns is not None:
                 done, error = tap.last_ns, None  # the end had come, whatever the caller did then
             elif error is None or isinstance(error, GeneratorExit):
-                error = CUT_SHORT
+                error = c.CUT_SHORT
         if captured.error is not None:
             error = captured.error
             self.span.set({c.ERROR_CLASS: "openai:APIError"})  # what the client makes of it

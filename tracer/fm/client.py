@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from redecode.tracer import conventions as c
 from redecode.tracer.fm import wire
-from redecode.tracer.fm.call import CUT_SHORT, Call, EmbeddingCall, InFlight
+from redecode.tracer.fm.call import Call, EmbeddingCall, InFlight
 from redecode.tracer.fm.engine_probe import PLAYED, UNKNOWN, Address, Engine, Engines
 from redecode.tracer.fm.played_response import play, play_async
 from redecode.tracer.fm.response_tap import answered
@@ -86,7 +86,7 @@ class ClientSeam:
         while self._undo:
             self._undo.pop()()
         for call in list(self._waiting):
-            call.finish(CUT_SHORT)
+            call.finish(c.CUT_SHORT)
 
     def _address(self, client: Any) -> Address:
         url, key = client.base_url, getattr(client, "api_key", None)

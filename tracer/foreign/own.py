@@ -25,7 +25,7 @@ _INTEGERS = frozenset(
 _BOOLEANS = frozenset({c.REQUEST_STREAM, c.SIDE_EFFECT})
 _JSON = frozenset({
     c.RUN_INPUT, c.RUN_OUTPUT, c.LABELS, c.SAMPLING, c.INPUT_MESSAGES, c.OUTPUT_MESSAGES, c.TOOL_DEFINITIONS,
-    c.TOOL_ARGUMENTS, c.TOOL_RESULT,
+    c.TOOL_ARGUMENTS, c.TOOL_RESULT, c.RUN_BESIDES,
 })  # fmt: skip
 _KINDS, _EDGES, _PROVENANCES = frozenset(SpanKind), frozenset(EdgeKind), frozenset(Provenance)
 _WORDS = {c.FIDELITY: frozenset(Fidelity), c.TOKEN_TIME_SOURCE: frozenset(TimeSource)}

@@ -138,7 +138,7 @@ class RunHandler(ModelCallbacks, ToolCallbacks):
                     entry.within.interrupted = True
                 error = None
             elif isinstance(error, GeneratorExit):
-                error = "stream closed before its end"
+                error = c.CUT_SHORT
         returns = None
         with never_raise("the end of a step", self.recorder, span.run_id):  # the span ends whatever is known of its end
             if span.parent is None:

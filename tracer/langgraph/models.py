@@ -11,7 +11,7 @@ from langchain_core.messages import convert_to_openai_messages
 
 from redecode.tracer import conventions as c
 from redecode.tracer.fm import wire
-from redecode.tracer.fm.call import CUT_SHORT, PART
+from redecode.tracer.fm.call import PART
 from redecode.tracer.fm.decode_attributes import decode_attributes
 from redecode.tracer.langgraph.callbacks import Callbacks, Chat, guarded
 from redecode.tracer.langgraph.model_answers import written
@@ -156,7 +156,7 @@ class ModelCallbacks(Callbacks):
         if entry is not None and entry.chat is not None and entry.chat.finish is not None:
             entry.chat.finish()
         told = self._told(run_id, kwargs.get("response"), error)
-        self._end_leaf(run_id, told, CUT_SHORT if isinstance(error, GeneratorExit) else error)
+        self._end_leaf(run_id, told, c.CUT_SHORT if isinstance(error, GeneratorExit) else error)
 
     def _told(self, run_id: UUID, response: Any, error: BaseException | None = None) -> JsonObject:
         """A decode known from callbacks alone: fidelity `text`. Nothing if the client seam saw the call."""

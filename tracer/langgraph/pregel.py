@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from redecode.tracer import conventions as c
+from redecode.tracer.langgraph.besides import besides
 from redecode.tracer.langgraph.task_names import PUSH, SENDS, caller_path, failed_path, task_step
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import EdgeKind, Provenance, SpanKind
@@ -236,6 +237,10 @@ class PregelSeam:
             return None
         graph = self._graphs.graph(loop.manager.run_id)
         if graph is not None and graph.loop is not loop:
+            if graph.loop is None and graph.span.parent is None:
+                with never_raise("what a graph is given besides its input", self._graphs.recorder, graph.span.run_id):
+                    if told := besides(loop):
+                        graph.span.set({c.RUN_BESIDES: c.to_json(told)})
             graph.loop = loop
             graph.span.strands.scheduled = True
         return graph

@@ -50,12 +50,13 @@ _JSON = frozenset(
         c.INPUT_MESSAGES, c.OUTPUT_MESSAGES, c.TOOL_DEFINITIONS, c.TOOL_ARGUMENTS, c.TOOL_RESULT, c.RUN_INPUT,
         c.RUN_OUTPUT, c.SAMPLING, c.USAGE, c.ANSWER_EXTRAS, c.ERROR_ANSWER, c.LANGCHAIN_ANSWER, c.TOOL_OUTPUT,
         c.REPLAY_OPTIONS,
+        c.RUN_BESIDES,
         c.OVERRIDDEN,
     }
 )  # fmt: skip
 # Sampling parameters whose texts are choices from a list.
 _ENUMERATED = frozenset({"reasoning_effort", "service_tier", "verbosity"})
-_OWN_ERRORS = frozenset({"stream closed before its end", "stream dropped before its end"})
+_OWN_ERRORS = frozenset({c.CUT_SHORT, "stream dropped before its end"})
 
 Lose = Callable[[str], None]
 """Counts a loss, with the reason."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from redecode.tracer import conventions as c
@@ -108,6 +108,17 @@ def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = No
         where, parameters = "WHERE r.run_id IN (SELECT unnest(?))", [run_ids]
     picked = f"SELECT r.* FROM r {where} ORDER BY started_ns DESC {'LIMIT ?' if limit is not None else ''}"
     return [run_of(row) for row in read(summaries(picked), parameters + ([limit] if limit is not None else []))]
+
+
+def with_besides(read: Read, found: list[Run]) -> list[Run]:
+    """The runs with what their graphs were given besides their inputs."""
+    told = read.rows(
+        f"""SELECT run_id, attributes->>'$."{c.RUN_BESIDES}"' FROM spans
+        WHERE kind = 'run' AND contains(attributes, '"{c.RUN_BESIDES}"')""",
+        [],
+    )
+    known = {run_id: c.from_json(text) for run_id, text in told}
+    return [replace(run, besides=known.get(run.run_id) or {}) for run in found]
 
 
 # There are tens of thousands in a run, and an enumeration takes its time to look one up.

@@ -236,10 +236,15 @@ class Store:
         with self._reading() as read:
             return queries.find(read, prefix, str(self.path))
 
-    def runs(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[Run]:
-        """Runs, newest first; open ones too."""
+    def runs(self, *, limit: int | None = None, run_ids: list[str] | None = None, besides: bool = False) -> list[Run]:
+        """Runs, newest first; open ones too.
+
+        Args:
+            besides: whether to read what they were given besides their input.
+        """
         with self._reading() as read:
-            return queries.runs(read, limit=limit, run_ids=run_ids)
+            found = queries.runs(read, limit=limit, run_ids=run_ids)
+            return queries.with_besides(read, found) if besides else found
 
     def load(self, prefix: str) -> RecordedRun:
         """One run, whole.

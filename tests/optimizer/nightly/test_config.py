@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from redecode.optimizer.nightly.config import NightlyConfig, TuneSection, load_config
+from redecode.optimizer.nightly.config import (
+    BudgetSection,
+    DriftSection,
+    NightlyConfig,
+    ProfileSection,
+    TuneSection,
+    WorthSection,
+    load_config,
+)
 from redecode.optimizer.nightly.errors import BadNight
 from redecode.optimizer.study.search import SAMPLERS
 from redecode.replay.prices import Price
@@ -56,6 +64,21 @@ DOCS = Path(__file__).parents[3] / "docs" / "nightly.md"
         ('spec = "a:b"\n[tune]\nreplicas = 3', r"\[tune\] replicas: of a load that is simulated; say load"),
         ('spec = "a:b"\n[tune]\nfix = { top = 9223372036854775808 }', r"\[tune\] fix: .*at most 64 bits"),
         ('spec = "a:b"\n[tune]\ntrials = 9223372036854775808', r"\[tune\] trials: .*less than 9223372036854775808"),
+        ('spec = "a:b"\nruns = "last-0"', 'runs: "last-0" is of no run; want "last-24h"'),
+        ('spec = "a:b"\nruns = "last-00h"', 'runs: "last-00h" is of no run'),
+        ('spec = "a:b"\nruns = "last-99999999999999999999d"', "runs: want at most 100000d"),
+        ('spec = "a:b"\nruns = "last-99999999999999999999"', 'runs: "all" are as many as there are'),
+        ('spec = "a:b"\n[drift]\nreference = "9999999d"', r"\[drift\] reference: want at most 100000d"),
+        ('spec = "a:b"\n[tune]\nconcurrency = 99999999999999999999', r"\[tune\] concurrency: .*equal to 10000"),
+        ('spec = "a:b"\n[tune]\nworkers = 1001', r"\[tune\] workers: .*equal to 1000"),
+        ('spec = "a:b"\n[tune]\nload = "2rps"\nreplicas = 10001', r"\[tune\] replicas: .*equal to 10000"),
+        ('spec = "a:b"\n[goals]\nslo = inf', r"\[goals\] slo: .*finite number"),
+        ('spec = "a:b"\n[budget]\ncost = inf', r"\[budget\] cost: .*finite number"),
+        ('spec = "a:b"\n[tune]\nfix = { top = nan }', r"\[tune\] fix: top: want a finite number, not nan"),
+        ('spec = "tuning:spec:x"', 'spec: want "module:name" or "file.py:name", not "tuning:spec:x"'),
+        ('spec = "my agent.py:spec"', 'name: want letters, .* which the spec\'s "my agent" is not; say one'),
+        ('spec = "a:b"\n[tune]\nknobs = [1]', r"\[tune\] knobs: want text, in quotes"),
+        ('spec = "a:b"\n[tune]\nknobs = ["=1"]', r"\[tune\] knobs: knob =1: want NAME"),
         ('spec = "a:b"\n[tune]\nload = "fast"', r"\[tune\] load: a load is"),
         ('spec = "a:b"\n[budget]\nfm_calls = true', r"\[budget\] fm_calls: does not take true"),
         ('spec = "a:b"\n[tune]\nmemo = 1.5', r"\[tune\] memo: .*valid boolean"),
@@ -71,6 +94,27 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(BadNight, match=said) as raised:
         load_config(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["tune.trials", "tune.cases", "tune.concurrency", "tune.workers", "tune.replicas", "tune.seed",
+            "budget.fm_calls", "profile.runs", "drift.least", "worth.keep_tokens"],
+)  # fmt: skip
+def test_no_number_is_larger_than_a_file_of_a_night_keeps(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    path = tmp_path / "nightly.toml"
+    more = {"worth": "train_cost = 1\n", "tune": 'load = "2rps"\n'}.get(section, "")
+    path.write_text(f'spec = "a:b"\n[{section}]\n{more}{name} = {2**63}')
+    with pytest.raises(BadNight, match=rf"\[{section}\] {name}: "):
+        load_config(path)
+
+
+def test_every_whole_number_of_the_file_has_a_bound() -> None:
+    """One that has none would end a night in the middle, when it is written down."""
+    for section in (BudgetSection, TuneSection, ProfileSection, DriftSection, WorthSection):
+        for name, field in section.model_fields.items():
+            if name != "seed" and field.annotation in (int, int | None):
+                assert any(getattr(m, "lt", None) or getattr(m, "le", None) for m in field.metadata), name
 
 
 def test_the_samplers_are_those_that_there_are() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from redecode.optimizer.nightly.drift import Drift, compare, difference_interval
+from redecode.optimizer.nightly.drift import Drift, Feature, compare, difference_interval
 from redecode.optimizer.nightly.mix import Row, rows_of
 from redecode.tracer import Run, Store
 
@@ -31,7 +32,7 @@ def rows(
     ]
 
 
-def drift(before: list[Row], now: list[Row], **options: float) -> Drift:
+def drift(before: list[Row], now: list[Row], **options: object) -> Drift:
     return compare(before, now, agents=["a"], **options)  # type: ignore[arg-type]
 
 
@@ -80,6 +81,43 @@ def test_too_few_runs_are_said_and_nothing_is_concluded() -> None:
     theirs = drift([*rows(5, 1), *rows(60, 2, agent="b")], [*rows(60, 3), *rows(60, 4, agent="b")])
     assert theirs.untested == {"all of a": "60 tonight and 5 before"}
     assert {f.name for f in theirs.features} == {"agent a", "agent b"}
+
+
+def test_what_follows_from_a_configuration_that_changed_is_told_and_is_no_drift() -> None:
+    before, now = rows(60, 1), rows(60, 2, output=3.0, model="other")
+    assert {f.name for f in drift(before, now).drifted} == {"output tokens", "model m", "model other"}
+    found = drift(before, now, moved=("at noon", rows(19, 1)))
+    assert found.verdict == "same" and "none of 4 features changed" in found.words
+    assert "no drift is what also follows from the configuration, which changed at noon: " in found.words
+    told = {f.name for f in found.features if f.follows}
+    assert told == {"output tokens", "model m", "model other"} and all(f"{name}: " in found.words for name in told)
+    assert [f.name in told for f in found.features] == [True] * 3 + [False] * 4  # told first
+    assert all(Feature.from_json(asdict(f)) == f for f in found.features)
+
+
+def test_agents_and_inputs_count_though_the_configuration_changed() -> None:
+    long = [replace(r, numbers={**r.numbers, "input_chars": 900.0}) for r in rows(60, 2, output=3.0)]
+    found = drift(rows(60, 1), [*long, *rows(60, 3, agent="b")], moved=("at noon", []))
+    assert found.verdict == "drifted" and {f.name for f in found.drifted} == {
+        "agent a",
+        "agent b",
+        "characters of input",
+    }
+    assert [f.name for f in found.features if f.follows] == ["output tokens"]
+
+
+def test_with_enough_runs_of_the_same_configuration_all_counts_against_those() -> None:
+    """Answers became three times as long by a promotion, in the middle of the reference."""
+    early, since = rows(60, 1), rows(25, 2, output=3.0)
+    alike = drift([*early, *since], rows(60, 3, output=3.0), moved=("at noon", since))
+    assert alike.verdict == "same" and not any(f.follows for f in alike.features)
+    assert "which changed at noon, against the 25 conversations since then" in alike.words
+    assert {f.name: f.rows for f in alike.features}.items() >= {
+        "output tokens": (25, 60),
+        "characters of input": (85, 60),
+    }.items()
+    other = drift([*early, *since], rows(60, 3, output=9.0), moved=("at noon", since))
+    assert [f.name for f in other.drifted] == ["output tokens"]
 
 
 def test_a_difference_of_shares_has_newcombes_interval() -> None:

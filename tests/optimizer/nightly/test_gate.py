@@ -42,7 +42,7 @@ def tuned(count: int = 60, **lanes: list[Outcome]) -> dict[str, Any]:
         "stopped": "enough",
         "incumbent": NOW,
         "finalists": {"better": BETTER, "also": ALSO},
-        "cases": [{"id": f"c{n}", "started_ns": n, "cluster": n} for n in range(count)],
+        "cases": [{"id": f"c{n}", "started_ns": n, "cluster": n, "block": n} for n in range(count)],
         "lanes": {name: [o.to_json() for o in lane] for name, lane in whole.items()},
         "goals": goals_json(GOALS),
         "margins": asdict(Margins(cost=9, latency=2)),

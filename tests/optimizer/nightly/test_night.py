@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from redecode import tracer
 from redecode.optimizer.evaluation.session import Settings
 from redecode.optimizer.nightly import night as night_module
 from redecode.optimizer.nightly import tuning
-from redecode.optimizer.nightly.history import Change, Event, config_id
+from redecode.optimizer.nightly.history import Change, Event, History, config_id
 from redecode.optimizer.nightly.spending import made_for
 from redecode.optimizer.objectives import Goals
 from redecode.tracer import Store
@@ -223,10 +224,11 @@ def test_an_engine_that_is_down_is_exit_2_and_the_night_stays_open(job: Job, mon
     assert "does not answer" in job("history", str(job.file)).stdout
 
 
-def test_a_selection_without_runs_says_why(job: Job) -> None:
-    job.configure(('runs = "all"', 'runs = "last-0"'))
+def test_a_selection_without_runs_says_why(job: Job, tmp_path: Path) -> None:
+    job.store = tmp_path / "nothing"
+    Store(job.store)
     result = job.run()
-    assert result.exit_code == 2 and "no recorded run of capitals to tune on (last-0)" in result.stderr
+    assert result.exit_code == 2 and "no recorded run of capitals to tune on (all)" in result.stderr
     assert "no recorded run" in job("history", str(job.file)).stdout
 
 
@@ -259,13 +261,38 @@ def test_another_mix_is_told_and_may_hold_a_promotion_back(
     assert "**changed**" in (job.home.nights()[0].path / "report.md").read_text()
 
 
+def test_what_the_job_itself_has_promoted_is_no_drift(job: Job, agent: Any, store: Path, recorded: Any) -> None:
+    """The same is asked as ever; answers are shorter since an earlier night, of a configuration that is now worse."""
+    long, short = ({"wording": w, "temperature": 0.0} for w in ("Please name the capital of", "Capital of"))
+    history = History(job.home)
+    with job.home.moving():
+        history.put(Event(at_ns=time.time_ns(), change=Change.BEGUN, config=config_id(long)), long)
+    record_of(agent, store, 40, "Country", **long)
+    with job.home.moving():
+        history.put(
+            Event(at_ns=time.time_ns(), change=Change.PROMOTED, config=config_id(short), before=config_id(long)), short
+        )
+    record_of(agent, store, 40, "Country", **short)
+    job.configure(('runs = "all"', 'runs = "last-40"'), ("[profile]", '[drift]\naction = "hold"\n\n[profile]'))
+    found = job.json()
+    assert found["drift"]["verdict"] == "same" and "mix of runs" not in found["why"]
+    assert [f["name"] for f in found["drift"]["features"] if f["follows"]] == ["output tokens"]
+    report = (job.home.nights()[0].path / "report.md").read_text()
+    assert "also follows from the configuration, which changed at 20" in report
+    assert "| changed, as did the configuration |" in report and "**changed**" not in report
+
+
 def record_long(agent: Any, store: Path, runs: int) -> None:
+    record_of(agent, store, runs, "TheUnitedKingdomsOfSomewhereFarAway")
+
+
+def record_of(agent: Any, store: Path, runs: int, countries: str, **context: Any) -> None:
     tracer.instrument(store)
     try:
         for number in range(runs):
-            name = f"TheUnitedKingdomsOfSomewhereFarAway{number}"
+            name = f"{countries}{number}"
             config = {"metadata": {c.GIVEN_LABELS: {"expected": f"{name} City"}}}
-            agent.graph.invoke({"country": name}, config, context=agent.Context())
+            agent.graph.invoke({"country": name}, config, context=agent.Context(**context))
     finally:
         tracer.uninstrument()
 

@@ -32,6 +32,13 @@ def test_time_goes_on_where_the_last_start_left_it(tmp_path: Path) -> None:
         second.check()
 
 
+def test_a_cap_of_half_a_second_is_not_told_as_none(tmp_path: Path) -> None:
+    now = [0.0]
+    capped = meter(NightFolder(tmp_path / "night"), now, tmp_path, time=0.5)
+    now[0] = 7.24
+    assert capped.over() == "the time is used up (7.2 s of 0.5 s)"
+
+
 def test_what_is_spent_is_written_down_at_once(tmp_path: Path) -> None:
     folder, now = NightFolder(tmp_path / "night"), [0.0]
     budget = meter(folder, now, tmp_path, time=60).budget(Spent(calls=0, cost=0.0))

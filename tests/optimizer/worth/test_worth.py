@@ -74,9 +74,27 @@ def test_hosting_that_eats_what_calls_save_says_from_which_volume_on_it_would_pa
     assert "never: without what is left out a call costs no less" in nothing
 
 
+def test_a_training_that_does_not_last_until_it_is_paid_back_never_is() -> None:
+    """It pays for itself in 20 days, and the next one is due after 10; twice the calls, and it is just paid."""
+    found = worth(volume(), replace(BASE, retrain_days=10.0))
+    text = "\n".join(lines(found))
+    assert found.choice == "prompt" and math.isinf(found.break_even_days.estimate)
+    assert found.to_json()["break_even_days"]["estimate"] is None
+    assert (
+        "never at this volume, since a training lasts 10 days, and would be paid back after 20; from 20000 calls"
+        in text
+    )
+    assert worth(volume(20_001.0), replace(BASE, retrain_days=10.0)).break_even_days.estimate == pytest.approx(
+        10, rel=1e-3
+    )
+    assert "after 20 days" in next(lines(worth(volume(), replace(BASE, retrain_days=30.0))))
+
+
 def test_few_calls_are_not_said_to_be_none() -> None:
     (first, *_) = lines(worth(volume(calls=0.05), replace(BASE, train_cost=1e-4)))
     assert first.startswith("At 0.05 FM calls a day") and "from 0.002 calls a day on" in first
+    (calls,) = [s for s in worth(volume(calls=0.05), replace(BASE, train_cost=1e-4)).sensitivity if "calls" in s.name]
+    assert (calls.value, calls.flips) == ("0.05", "below 0.002")
 
 
 def test_a_constant_part_that_must_stay_saves_nothing() -> None:
@@ -162,6 +180,24 @@ def test_volume_is_counted_by_day_and_the_constant_part_by_words(recorded_store:
     assert found.notes and "cache" in found.notes[0]
 
 
+def test_a_conversation_of_several_days_is_counted_on_each(recorded_store: Path) -> None:
+    """Ten users with one conversation each, who come back every day."""
+    source, now = Store(recorded_store), Clock.start().now_ns()
+    runs = [
+        replace(run, started_ns=run.started_ns - n // 10 * DAY_NS * 2, conversation_id=f"user {n % 10}")
+        for n, run in enumerate(source.runs())
+    ]
+    oldest = min(runs, key=lambda r: r.started_ns)
+    runs.append(replace(oldest, run_id="f" * 32, started_ns=oldest.started_ns - DAY_NS))
+    found = volume_of(source, runs, now_ns=now)
+    assert found.days == 7 and found.by_day()[:, 0, 0].tolist() == [10.0, 0.0] * 3 + [10.0]
+    said = volume_of(source, runs, now_ns=now, calls_per_day=5.0)
+    assert said.draws_of == 10 and said.use[:, 0, 0].tolist() == [4.0] * 10  # these are drawn anew as a whole
+    nine = [replace(r, conversation_id=f"user {n % 9}") for n, r in enumerate(runs)]
+    with pytest.raises(VolumeError, match="40 FM calls of 9 conversations"):
+        volume_of(source, nine, now_ns=now)
+
+
 def worth_of(store: Path, *options: str) -> Any:
     return CliRunner().invoke(app, ["worth", "--store", str(store), *options], catch_exceptions=False)
 
@@ -188,6 +224,8 @@ def test_too_few_days_are_refused_and_a_volume_can_be_said(recorded_store: Path)
         (["--horizon", "0s"], "--horizon 0s: want a time that is more than none"),
         (["--hosting", "inf"], "--hosting inf: want a finite number"),
         (["--calls-per-day", "inf"], "--calls-per-day inf: want a finite number"),
+        (["--calls-per-day", "1e300"], "--calls-per-day 1e+300: want 1000000000000 at most"),
+        (["--keep-tokens", str(2**64)], f"--keep-tokens {2**64}: want 1000000000 at most"),
         (["--calls-per-day", "9", "--node", "nowhere"], "0 FM calls of 0 conversations are recorded in nowhere"),
     ],
 )

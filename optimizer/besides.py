@@ -1,0 +1,104 @@
+"""What a recorded run's graph was given besides its input, and what of it a case gives every candidate again.
+
+Fields of a context are of two kinds: the configuration's, which a study is about, and the request's: a tenant, a user.
+What could be a knob, and what somebody says (a spec, the configuration in use, --fix), is the configuration's. Of the
+rest what has no default, or was not the same in all runs, is the request's, and each case has its own. What LangGraph
+calls configurable is the request's, but for conversations and checkpoints, which are not recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redecode.optimizer.errors import BadSpec
+from redecode.optimizer.inputs import value_of
+from redecode.optimizer.knobs import as_json, label
+from redecode.optimizer.spec import Case, Spec
+
+
+def of_requests(cases: Sequence[Case], spec: Spec, said: Collection[str]) -> tuple[str, ...]:
+    """Fields of the context that each case brings itself.
+
+    Args:
+        cases: with all that was recorded of their contexts.
+        said: fields of which it is known what a candidate has.
+    """
+    fields = spec.fields()
+    own = {n: f for n, f in fields.items() if n not in said and n not in spec.knobs and n not in spec.fixed}
+    found = []
+    for name, field in own.items():
+        recorded = {_text(c.context[name]) for c in cases if name in c.context}
+        if recorded and (not field.has_default or (len(recorded) > 1 and field.knob() is None)):
+            found.append(name)
+    return tuple(found)
+
+
+def with_only(case: Case, names: Collection[str]) -> Case:
+    """The case with these fields of its context alone."""
+    if case.context.keys() <= set(names):
+        return case
+    return replace(case, context={n: v for n, v in case.context.items() if n in names})
+
+
+def contexts(spec: Spec, own: Mapping[str, Any], names: Collection[str]) -> Callable[[Case], Any]:
+    """Case → the context of a candidate's run on it; one for all that bring the same.
+
+    Args:
+        own: the candidate's values.
+        names: what cases bring.
+    """
+    fields = spec.fields()
+    made: dict[str, Any] = {}
+
+    def of(case: Case) -> Any:
+        brought = {n: v for n, v in case.context.items() if n in names and n in fields and n not in own}
+        key = _text(brought)
+        if key not in made:
+            made[key] = spec.context_of({**{n: value_of(fields[n].type, v) for n, v in brought.items()}, **own})
+        return made[key]
+
+    return of
+
+
+def refused(case: Case, contexts_of: Callable[[Case], Any]) -> str | None:
+    """Why the graph cannot be given what a case brings."""
+    try:
+        contexts_of(case)
+    except BadSpec as error:
+        return f"whose context cannot be made again ({error}; --fix NAME=VALUE gives all the same)"
+    return None
+
+
+def told(cases: Sequence[Case], spec: Spec, names: Collection[str], values: Mapping[str, Any]) -> Iterator[str]:
+    """What a user should know of it.
+
+    Args:
+        cases: with all that was recorded of their contexts.
+        values: of the configuration in use.
+    """
+    if names:
+        yield f"each run brings its own {', '.join(names)} in its context: candidates get what it got, but for --fix"
+    if keys := sorted({key for c in cases for key in c.configurable}):
+        yield f"each run brings its own configurable {', '.join(keys)}: candidates get what it got"
+    for name, field in spec.fields().items():
+        recorded = {_text(c.context[name]) for c in cases if name in c.context}
+        if name in names or len(recorded) != 1 or not all(name in c.context for c in cases):
+            continue
+        was, now = next(iter(recorded)), values.get(name, field.default if field.has_default else None)
+        if was != _text(as_json(now)):
+            yield (
+                f"all runs were recorded with {name}={label(json.loads(was))}, and {label(now)} is taken to be in use "
+                "(--incumbent and --fix say otherwise)"
+            )
+
+
+def same(cases: Iterable[Case], names: Collection[str]) -> list[Case]:
+    """The cases, each with what it brings alone."""
+    return [with_only(case, names) for case in cases]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

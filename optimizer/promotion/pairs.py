@@ -1,0 +1,70 @@
+"""Pairs of runs as numbers: what a run that failed counts for, and what is sure of times that were taken together.
+
+A run that fails at once is neither fast nor cheap: it counts in the error and the SLO, and otherwise takes as long and
+costs as much as the one it is compared with, or more if it did.
+
+Runs of one turn went on at one time, so what else the machine did then is in all of them. Resampled one by one they
+would seem to say the same again and again; so times are resampled by whole turns, too, and what is less sure counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redecode.optimizer.evaluation.ladder import BLOCK
+from redecode.optimizer.objectives import Outcome
+from redecode.optimizer.promotion.statistics import Effect, Floats, paired
+
+
+def blocks_of(runs: int, settings: Mapping[str, Any]) -> list[int]:
+    """Which block each run of a lane is in, one after the other."""
+    return [place // block_size(settings) for place in range(runs)]
+
+
+def block_size(settings: Mapping[str, Any]) -> int:
+    """Runs of a lane before it is another one's turn: as many as go on at a time, so that turns are short.
+
+    Args:
+        settings: of a study.
+    """
+    return max(1, min(BLOCK, int(settings.get("concurrency", BLOCK))))
+
+
+def of_pairs(
+    lane: Sequence[Outcome], base: Sequence[Outcome], value: Callable[[Outcome], float]
+) -> tuple[list[float], list[float]]:
+    """A value of the candidate's runs and of the incumbent's."""
+    ours, theirs = [], []
+    for a, b in zip(lane, base, strict=True):
+        x, y = value(a), value(b)
+        ours.append(x if a.error is None else max(x, y))
+        theirs.append(y if b.error is None else max(x, y))
+    return ours, theirs
+
+
+def timed(
+    candidate: Sequence[float],
+    incumbent: Sequence[float],
+    clusters: Sequence[Hashable],
+    together: Sequence[Hashable] | None,
+    *,
+    seed: int,
+    of: Callable[[Floats, Floats], Floats] | None = None,
+    resamples: int,
+) -> Effect:
+    """The effect on what was measured by a clock, by conversation or by block, whichever is less sure.
+
+    Args:
+        together: of each pair, what it was measured together with; `None`: no clock was running.
+    """
+    alone = paired(candidate, incumbent, clusters, seed=seed, of=of, resamples=resamples)
+    if together is None or not clusters:
+        return alone
+    by_block = paired(candidate, incumbent, together, seed=seed, of=of, resamples=resamples)
+    if by_block.high - by_block.low <= alone.high - alone.low:
+        return alone
+    sd = by_block.sd * math.sqrt(alone.clusters / by_block.clusters)
+    return replace(by_block, sd=sd, clusters=alone.clusters, drawn=by_block.clusters)

@@ -1,0 +1,125 @@
+"""What a graph is given besides its input is recorded: its context, and what is configurable."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pytest
+
+pytest.importorskip("langgraph")
+
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
+from pydantic import BaseModel, SecretStr
+
+from redecode.tracer import Store, instrument, uninstrument
+from tests.tracer.langgraph.support import State, says
+
+
+class Plan(Enum):
+    PRO = "pro"
+
+
+@dataclass
+class Connection:
+    place: str = "here"
+    opened: object = field(default_factory=object)
+
+
+class Context(BaseModel, arbitrary_types_allowed=True):
+    user: str = "ann"
+    plan: Plan = Plan.PRO
+    since: date = date(2026, 1, 2)
+    tags: tuple[str, ...] = ("a",)
+    connection: Connection = Connection()
+    token: str = "sk-1234567890abcdefghijklmnop"
+    password: SecretStr = SecretStr("hunter22")
+
+
+@dataclass
+class Small:
+    tenant: int
+
+
+class Loose(TypedDict):
+    region: str
+
+
+PLAIN = {"user": "ann", "plan": "pro", "since": "2026-01-02", "tags": ["a"]}
+
+
+def graph(schema: Any = None, **options: Any) -> Any:
+    builder = StateGraph(State, context_schema=schema)
+    builder.add_node("one", says("one"))
+    builder.add_edge(START, "one")
+    return builder.compile(**options)
+
+
+@pytest.mark.parametrize(
+    ("schema", "context", "told"),
+    [(Context, Context(), PLAIN), (Small, Small(7), {"tenant": 7}), (Loose, {"region": "eu"}, {"region": "eu"})],
+    ids=["pydantic", "dataclass", "TypedDict"],
+)
+def test_a_context_is_recorded_as_far_as_it_is_plain_and_no_secret(
+    recording: Path, schema: Any, context: Any, told: dict[str, Any]
+) -> None:
+    graph(schema).invoke({"out": []}, context=context)
+    asyncio.run(graph(schema).ainvoke({"out": []}, context=context))
+    runs = Store(recording).runs(besides=True)
+    assert [r.besides for r in runs] == [{"context": told}] * 2
+    assert all(r.besides is None for r in Store(recording).runs())
+    assert b"hunter22" not in b"".join(p.read_bytes() for p in recording.rglob("*") if p.is_file())
+
+
+def test_what_is_configurable_is_recorded_but_not_whose_conversation_it_is(recording: Path) -> None:
+    own = {"region": "eu", "limits": {"a": 1}, "client": object(), "thread_id": "t1", "checkpoint_ns": ""}
+    graph(checkpointer=InMemorySaver()).invoke({"out": []}, {"configurable": own})
+    (run,) = Store(recording).runs(besides=True)
+    assert run.besides == {"configurable": {"region": "eu", "limits": {"a": 1}}} and run.conversation_id == "t1"
+
+
+def test_of_graphs_in_graphs_and_of_functions_the_outermost_tells(recording: Path) -> None:
+    inner = graph(Small)
+
+    def ask(state: State, runtime: Runtime[Small]) -> Any:
+        inner.invoke({"out": []}, context=Small(runtime.context.tenant + 1))
+        return {}
+
+    builder = StateGraph(State, context_schema=Small)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    builder.compile().invoke({"out": []}, context=Small(1))
+
+    @entrypoint(context_schema=Small)
+    def whole(given: int) -> int:
+        return given
+
+    called: Any = whole
+    called.invoke(1, context=Small(5))
+    runs = Store(recording).runs(besides=True)
+    assert [r.besides for r in runs] == [{"context": {"tenant": 5}}, {"context": {"tenant": 1}}]
+
+
+def test_without_one_nothing_is_recorded(recording: Path) -> None:
+    graph().invoke({"out": []})
+    assert [r.besides for r in Store(recording).runs(besides=True)] == [{}]
+
+
+def test_without_content_it_is_left_out_and_rules_look_at_it(store: Path, tmp_path: Path) -> None:
+    instrument(store, content=False)
+    graph(Small).invoke({"out": []}, context=Small(7))
+    uninstrument()
+    assert [r.besides for r in Store(store).runs(besides=True)] == [{}]
+    other = tmp_path / "redacted"
+    instrument(other, redact="patterns")
+    graph(Loose).invoke({"out": []}, context={"region": "ann@example.com"})
+    uninstrument()
+    (run,) = Store(other).runs(besides=True)
+    assert "ann@example.com" not in str(run.besides) and (run.besides or {})["context"]["region"]

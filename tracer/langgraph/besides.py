@@ -1,0 +1,64 @@
+"""What a graph was given besides its input: LangGraph's context, and what is configurable.
+
+A tenant, a user, a region: without it a run cannot be made again. Only plain values are kept, and what is made of them;
+connections and the like are the program's own, and keys are never written down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from redecode.tracer import conventions as c
+from redecode.tracer.privacy.keys import public_fields
+from redecode.tracer.records import JsonObject
+
+_RUNTIME = "__pregel_runtime"
+# Whose conversation it is, and where in it: a run of its own has others.
+_PLACES = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id"})
+_PLAIN = (str, int, float, bool, type(None), Enum, date, time, Decimal, UUID)
+_DEEPEST = 20
+
+
+def besides(loop: Any) -> JsonObject:
+    """By "context" and "configurable", of LangGraph's own state of a graph; what is empty is left out."""
+    configurable = (getattr(loop, "config", None) or {}).get("configurable") or {}
+    context = getattr(configurable.get(_RUNTIME), "context", None)
+    own = {k: v for k, v in configurable.items() if isinstance(k, str) and not k.startswith("__") and k not in _PLACES}
+    found = {"context": _told(_fields(context) or {}), "configurable": _told(own)}
+    return {name: told for name, told in found.items() if told}
+
+
+def _told(values: Mapping[str, Any]) -> JsonObject:
+    """What can be kept as it is."""
+    out: JsonObject = {}
+    for name, value in values.items():
+        if _is_plain(value) and public_fields(kept := {name: c.plain(value)}) == kept:
+            out |= kept
+    return out
+
+
+def _fields(value: Any) -> Mapping[str, Any] | None:
+    """Of a mapping, a dataclass or a model of pydantic's."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    names = getattr(type(value), "model_fields", None)
+    return {name: getattr(value, name) for name in names} if isinstance(names, Mapping) else None
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, _PLAIN) or depth > _DEEPEST:
+        return depth <= _DEEPEST
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_is_plain(item, depth + 1) for item in value)
+    fields = _fields(value)
+    return fields is not None and all(isinstance(k, str) and _is_plain(v, depth + 1) for k, v in fields.items())
