@@ -92,14 +92,6 @@ def test_a_candidate_that_cannot_be_priced_is_out_and_says_what_to_ask_for(strea
     assert trial["measured"]["cost"] == pytest.approx((3 + len(ANSWER)) / 1e6) and "include_usage" in failure["why"]
     unpriced = CliRunner().invoke(app, command[:-2], catch_exceptions=False).stdout
     assert len(json.loads(unpriced)["trials"]) == 2
-    counted = [
-        *command,
-        "--knob",
-        "way=counted,streamed",
-        "--fix",
-        "reads=all",
-    ]  # the same call, which one of them tells
-    assert len(json.loads(CliRunner().invoke(app, counted, catch_exceptions=False).stdout)["trials"]) == 3
 
 
 def test_an_answer_of_the_memo_that_is_not_read_to_its_end_costs_what_it_cost(streams: Path) -> None:
