@@ -112,6 +112,12 @@ def decodes(draw: st.DrawFn, span: Span) -> Decode:
     return replace(decode, digest=draw(st.just(decode.content_digest()) | words), more_choices=tuple(draw(choices)))
 
 
+def _came(decode: Decode) -> bool:
+    """Whether there was an answer: a call that failed before any has nothing that is missing."""
+    told = decode.fidelity is not Fidelity.TEXT or decode.sampled_ids is not None
+    return told or decode.error is None or decode.output not in (None, [])
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> RecordedRun:
     """A recorded run as `Store.load` gives it."""
@@ -141,7 +147,7 @@ def runs(draw: st.DrawFn) -> RecordedRun:
     done = root.end_ns is not None
     run = Run(
         run_id=run_id, agent=draw(texts.filter(bool)), status=root.status, started_ns=root.start_ns,
-        ended_ns=root.end_ns, fidelity=Fidelity.least([d.fidelity for d in found]), decodes=len(found),
+        ended_ns=root.end_ns, fidelity=Fidelity.least([d.fidelity for d in found if _came(d)]), decodes=len(found),
         tools=len(tools), tokens=sum(d.output_tokens or 0 for d in found),
         prompt_tokens=sum(d.input_tokens or 0 for d in found), source_run_id=draw(words) if done else None,
         replay_mode=draw(words) if done else None, agent_version=draw(words) if done else None,
