@@ -131,6 +131,7 @@ class Tuner:
         named = {f"trial-{d.number}": d.config for d in chosen}
         ran: dict[str, list[Outcome]] = {INCUMBENT: []}
         cut: str | None = None
+        gone: Mapping[str, str] = {}
         held = p.cases.decide
         if named and held:
             ran |= {name: [] for name in named}
@@ -139,7 +140,11 @@ class Tuner:
             self.tell(f"deciding on {len(held)} held-out runs: the incumbent against {', '.join(named)}")
             block, labels = block_size(p.about.settings), {**ladder.labels, "held_out": True}
             deciding = replace(ladder, cases=held, block=block, labels=labels, withheld=())
-            ran, cut = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
+            found = lanes(deciding, {INCUMBENT: p.incumbent, **named}, over=self.budget.over)
+            ran, cut, gone = dict(found.ran), found.cut, found.gone
+            named = {name: config for name, config in named.items() if name not in gone}
+            for name, why in gone.items():
+                self._warn(f"{name} is out, since it cannot be evaluated on held-out runs: {why}")
         seen, note = observed(held[: len(ran[INCUMBENT])] or held, p.spec, self._incumbents_graph())
         for odd in (note, worse_again(seen, ran[INCUMBENT])):
             self._warn(odd)
@@ -152,7 +157,7 @@ class Tuner:
             finalists=named,
             lanes=ran,
             observed=measured(seen, replace(p.goals, prices={})) if seen else None,
-            decision=self._decide(named, ran, held, cut, done),
+            decision=self._decide(named, ran, held, cut, done, gone),
             stopped=stopped,
             cut=cut,
             trials=search.trials,
@@ -178,6 +183,7 @@ class Tuner:
         held: Sequence[Case],
         cut: str | None,
         done: Sequence[Done],
+        gone: Mapping[str, str],
     ) -> Decision:
         if named and not ran[INCUMBENT]:
             ran = {name: [] for name in (INCUMBENT, *named)}
@@ -187,6 +193,9 @@ class Tuner:
         together = blocks_of(len(used), p.about.settings)
         kept = not done or any(d.feasible for d in done)
         found = decide(ran, clusters, p.goals, margins=self.margins, seed=p.about.seed, kept=kept, together=together)
+        if gone and not named:
+            why = "; ".join(f"{name} cannot be evaluated on held-out runs: {why}" for name, why in gone.items())
+            return replace(found, why=why)
         if not named and (over := self.budget.over(self._share)) is not None:
             return found.unsearched(over, len(done))
         return found if cut is None else found.ended_by(cut, len(held))

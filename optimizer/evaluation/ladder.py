@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from redecode.optimizer.errors import BadSpec, Stopped
 from redecode.optimizer.evaluation.placing import without_placement
@@ -120,32 +121,62 @@ def _key(config: Config, cases: Sequence[Case]) -> str:
     return json.dumps([without_placement(config), [c.id for c in cases]], sort_keys=True)
 
 
-def lanes(
-    ladder: Ladder, lanes: Mapping[str, Config], *, over: Callable[[], str | None] = lambda: None
-) -> tuple[dict[str, list[Outcome]], str | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lanes:
+    """Candidates on the same cases.
+
+    Attributes:
+        ran: the outcomes of each, of as many cases for all, in their order.
+        cut: why it ended early, if it did.
+        gone: candidates that cannot be evaluated on some case, and why.
+    """
+
+    ran: Mapping[str, list[Outcome]]
+    cut: str | None
+    gone: Mapping[str, str]
+
+
+def lanes(ladder: Ladder, lanes: Mapping[str, Config], *, over: Callable[[], str | None] = lambda: None) -> Lanes:
     """Several candidates on the same cases without the memo, in turns: the order changes from block to block.
 
-    Returns:
-        The outcomes of each, of as many cases for all, and why it ended early, if it did.
+    Args:
+        lanes: the first is the one that the others are compared with.
+
+    Raises:
+        BadSpec: the first cannot be evaluated.
     """
     live = replace(ladder, memo=False, race=False)
     names = list(lanes)
-    out: dict[str, list[Outcome]] = {name: [] for name in names}
+    ran: dict[str, list[Outcome]] = {name: [] for name in names}
+    gone: dict[str, str] = {}
 
-    def at_load(ran: Mapping[str, list[Outcome]]) -> dict[str, list[Outcome]]:
-        return {n: o if live.simulates is None or not o else list(live.simulates(o, lanes[n])) for n, o in ran.items()}
+    def unless_gone(name: str, made: Callable[[], list[Outcome]]) -> list[Outcome]:
+        try:
+            return made()
+        except BadSpec as error:
+            if name == names[0]:
+                raise
+            gone[name] = str(error)
+            return []
 
+    def turn_of(name: str, cases: Sequence[Case]) -> list[Outcome]:
+        labels = {**live.labels, "lane": name, "candidate": lanes[name]}
+        values = without_placement(live.space.decoded(lanes[name]))
+        made = live.evaluates.evaluate(Block(values=values, cases=cases, labels=labels, memo=False))
+        live.spent(made)
+        return made
+
+    def at_load(name: str) -> list[Outcome]:
+        return list(ran[name] if live.simulates is None or not ran[name] else live.simulates(ran[name], lanes[name]))
+
+    cut = None
     for turn, start in enumerate(range(0, len(live.cases), live.block)):
-        if (why := over()) is not None:
-            return at_load(out), why
+        if (cut := over()) is not None:
+            break
         cases = live.cases[start : start + live.block]
-        made: dict[str, list[Outcome]] = {}
         for place in range(len(names)):
             name = names[(place + turn) % len(names)]
-            labels = {**live.labels, "lane": name, "candidate": lanes[name]}
-            values = without_placement(live.space.decoded(lanes[name]))
-            made[name] = live.evaluates.evaluate(Block(values=values, cases=cases, labels=labels, memo=False))
-            live.spent(made[name])
-        for name, outcomes in made.items():
-            out[name] += outcomes
-    return at_load(out), None
+            if name not in gone:
+                ran[name] += unless_gone(name, partial(turn_of, name, cases))
+    found = {name: unless_gone(name, partial(at_load, name)) for name in names if name not in gone}
+    return Lanes(ran={name: made for name, made in found.items() if name not in gone}, cut=cut, gone=gone)

@@ -153,6 +153,44 @@ def test_an_incumbent_that_was_interrupted_is_what_candidates_are_compared_with(
     assert first["candidate"] == found["incumbent"] and first["number"] == min(t["number"] for t in found["trials"])
 
 
+ONCE = """
+from collections import Counter
+
+from capitals import Context, graph
+
+from redecode.optimizer import Spec
+
+built = Counter()
+
+
+def build(values):
+    built[str(sorted(values.items()))] += 1
+    if values["wording"] != "Capital of" and built[str(sorted(values.items()))] > 1:
+        raise RuntimeError("built before")
+    return graph
+
+
+def right(output, case):
+    return output["capital"] == case.expected
+
+
+spec = Spec(build=build, context=Context, name="capitals", score=right, needs_expected=True)
+"""
+
+
+def test_a_finalist_that_cannot_be_evaluated_any_more_is_out_and_not_the_end(
+    tune: Callable[..., Any], folder: Path
+) -> None:
+    (folder / "tuning.py").write_text(ONCE)
+    wide = ("--margin", "cost=99", "--margin", "latency=99", "--knob", "wording")
+    result = tune("--workers", "0", "--cases", "8", *wide, "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["verdict"]) == (1, "keep")
+    assert "cannot be evaluated on held-out runs" in found["decision"]["why"]
+    assert "built before" in found["decision"]["why"] and any("is out" in note for note in found["notes"])
+    assert list(found["lanes"]) == ["observed", "incumbent"] and not found["finalists"]
+
+
 def test_a_third_of_a_budget_of_calls_is_left_to_decide_with(tune: Callable[..., Any], recorded: Any) -> None:
     wide = ("--margin", "cost=99", "--margin", "latency=99")  # of some milliseconds nothing is to depend
     found = json.loads(tune("--max-calls", "60", *wide, "--json").stdout)
