@@ -1,14 +1,15 @@
 """What a recorded run's graph was given besides its input, and what of it a case gives every candidate again.
 
 Fields of a context are of two kinds: the configuration's, which a study is about, and the request's: a tenant, a user.
-What could be a knob, and what somebody says (a spec, the configuration in use, --fix), is the configuration's. Of the
-rest what has no default, or was not the same in all runs, is the request's, and each case has its own. What LangGraph
-calls configurable is the request's, but for conversations and checkpoints, which are not recorded.
+What is searched, and what somebody says (a spec, the configuration in use, --fix), is the configuration's. Of the rest
+what has no default, or was not the same in all runs, is the request's, and each case has its own. What LangGraph calls
+configurable is the request's, but for conversations and checkpoints, which are not recorded.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,12 +27,10 @@ def of_requests(cases: Sequence[Case], spec: Spec, said: Collection[str]) -> tup
         cases: with all that was recorded of their contexts.
         said: fields of which it is known what a candidate has.
     """
-    fields = spec.fields()
-    own = {n: f for n, f in fields.items() if n not in said and n not in spec.knobs and n not in spec.fixed}
     found = []
-    for name, field in own.items():
+    for name, field in spec.fields().items():
         recorded = {_text(c.context[name]) for c in cases if name in c.context}
-        if recorded and (not field.has_default or (len(recorded) > 1 and field.knob() is None)):
+        if name not in said and recorded and (len(recorded) > 1 or not field.has_default):
             found.append(name)
     return tuple(found)
 
@@ -57,7 +56,8 @@ def contexts(spec: Spec, own: Mapping[str, Any], names: Collection[str]) -> Call
         brought = {n: v for n, v in case.context.items() if n in names and n in fields and n not in own}
         key = _text(brought)
         if key not in made:
-            made[key] = spec.context_of({**{n: value_of(fields[n].type, v) for n, v in brought.items()}, **own})
+            given = {n: value_of(fields[n].type, v) for n, v in brought.items()}
+            made[key] = spec.context_of({**given, **own}, given.keys())
         return made[key]
 
     return of
@@ -68,11 +68,18 @@ def refused(case: Case, contexts_of: Callable[[Case], Any]) -> str | None:
     try:
         contexts_of(case)
     except BadSpec as error:
-        return f"whose context cannot be made again ({error}; --fix NAME=VALUE gives all the same)"
+        why, _, _ = str(error).partition(", not ")  # the value is another one each time
+        return f"whose context cannot be made again ({why}; --fix NAME=VALUE gives all the same)"
     return None
 
 
-def told(cases: Sequence[Case], spec: Spec, names: Collection[str], values: Mapping[str, Any]) -> Iterator[str]:
+def told(
+    cases: Sequence[Case],
+    spec: Spec,
+    names: Collection[str],
+    values: Mapping[str, Any],
+    searched: Collection[str] = (),
+) -> Iterator[str]:
     """What a user should know of it.
 
     Args:
@@ -83,8 +90,19 @@ def told(cases: Sequence[Case], spec: Spec, names: Collection[str], values: Mapp
         yield f"each run brings its own {', '.join(names)} in its context: candidates get what it got, but for --fix"
     if keys := sorted({key for c in cases for key in c.configurable}):
         yield f"each run brings its own configurable {', '.join(keys)}: candidates get what it got"
+    lost = Counter(name for c in cases for name in c.left_out if name not in values)
+    for name, count in sorted(lost.items()):
+        yield (
+            f"what {count} of {len(cases)} runs had as {name} in their context could not be recorded (no plain data, "
+            "or like a key): candidates have its default"
+        )
     for name, field in spec.fields().items():
         recorded = {_text(c.context[name]) for c in cases if name in c.context}
+        if len(recorded) > 1 and name in searched:
+            yield (
+                f"runs were recorded with {len(recorded)} values of {name}, which is searched here, so a candidate "
+                "has one for all (if it is the request's, mark it with Fixed(), or name the knobs: each has its own)"
+            )
         if name in names or len(recorded) != 1 or not all(name in c.context for c in cases):
             continue
         was, now = next(iter(recorded)), values.get(name, field.default if field.has_default else None)

@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -25,6 +25,8 @@ from redecode.tracer import Run
 
 MODE = "tune"
 """What `replay_mode` says of a run that was made to evaluate a candidate."""
+SCORER: dict[str, Any] = {"scorer": True}
+"""What is under that label of the runs that a scorer makes."""
 EXPECTED = "expected"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _ROLES = {"user": "human", "assistant": "ai", **{k: k for k in ("system", "developer", "tool", "function")}}
@@ -68,6 +70,7 @@ def select(
     most: int | None = None,
     expected: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
+    searched: Collection[str] = (),
 ) -> Cases:
     """The cases of a store's runs.
 
@@ -78,6 +81,7 @@ def select(
         most: of the cases to search on; taken evenly from first to last, since what is asked at one time is alike.
         expected: run id → the right answer, before any label of the run.
         values: as `Inputs` takes them.
+        searched: of these, knobs.
 
     Raises:
         NoRuns: none is left; says why each was left out.
@@ -134,7 +138,7 @@ def select(
     rng.shuffle(decide)
     notes = [
         *_untold([told[c.id] for c in (*search, *decide)], spec),
-        *besides.told(whole, spec, brought, in_use),
+        *besides.told(whole, spec, brought, in_use, searched),
     ]
     return Cases(
         search=tuple(search), decide=tuple(decide), left_out=dict(gone), notes=tuple(notes), brought=tuple(brought)
@@ -202,36 +206,54 @@ def _case(run: Run, expected: Mapping[str, Any]) -> Case:
         error=run.error,
         context=(run.besides or {}).get("context", {}),
         configurable=(run.besides or {}).get("configurable", {}),
+        left_out=(run.besides or {}).get("left_out", ()),
     )
 
 
 def _cut(cases: Sequence[Case], held_out: float, *, repeats: bool) -> tuple[list[Case], list[Case], int]:
     """Older cases, newer ones, and how many were left out for having the input of one before.
 
+    Equal inputs in other contexts are other cases, on one side of the cut; of conversations, where any number of runs
+    may begin with the same words, the first one alone is kept.
+
     Args:
         repeats: these are kept, on both sides: without them a cache would have nothing to do.
     """
     ordered = sorted(cases, key=lambda c: (c.started_ns, c.id))
-    seen: set[str] = set()
-    single = []
+    words = {c.id: same_input(c) for c in ordered}
+    groups: dict[str, list[Case]] = {}
     for case in ordered:
-        text = same_input(case)
-        if repeats or text not in seen:
-            single.append(case)
-        seen.add(text)
-    count = min(len(single) - 1, round(len(single) * held_out))
-    search, decide = single[: len(single) - count], single[len(single) - count :]
-    earlier = {c.conversation for c in search if c.conversation is not None}
-    search += [c for c in decide if c.conversation in earlier]
-    decide = [c for c in decide if c.conversation not in earlier]
-    return search, decide, len(ordered) - len(single)
+        group = groups.setdefault(case.id if repeats else words[case.id], [])
+        if not group or all(_elsewhere(case, other) for other in group):
+            group.append(case)
+    kept = sum(map(len, groups.values()))
+    count = min(kept - 1, round(kept * held_out))
+    search, decide = list[Case](), list[Case]()
+    for group in reversed(groups.values()):
+        first = count > 0 and not search and not decide and len(group) < kept  # one at least, however large
+        newest = not search and len(decide) + len(group) <= count  # and nothing older than what is searched on
+        (decide if first or newest else search).extend(reversed(group))
+    search, decide = search[::-1], decide[::-1]
+    while True:  # conversations lead from one side to the other, and equal inputs back
+        earlier = {c.conversation for c in search if c.conversation is not None}
+        known = set() if repeats else {words[c.id] for c in search}
+        moved = [c for c in decide if c.conversation in earlier or words[c.id] in known]
+        if not moved:
+            return search, decide, len(ordered) - kept
+        search += moved
+        decide = [c for c in decide if c not in moved]
+
+
+def _elsewhere(one: Case, other: Case) -> bool:
+    """Whether equal inputs of two runs were given in different contexts."""
+    if one.conversation is not None or other.conversation is not None:
+        return False
+    return (one.context, one.configurable) != (other.context, other.configurable)
 
 
 def same_input(case: Case) -> str:
-    """Equal for cases of equal inputs, and of what else their graphs are given, whatever ids their messages have."""
-    besides = [case.context, case.configurable] if case.context or case.configurable else []
-    words = by_words(case.input)
-    return json.dumps([words, *besides] if besides else words, sort_keys=True, default=str)
+    """Equal for cases of equal inputs, whatever ids their messages have."""
+    return json.dumps(by_words(case.input), sort_keys=True, default=str)
 
 
 def by_words(value: Any) -> Any:

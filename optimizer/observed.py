@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from redecode.optimizer.cases import MODE, SCORER
 from redecode.optimizer.inputs import as_came
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.promotion.statistics import paired
 from redecode.optimizer.spec import Case, Spec
+from redecode.tracer import begun_for
 
 WORSE = 0.05
 """So much more error than as recorded is told."""
@@ -31,8 +33,9 @@ def observed(cases: Sequence[Case], spec: Spec, graph: Any = None) -> tuple[list
         if case.duration_s is None and case.error is None:
             continue
         try:
-            said = None if case.error or spec.score is None else spec.score(as_came(graph, case.output), case)
-            said = asyncio.run(_awaited(said)) if inspect.isawaitable(said) else said
+            with begun_for(MODE, {MODE: SCORER}):
+                said = None if case.error or spec.score is None else spec.score(as_came(graph, case.output), case)
+                said = asyncio.run(_awaited(said)) if inspect.isawaitable(said) else said
             quality = None if said is None else float(said)
         except Exception as error:  # a scorer of outputs of graphs that may be others than now
             quality = None

@@ -111,6 +111,7 @@ def prepare(
         most=request.cases,
         expected=expected,
         values={**space.base, **incumbent},
+        searched=space.knobs,
     )
     goals = Goals(
         slo_s=request.slo_s if request.slo_s is not None else spec.slo_s,

@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, Required, get_args, get_origin
 
@@ -100,6 +100,7 @@ def fields_of(schema: Any) -> Iterator[SchemaField]:
         raise BadSpec(f"the context schema {_name(schema)} cannot be read: {error}") from error
     defaults: dict[str, Any] = {}
     if dataclasses.is_dataclass(schema):
+        hints = {f.name: hints[f.name] for f in dataclasses.fields(schema) if f.init}
         for f in dataclasses.fields(schema):
             factory: Any = f.default_factory
             defaults[f.name] = f.default if factory is _MISSING else factory()
@@ -189,8 +190,11 @@ def _multiple(count: int, step: float) -> float:
     return count * step if isinstance(step, int) else round(count * step, 12)
 
 
-def made(schema: Any, values: Mapping[str, Any]) -> Any:
+def made(schema: Any, values: Mapping[str, Any], brought: Collection[str] = ()) -> Any:
     """A context of these values.
+
+    Args:
+        brought: fields that no file has to name, so that an alias will do.
 
     Raises:
         BadSpec: the schema does not take them.
@@ -202,7 +206,7 @@ def made(schema: Any, values: Mapping[str, Any]) -> Any:
     if is_typeddict(schema):
         return given
     try:
-        context = schema(**given)
+        context = schema(**{_alias(schema, k) if k in brought else k: v for k, v in given.items()})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -215,6 +219,13 @@ def made(schema: Any, values: Mapping[str, Any]) -> Any:
             "populate_by_name=True, so that `tuned.toml` can name it"
         )
     return context
+
+
+def _alias(schema: Any, name: str) -> str:
+    """What a model of pydantic's takes a field by."""
+    field = schema.model_fields[name] if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+    alias = None if field is None else field.validation_alias or field.alias
+    return alias if isinstance(alias, str) else name
 
 
 def parse_value(text: str) -> Any:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
@@ -35,6 +35,7 @@ class Case:
         expected: the right answer where somebody has said it (label `expected` of the run, or a file of them).
         conversation: runs of one are not independent of each other.
         context: fields of the graph's context that each run brings itself; `configurable` likewise, all of it.
+        left_out: fields of which nothing could be recorded.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Case:
     error: str | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
     configurable: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
 
 class Spec(BaseModel):
@@ -139,13 +141,16 @@ class Spec(BaseModel):
             raise BadSpec(f"build() of {self.name} returned a {type(graph).__name__}, not a compiled graph")
         return graph
 
-    def context_of(self, values: Mapping[str, Any]) -> Any:
+    def context_of(self, values: Mapping[str, Any], brought: Collection[str] = ()) -> Any:
         """The context of a candidate's values.
+
+        Args:
+            brought: those of the request.
 
         Raises:
             BadSpec: the schema does not take them.
         """
-        return made(self.schema_type, values)
+        return made(self.schema_type, values, brought)
 
 
 def is_graph(found: Any) -> bool:

@@ -41,7 +41,7 @@ from redecode.tracer.fm.wire import wants_logprobs
 from redecode.tracer.instrument import current_step, default_store, instrument, play, run, step, uninstrument
 from redecode.tracer.player import ERROR_EVENT, FmRequest, Live, Played, Player
 from redecode.tracer.privacy.redaction import WITHHELD, asked_privacy
-from redecode.tracer.recorder import Dependency, LiveSpan, Recorder
+from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, begun_for
 from redecode.tracer.records import (
     Choice,
     Decode,
@@ -111,6 +111,7 @@ __all__ = [
     "ToolStep",
     "UnknownRun",
     "asked_privacy",
+    "begun_for",
     "current_step",
     "decode_attributes",
     "default_store",

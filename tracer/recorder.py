@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,19 @@ _log = logging.getLogger("redecode")
 
 Dependency = tuple[str, EdgeKind, Provenance]
 """A span id that something depends on, how, and how that is known."""
+
+
+_begun_for: ContextVar[tuple[str | None, JsonObject]] = ContextVar("redecode_begun_for", default=(None, {}))
+
+
+@contextmanager
+def begun_for(mode: str, labels: JsonObject) -> Iterator[None]:
+    """Runs that begin in this context are of this mode and have these labels: they are not the agent's own."""
+    before = _begun_for.set((mode, labels))
+    try:
+        yield
+    finally:
+        _begun_for.reset(before)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -272,8 +286,11 @@ class Recorder:
         """Open a run: a span without a parent, in a trace of its own."""
         agent = self.agent or name
         given = {c.AGENT_NAME: agent, c.AGENT_VERSION: self.agent_version, c.SLO: self.slo_s, **(attributes or {})}
-        if self.labels:
-            given[c.LABELS] = c.to_json(self.labels)
+        mode, labels = _begun_for.get()
+        if mode is not None:
+            given[c.REPLAY_MODE] = mode
+        if self.labels or labels:
+            given[c.LABELS] = c.to_json({**self.labels, **labels})
         live = self.start(SpanKind.RUN, f"invoke_agent {agent}", None, "run", start_ns=start_ns, attributes=given)
         live.run_input = c.from_json(given.get(c.RUN_INPUT))
         return live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -137,7 +138,9 @@ class Lanes:
 
 
 def lanes(ladder: Ladder, lanes: Mapping[str, Config], *, over: Callable[[], str | None] = lambda: None) -> Lanes:
-    """Several candidates on the same cases without the memo, in turns: the order changes from block to block.
+    """Several candidates on the same cases without the memo, in turns, each in an order drawn anew.
+
+    In any fixed order something that lasts for some turns would fall upon the same candidate again and again.
 
     Args:
         lanes: the first is the one that the others are compared with.
@@ -174,8 +177,7 @@ def lanes(ladder: Ladder, lanes: Mapping[str, Config], *, over: Callable[[], str
         if (cut := over()) is not None:
             break
         cases = live.cases[start : start + live.block]
-        for place in range(len(names)):
-            name = names[(place + turn) % len(names)]
+        for name in random.Random(f"turn/{turn}").sample(names, len(names)):
             if name not in gone:
                 ran[name] += unless_gone(name, partial(turn_of, name, cases))
     found = {name: unless_gone(name, partial(at_load, name)) for name in names if name not in gone}

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 from redecode.optimizer.besides import contexts
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
-from redecode.optimizer.cases import MODE, by_words
+from redecode.optimizer.cases import MODE, SCORER, by_words
 from redecode.optimizer.errors import EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import FIRST, RECORDING
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.inputs import as_given
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec
-from redecode.tracer import ANSWERED_BY, SpanEvent
+from redecode.tracer import ANSWERED_BY, SpanEvent, begun_for
 from redecode.tracer import conventions as c
 
 T = TypeVar("T")
@@ -256,8 +256,9 @@ class Runner:
 
     async def _scored(self, output: Any, case: Case) -> float | None:
         try:
-            found: Any = (self.spec.score or alike)(output, case)
-            found = await found if inspect.isawaitable(found) else found
+            with begun_for(MODE, {MODE: SCORER}):  # a judge's runs are not the agent's
+                found: Any = (self.spec.score or alike)(output, case)
+                found = await found if inspect.isawaitable(found) else found
             quality: float | None = None if found is None else float(found)
         except Exception as error:  # whatever somebody's scorer does
             raise ScorerFailed(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redecode.tracer import Run, Store
+from redecode.tracer import conventions as c
 
 NUMBERS = {
     "input_chars": "characters of input",
@@ -61,6 +62,7 @@ def rows_of(store: Store, runs: Sequence[Run]) -> list[Row]:
     ids = [r.run_id for r in runs]
     models = _names(store, ids, "decodes", "model")
     tools = _names(store, ids, "tool_steps", "tool")
+    uncounted = _uncounted(store, ids)
     gathered: dict[str, _Gathered] = {}
     for run in runs:
         row = gathered.setdefault(run.conversation_id or run.run_id, _Gathered(run.agent))
@@ -70,7 +72,7 @@ def rows_of(store: Store, runs: Sequence[Run]) -> list[Row]:
         row.add("input_chars", None if run.input is None else len(_text(run.input)))
         row.add("fm_calls", run.decodes)
         row.add("tool_calls", run.tools)
-        if run.decodes:
+        if run.decodes and run.run_id not in uncounted:
             row.add("prompt_tokens", run.prompt_tokens)
             row.add("output_tokens", run.tokens)
     return [
@@ -102,4 +104,17 @@ def _names(store: Store, ids: Sequence[str], table: str, column: str) -> dict[st
         for row in store.ask(sql, limit=_MOST, timeout_s=60.0).rows():
             if row["name"] is not None:
                 out.setdefault(row["run_id"], set()).add(row["name"])
+    return out
+
+
+def _uncounted(store: Store, ids: Sequence[str]) -> set[str]:
+    """Runs with a call that was answered though nobody told its tokens: theirs are not known, which is not none."""
+    out: set[str] = set()
+    for place in range(0, len(ids), _IN):
+        listed = ", ".join(f"'{i}'" for i in ids[place : place + _IN])
+        sql = (
+            f"SELECT DISTINCT run_id FROM decodes WHERE run_id IN ({listed}) "
+            f"AND (error IS NULL OR error = '{c.CUT_SHORT}') AND (input_tokens IS NULL OR output_tokens IS NULL)"
+        )
+        out.update(row["run_id"] for row in store.ask(sql, limit=_MOST, timeout_s=60.0).rows())
     return out

@@ -267,6 +267,14 @@ def _trends(trends: Mapping[str, Any]) -> Iterator[str]:
     if trends["unpriced"]:
         yield f"- cost cannot be told: there is no price of {', '.join(trends['unpriced'])}"
         yield ""
+    if uncounted := trends.get("uncounted", 0):  # a night of before they were counted does not say
+        what = "tokens cannot" if now["cost"] is not None or trends["unpriced"] else "cost and tokens cannot"
+        yield (
+            f"- {what} be told: nobody told how many tokens {uncounted} FM calls had; a stream tells if it is asked to "
+            '(stream_usage=True of ChatOpenAI, stream_options={"include_usage": True} of the OpenAI client) and read '
+            "to its end"
+        )
+        yield ""
     changes = [ChangePoint(**c) for c in trends["changes"]]
     if not changes:
         yield trends["words"] + "."

@@ -23,7 +23,8 @@ import orjson
 from redecode.optimizer.nightly.home import Home, write_whole
 from redecode.optimizer.objectives import Goals, nearest_rank
 from redecode.replay.prices import Price, cost_of
-from redecode.tracer import Run, Store
+from redecode.tracer import Decode, Run, Store
+from redecode.tracer import conventions as c
 
 MEASURES = {
     "p50_s": "median latency (s)",
@@ -66,17 +67,26 @@ class ChangePoint:
 
 
 def measured(store: Store, runs: Sequence[Run], prices: Mapping[str, Price]) -> dict[str, Any]:
-    """Of the recorded runs of a night's agent: `measures` (`None`: cannot be told), `cost_unit`, `unpriced` models.
+    """Of the recorded runs of a night's agent: `measures` (`None`: cannot be told), `cost_unit`, `unpriced` models, and
+    `uncounted`: how many calls were answered though nobody told their tokens.
 
-    With prices a cost is in USD, or there is none: seconds of an engine are another measure.
+    With prices a cost is in USD, or there is none: seconds of an engine are another measure. Neither is there one, nor
+    tokens, with an uncounted call: what lacks some of them is no smaller for it.
     """
     ended = [r for r in runs if r.duration_s is not None]
     times = sorted(r.duration_s for r in ended if r.status == "ok" and r.duration_s is not None)
     costs: list[float] = []
-    unpriced = set[str]()
+    tokens = {"output_tokens": 0, "prompt_tokens": 0}
+    unpriced, uncounted, paid = set[str](), 0, 0
     for place in range(0, len(ended), _AT_ONCE):
         ids = [r.run_id for r in ended[place : place + _AT_ONCE]]
-        found = cost_of(store.timed_decodes(ids), prices)
+        calls = store.timed_decodes(ids)
+        found = cost_of(calls, prices)
+        untold = [call for call in calls if _untold(call)]
+        uncounted += len(untold)
+        paid += sum(call.model in prices and _is_paid(prices[call.model]) for call in untold)
+        tokens["output_tokens"] += sum(call.output_tokens or 0 for call in calls)
+        tokens["prompt_tokens"] += sum(call.input_tokens or 0 for call in calls)
         unpriced.update(found.unpriced if prices else ())
         costs.append(found.usd or 0.0 if prices else found.engine_s)
     count = len(ended)
@@ -85,11 +95,20 @@ def measured(store: Store, runs: Sequence[Run], prices: Mapping[str, Price]) -> 
         "p95_s": nearest_rank(times, 95) if times else None,
         "failed": sum(r.status == "error" for r in ended) / count if count else None,
         "error": None,
-        "cost": math.fsum(costs) / count if count and not unpriced else None,
-        "output_tokens": math.fsum(r.tokens for r in ended) / count if count else None,
-        "prompt_tokens": math.fsum(r.prompt_tokens for r in ended) / count if count else None,
+        "cost": math.fsum(costs) / count if count and not unpriced and not paid else None,
+        **{name: total / count if count and not uncounted else None for name, total in tokens.items()},
     }
-    return {"measures": measures, "cost_unit": Goals(prices=prices).cost_unit, "unpriced": sorted(unpriced)}
+    unit = Goals(prices=prices).cost_unit
+    return {"measures": measures, "cost_unit": unit, "unpriced": sorted(unpriced), "uncounted": uncounted}
+
+
+def _untold(call: Decode) -> bool:
+    """Whether a call was answered, as far as it was read, and nobody told its tokens; one that failed has none."""
+    return call.error in (None, c.CUT_SHORT) and None in (call.input_tokens, call.output_tokens)
+
+
+def _is_paid(price: Price) -> bool:
+    return price.input + price.output > 0
 
 
 def written(home: Home, name: str) -> list[dict[str, Any]]:

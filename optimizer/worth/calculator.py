@@ -34,6 +34,7 @@ class Assumptions:
         keep_tokens: of the constant part that every prompt still needs (chat template, a short instruction).
         removed: share of the rest of it that fine-tuning makes unnecessary.
         output_factor: length of its answers, over those of now.
+        input_price_factor, output_price_factor: of its prices, whosever they are.
         volume_factor: calls to come over calls recorded.
         horizon_days: over which it has to pay.
     """
@@ -46,6 +47,8 @@ class Assumptions:
     keep_tokens: float = 20.0
     removed: float = 1.0
     output_factor: float = 1.0
+    input_price_factor: float = 1.0
+    output_price_factor: float = 1.0
     volume_factor: float = 1.0
     horizon_days: float = 180.0
 
@@ -164,11 +167,21 @@ def _costs(volume: Volume, day: NDArray[np.float64], a: Assumptions) -> _Costs:
     prompt, tuned = np.zeros(len(calls)), np.zeros(len(calls))
     for i, step in enumerate(volume.steps):
         now = a.prices[step.model]
-        then = a.tuned or now
+        then = _tuned_price(now, a)
         prompt[i] = _usd(now, day[i, INPUT], day[i, CACHED], day[i, OUTPUT])
         cached = day[i, CACHED] - gone_cached[i]
         tuned[i] = _usd(then, day[i, INPUT] - gone[i], cached, day[i, OUTPUT] * a.output_factor)
     return _Costs(prompt, tuned, removed)
+
+
+def _tuned_price(now: Price, a: Assumptions) -> Price:
+    """Of the model that is fine-tuned in place of one."""
+    price, of_input = a.tuned or now, a.input_price_factor
+    return Price(
+        input=price.input * of_input,
+        output=price.output * a.output_price_factor,
+        cached=None if price.cached is None else price.cached * of_input,
+    )
 
 
 def _usd(price: Price, tokens: float, cached: float, output: float) -> float:
@@ -258,7 +271,9 @@ def _least_calls(saving: float, calls: float, a: Assumptions) -> float:
 
 def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, calls: float) -> list[Sensitivity]:
     """Each assumption at half and twice, and where the choice turns: net is linear in all of them but the share."""
-    average = _mean_price(volume, day, a)
+    of_input, of_output = (_mean_price(volume, day, a, what) for what in (INPUT, OUTPUT))
+    several = a.tuned is None and len({s.model for s in volume.steps}) > 1
+    unit = "USD per million, mean of the models" if several else "USD per million"
     known: list[tuple[str, float, Callable[[float], str], Any]] = [
         ("calls a day", calls, number, lambda f: replace(a, volume_factor=a.volume_factor * f)),
         ("cost of a training (USD)", a.train_cost, "{:.4g}".format, lambda f: replace(a, train_cost=a.train_cost * f)),
@@ -268,11 +283,10 @@ def _sensitivities(volume: Volume, day: NDArray[np.float64], a: Assumptions, cal
          lambda f: replace(a, removed=a.removed * f)),
         ("length of answers, over now", a.output_factor, "{:.3g}".format,
          lambda f: replace(a, output_factor=a.output_factor * f)),
-        ("tuned price, input (USD per million)", average.input, "{:.4g}".format,
-         lambda f: replace(a, tuned=average.model_copy(update={
-             "input": average.input * f, "cached": None if average.cached is None else average.cached * f}))),
-        ("tuned price, output (USD per million)", average.output, "{:.4g}".format,
-         lambda f: replace(a, tuned=average.model_copy(update={"output": average.output * f}))),
+        (f"tuned price, input ({unit})", of_input, "{:.4g}".format,
+         lambda f: replace(a, input_price_factor=a.input_price_factor * f)),
+        (f"tuned price, output ({unit})", of_output, "{:.4g}".format,
+         lambda f: replace(a, output_price_factor=a.output_price_factor * f)),
     ]  # fmt: skip
     saving = _costs(volume, day, a).saving
     here = _net(saving, a)
@@ -321,18 +335,11 @@ def _turns(at: Any, value: float, shape: Callable[[float], str]) -> str | None:
     return f"{side} {shape(value * factor)}"
 
 
-def _mean_price(volume: Volume, day: NDArray[np.float64], a: Assumptions) -> Price:
-    """Of the tuned model; where it costs as the one that it replaces, the mean over what is used."""
-    if a.tuned is not None:
-        return a.tuned
-    models = {s.model for s in volume.steps}
-    if len(models) == 1:
-        return a.prices[next(iter(models))]
-    weight = day.sum(axis=0)
-
-    def mean(what: int, of: Any) -> float:
-        total = sum(float(day[i, what]) * of(a.prices[s.model]) for i, s in enumerate(volume.steps))
-        return total / float(weight[what]) if weight[what] else 0.0
-
-    cached = mean(CACHED, lambda p: p.input if p.cached is None else p.cached)
-    return Price(input=mean(INPUT, lambda p: p.input), output=mean(OUTPUT, lambda p: p.output), cached=cached)
+def _mean_price(volume: Volume, day: NDArray[np.float64], a: Assumptions, what: int) -> float:
+    """Of input or output of the tuned models, over what is used; only told, each is reckoned with its own."""
+    prices = [_tuned_price(a.prices[s.model], a) for s in volume.steps]
+    each = [p.input if what == INPUT else p.output for p in prices]
+    if len(set(each)) == 1:
+        return each[0]
+    total = float(day[:, what].sum())
+    return float(day[:, what] @ np.array(each)) / total if total else 0.0

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from redecode.optimizer.caching.calls import Call, said
 from redecode.optimizer.caching.prefixes import prefix_use
+from redecode.optimizer.cases import MODE
 from redecode.optimizer.errors import OptimizerError
 from redecode.tracer import Run, Store
 from redecode.tracer import conventions as c
+from redecode.tracer.blocks import BLOCK_TOKENS
 
 LEAST_DAYS, LEAST_UNITS, LEAST_CALLS = 5, 10, 30
 DAY_NS = 86400 * 10**9
@@ -25,10 +27,16 @@ _SAMPLED = 400
 _MOST = 2_000_000
 _PLACES = re.compile(r"@\d+|\[[^\]]*\]|#\d+")
 _COUNTS = """
-    SELECT run_id, step_key, model, count(*)::BIGINT AS calls, count(input_tokens)::BIGINT AS counted,
-           coalesce(sum(input_tokens), 0)::BIGINT AS input, coalesce(sum(output_tokens), 0)::BIGINT AS output,
-           coalesce(sum(cached_tokens), 0)::BIGINT AS cached, count(cached_tokens)::BIGINT AS told
-    FROM decodes WHERE error IS NULL AND run_id IN ({runs}) GROUP BY run_id, step_key, model
+    SELECT run_id, step_key, model, count(*)::BIGINT AS calls, count(*) FILTER (counted)::BIGINT AS counted,
+           coalesce(sum(input) FILTER (counted), 0)::BIGINT AS input,
+           coalesce(sum(output) FILTER (counted), 0)::BIGINT AS output,
+           coalesce(sum(cached_tokens) FILTER (counted), 0)::BIGINT AS cached,
+           count(cached_tokens) FILTER (counted)::BIGINT AS told
+    FROM (SELECT *, input IS NOT NULL AND output IS NOT NULL AS counted FROM (
+        SELECT run_id, step_key, model, cached_tokens, coalesce(output_tokens, len(sampled_ids)) AS output,
+               coalesce(input_tokens, {block} * coalesce(len(prompt_blocks), 0) + len(prompt_tail)) AS input
+        FROM decodes WHERE error IS NULL AND run_id IN ({runs})
+    )) GROUP BY run_id, step_key, model
 """
 _PROMPTS = """
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.sent_ns, d.messages, d.prompt_tail,
@@ -49,6 +57,10 @@ class Ways:
 
     calls_per_day: str = "say it with --calls-per-day"
     price: str = "give --price {model}=INPUT,OUTPUT[,CACHED]"
+    tokens: str = (
+        'a stream tells if it is asked to (stream_usage=True of ChatOpenAI, stream_options={"include_usage": True} of '
+        "the OpenAI client)"
+    )
 
 
 OPTIONS = Ways()
@@ -138,7 +150,11 @@ def volume_of(
     Raises:
         VolumeError: there is too little.
     """
-    chosen = [r for r in runs if r.source_run_id is None and r.status != "open" and r.started_ns <= now_ns]
+    chosen = [
+        r
+        for r in runs
+        if r.source_run_id is None and MODE not in r.labels and r.status != "open" and r.started_ns <= now_ns
+    ]
     days = (now_ns - min((r.started_ns for r in chosen), default=now_ns)) // DAY_NS
     if calls_per_day is None:
         if days < LEAST_DAYS:
@@ -149,8 +165,7 @@ def volume_of(
         chosen = [r for r in chosen if (now_ns - r.started_ns) // DAY_NS < days]
     by_id = {r.run_id: r for r in chosen}
     counts = _asked(store, _COUNTS, list(by_id))
-    uncounted = sum(row["calls"] - row["counted"] for row in counts)
-    untold = sum(row["calls"] - row["told"] for row in counts)
+    uncounted = untold = 0
     keys: dict[tuple[str, str, str], int] = {}
     units: dict[tuple[str, int], int] = {}  # a conversation may go on for days
     rows = []
@@ -161,8 +176,10 @@ def volume_of(
         step = keys.setdefault((run.agent, node, row["model"]), len(keys))
         day = (now_ns - run.started_ns) // DAY_NS if calls_per_day is None else 0
         unit = units.setdefault((run.conversation_id or run.run_id, day), len(units))
-        rows.append((unit, step, (row["calls"], row["input"], row["output"], row["cached"])))
-    calls = sum(values[CALLS] for *_, values in rows)
+        rows.append((unit, step, (row["calls"], row["input"], row["output"], row["cached"]), row["counted"]))
+        uncounted += row["calls"] - row["counted"]
+        untold += row["counted"] - row["told"]
+    calls = sum(values[CALLS] for *_, values, _ in rows)
     conversations = len({name for name, _ in units})
     if calls < LEAST_CALLS or conversations < LEAST_UNITS:
         where = f" in {', '.join(nodes)}" if nodes else ""
@@ -171,14 +188,20 @@ def volume_of(
             "are needed"
         )
     use = np.zeros((len(units), len(keys), 4))
-    for unit, step, values in rows:
+    counted = np.zeros((len(units), len(keys)))
+    for unit, step, values, known in rows:
         use[unit, step] += values
+        counted[unit, step] += known
+    means = _filled(use, counted, list(keys), ways)
     notes = []
     if uncounted:
-        notes.append(f"{uncounted} FM calls do not say how many tokens they had: they count as none")
+        notes.append(
+            f"{uncounted} of {calls} FM calls do not say how many tokens they had: taken as many as the others of "
+            "their step have on average"
+        )
     if untold:
         notes.append(f"{untold} FM calls do not say how many tokens came from the engine's cache: taken as none")
-    constants = _constants(store, chosen, keys)
+    constants = _constants(store, chosen, keys, dict(zip(keys, means, strict=True)))
     if unknown := [f"{k[0]} {k[1]}" for k in keys if constants[k][1] == "unknown"]:
         notes.append(f"how much of the prompts of {', '.join(unknown)} is always the same is not known: taken as 0")
     steps = tuple(Step(*key, *constants[key]) for key in keys)
@@ -188,18 +211,46 @@ def volume_of(
     )  # fmt: skip
 
 
+def _filled(
+    use: NDArray[np.float64], counted: NDArray[np.float64], keys: Sequence[tuple[str, str, str]], ways: Ways
+) -> list[float]:
+    """Give calls that do not tell their tokens those of a mean call of their step; returns its mean inputs.
+
+    Raises:
+        VolumeError: no call of a step tells them.
+    """
+    for place, (agent, node, model) in enumerate(keys):
+        if not counted[:, place].any():
+            calls = int(use[:, place, CALLS].sum())
+            raise VolumeError(
+                f"nobody told how many tokens the {calls} FM calls of {agent} {node} ({model}) had, so their cost "
+                f"cannot be told; {ways.tokens}"
+            )
+    means = use[:, :, INPUT:].sum(axis=0) / counted.sum(axis=0)[:, None]
+    use[:, :, INPUT:] += (use[:, :, CALLS] - counted)[:, :, None] * means
+    inputs: list[float] = means[:, 0].tolist()
+    return inputs
+
+
 def _asked(store: Store, sql: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     out = []
     for place in range(0, len(ids), _IN):
         listed = ", ".join(f"'{i}'" for i in ids[place : place + _IN])
-        out += store.ask(sql.format(runs=listed), limit=_MOST, timeout_s=60.0).rows()
+        out += store.ask(sql.format(runs=listed, block=BLOCK_TOKENS), limit=_MOST, timeout_s=60.0).rows()
     return out
 
 
 def _constants(
-    store: Store, runs: Sequence[Run], keys: Collection[tuple[str, str, str]]
+    store: Store,
+    runs: Sequence[Run],
+    keys: Collection[tuple[str, str, str]],
+    inputs: Mapping[tuple[str, str, str], float],
 ) -> Mapping[tuple[str, str, str], tuple[float, str]]:
-    """Step → tokens of a call that are always the same, and how that is known; from the newest runs."""
+    """Step → tokens of a call that are always the same, and how that is known; from the newest runs.
+
+    Args:
+        inputs: of a mean call of all, for a step of which the newest runs do not tell.
+    """
     newest = sorted(runs, key=lambda r: r.started_ns, reverse=True)[:_SAMPLED]
     agents = {r.run_id: r.agent for r in newest}
     tokens: list[Call] = []
@@ -220,14 +271,14 @@ def _constants(
             continue
         lengths.setdefault(key, []).append(len(ids))
     by_tokens, by_words = prefix_use(tokens), prefix_use(words)
-    means = _mean_inputs(store, list(agents), agents)
+    means = {**inputs, **_mean_inputs(store, list(agents), agents)}
     out: dict[tuple[str, str, str], tuple[float, str]] = {}
     for key in keys:
         name = _named(key)
         if name in by_tokens:
             out[key] = (by_tokens[name].stable / by_tokens[name].calls, "tokens")
         elif name in by_words and by_words[name].tokens:
-            out[key] = (means.get(key, 0.0) * by_words[name].stable / by_words[name].tokens, "words")
+            out[key] = (means[key] * by_words[name].stable / by_words[name].tokens, "words")
         else:
             out[key] = (0.0, "unknown")
     return out
@@ -238,8 +289,8 @@ def _mean_inputs(store: Store, ids: Sequence[str], agents: Mapping[str, str]) ->
     for row in _asked(store, _COUNTS, ids):
         total = sums.setdefault((agents[row["run_id"]], _PLACES.sub("", row["step_key"]), row["model"]), [0, 0])
         total[0] += row["input"]
-        total[1] += row["calls"]
-    return {key: total / calls for key, (total, calls) in sums.items()}
+        total[1] += row["counted"]
+    return {key: total / counted for key, (total, counted) in sums.items() if counted}
 
 
 def _named(key: tuple[str, str, str]) -> str:

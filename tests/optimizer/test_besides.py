@@ -14,19 +14,21 @@ from typing import Any, Literal
 
 import pytest
 from langgraph.graph import END, START, StateGraph
+from pydantic import BaseModel, Field
 from typer.testing import CliRunner
 from typing_extensions import TypedDict
 
 from redecode import tracer
 from redecode.cli.main import app
-from redecode.optimizer.besides import contexts, of_requests, told, with_only
-from redecode.optimizer.cases import of_runs, same_input, select
+from redecode.optimizer.besides import contexts, of_requests, refused, told
+from redecode.optimizer.cases import MODE, SCORER, _cut, of_runs, same_input, select
 from redecode.optimizer.errors import NoRuns
+from redecode.optimizer.nightly.window import own_runs
 from redecode.optimizer.spec import Case, Spec, load
 from redecode.tracer import Store
 
 PROGRAM = """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from langchain_core.runnables import RunnableConfig
@@ -47,10 +49,15 @@ class Context:
     tenant: str = "nobody"
     model: str = "m"
     wording: Literal["please", "now"] = "please"
+    language: Literal["en", "de"] = "en"
+    slug: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self.slug = self.user.upper()
 
 def answer(state: State, config: RunnableConfig, runtime: Runtime[Context]) -> State:
     had = runtime.context
-    who = f"{had.user} of {had.tenant} in {config['configurable'].get('region', 'nowhere')}"
+    who = f"{had.language} {had.slug} of {had.tenant} in {config['configurable'].get('region', 'nowhere')}"
     fm = ChatOpenAI(model=had.model, temperature=0)
     return {"answer": str(fm.invoke(f"{had.wording}: {who}: {state['question']}").content)}
 
@@ -59,7 +66,8 @@ builder.add_node("answer", answer)
 builder.add_edge(START, "answer")
 builder.add_edge("answer", END)
 graph = builder.compile(name="tenants")
-spec = Spec(graph=graph, score=lambda output, case: output["answer"] == case.output["answer"])
+spec = Spec(graph=graph, score=lambda output, case: output["answer"] == case.output["answer"],
+            knobs={"language": None})
 """
 
 
@@ -77,8 +85,8 @@ def tenants(
     module = importlib.import_module("tenants")
     tracer.instrument(store)
     for n in range(12):
-        region = {"configurable": {"region": f"region {n % 3}", "thread_id": f"t{n}"}}
-        context = module.Context(user=f"user {n}", tenant=f"tenant {n % 4}")
+        region = {"configurable": {"region": f"region {n % 3}"}}
+        context = module.Context(user=f"user {n}", tenant=f"tenant {n % 4}", language="en" if n % 3 else "de")
         module.graph.invoke({"question": f"question {n // 2}"}, region, context=context)
     tracer.uninstrument()
     yield module
@@ -96,14 +104,14 @@ def test_candidates_get_what_each_run_was_given(tenants: ModuleType, store: Path
     assert found["runs"]["search"] == 12  # equal questions of different users are different cases
     assert [t["measured"]["error"] for t in found["trials"]] == [0.0, 0.0]
     notes = " | ".join(found["notes"])
-    assert "each run brings its own user, tenant in its context" in notes
+    assert "each run brings its own user, tenant, language in its context" in notes
     assert "each run brings its own configurable region" in notes
     again = json.loads(tune(store, "--workers", workers, "--resume", "last").stdout)
     assert again["resumed"] >= 2 and [t["measured"]["error"] for t in again["trials"]] == [0.0, 0.0]
 
 
 def test_what_is_said_comes_before_what_was_recorded(tenants: ModuleType, store: Path) -> None:
-    fixed = ("--fix", "tenant=tenant 0", "--fix", "user=user 0")
+    fixed = ("--fix", "tenant=tenant 0", "--fix", "user=user 0", "--fix", "language=en")
     found = json.loads(tune(store, "--workers", "0", "--held-out", "0", *fixed).stdout)
     assert found["trials"][0]["measured"]["error"] > 0.5
     assert not any("in its context" in note for note in found["notes"])
@@ -156,12 +164,13 @@ def given(n: int, **context: Any) -> Case:
     return Case(id=str(n), input={"out": n}, context=context)
 
 
-def test_what_could_be_a_knob_or_is_said_is_the_configurations() -> None:
+def test_what_is_searched_or_said_is_the_configurations() -> None:
     spec = owned()
     cases = [given(n, user=f"u{n}", tone="cold", heat=n % 2, note=f"n{n}") for n in range(4)]
-    assert of_requests(cases, spec, ()) == ("user", "note")
+    assert of_requests(cases, spec, ("heat",)) == ("user", "note")
     assert of_requests(cases, spec, ("note", "heat")) == ("user",)
-    assert of_requests([replace(c, context={**c.context, "note": "x"}) for c in cases], spec, ()) == ("user",)
+    assert of_requests(cases, spec, ()) == ("user", "heat", "note")  # a knob that is not searched
+    assert of_requests([replace(c, context={**c.context, "note": "x"}) for c in cases], spec, ("heat",)) == ("user",)
     assert of_requests([given(1)], spec, ()) == ()
 
 
@@ -185,10 +194,47 @@ def test_what_all_runs_had_and_nobody_has_now_is_told() -> None:
     ]
 
 
-def test_equal_inputs_in_other_contexts_are_other_questions() -> None:
-    one, two = given(1, user="a"), replace(given(1, user="b"), id="2")
-    assert same_input(one) != same_input(two)
-    assert same_input(with_only(one, ())) == same_input(with_only(two, ())) == json.dumps({"out": 1})
+def test_what_is_searched_and_varied_and_what_could_not_be_recorded_is_told() -> None:
+    cases = [replace(given(n, user="u", heat=n % 2), left_out=("client",)) for n in range(4)]
+    lines = list(told(cases, owned(), ("user",), {"heat": 0}, {"heat"}))
+    assert [line.partition(",")[0] for line in lines] == [
+        "each run brings its own user in its context: candidates get what it got",
+        "what 4 of 4 runs had as client in their context could not be recorded (no plain data",
+        "runs were recorded with 2 values of heat",
+    ]
+    assert len(list(told(cases, owned(), ("user",), {"heat": 0, "client": 1}, {"heat"}))) == 2
+
+
+def test_equal_inputs_in_other_contexts_are_other_cases_of_one_side_and_one_cluster() -> None:
+    """Three questions of seventy people each: one of them is held out, and that is one conversation."""
+    cases = [Case(id=f"{n:03}", input={"out": n % 3}, context={"user": n}, started_ns=n) for n in range(210)]
+    search, decide, gone = _cut(cases, 1 / 3, repeats=False)
+    assert (len(search), len(decide), gone) == (140, 70, 0)
+    assert {same_input(c) for c in decide} == {json.dumps({"out": 2})}
+    assert not {same_input(c) for c in search} & {same_input(c) for c in decide}
+    two = [replace(c, input={"out": n % 2}) for n, c in enumerate(cases)]
+    assert [len(side) for side in _cut(two, 1 / 3, repeats=False)[:2]] == [105, 105]  # one at least
+    assert [len(side) for side in _cut(two, 0.0, repeats=False)[:2]] == [210, 0]
+    one = [replace(c, input={"out": 0}) for c in cases]
+    assert [len(side) for side in _cut(one, 1 / 3, repeats=False)[:2]] == [210, 0]
+
+
+def test_of_conversations_that_begin_alike_the_first_is_kept_and_no_input_is_on_both_sides() -> None:
+    hello = [
+        Case(id=f"{n:03}", input={"out": 0}, context={"user": n}, conversation=f"t{n}", started_ns=n) for n in range(9)
+    ]
+    search, decide, gone = _cut(hello, 1 / 3, repeats=False)
+    assert (len(search), len(decide), gone) == (1, 0, 8)
+    own = [replace(c, input={"out": n}) for n, c in enumerate(hello)]
+    search, decide, gone = _cut(own, 1 / 3, repeats=False)
+    assert ([c.id for c in search], [c.id for c in decide], gone) == (
+        [f"{n:03}" for n in range(6)],
+        [f"{n:03}" for n in range(6, 9)],
+        0,
+    )
+    linked = [*own[:8], replace(own[8], conversation="t0")]
+    search, decide, gone = _cut(linked, 1 / 3, repeats=False)
+    assert [c.id for c in decide] == ["006", "007"] and search[-1].id == "008"
 
 
 def test_runs_of_before_it_was_recorded_are_taken_as_ever(tenants: ModuleType, store: Path) -> None:
@@ -202,5 +248,48 @@ def test_runs_of_before_it_was_recorded_are_taken_as_ever(tenants: ModuleType, s
 
 def test_a_recorded_run_is_a_case_with_all_that_it_was_given(tenants: ModuleType, store: Path) -> None:
     case = of_runs(Store(store).runs(besides=True))[0]
-    whole: Mapping[str, Any] = {"user": "user 11", "tenant": "tenant 3", "model": "m", "wording": "please"}
+    whole: Mapping[str, Any] = {
+        "user": "user 11", "tenant": "tenant 3", "model": "m", "wording": "please", "language": "en",
+    }  # fmt: skip
     assert (case.context, case.configurable) == (whole, {"region": "region 2"})
+
+
+JUDGE = """
+from langchain_openai import ChatOpenAI
+from tenants import graph
+
+from redecode.optimizer import Spec
+
+
+async def judged(output, case):
+    said = await ChatOpenAI(model="judge").ainvoke("is it right: " + output["answer"])
+    return float(bool(said.content))
+
+
+spec = Spec(graph=graph, score=judged, knobs={"language": None})
+"""
+
+
+def test_a_judges_calls_are_no_runs_of_the_agents(tenants: ModuleType, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "judging.py").write_text(JUDGE)
+    before = {r.run_id for r in Store(store).runs()}
+    command = ["tune", "judging:spec", "--store", str(store), "--runs", "all", "--workers", "0", "--trials", "1"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 1
+    sys.modules.pop("judging", None)
+    made = [r for r in Store(store).runs() if r.run_id not in before]
+    judges = [r for r in made if r.source_run_id is None]
+    assert judges and all((r.replay_mode, r.labels) == (MODE, {MODE: SCORER}) for r in judges)
+    assert own_runs(made) == [] and len(own_runs(Store(store).runs())) == 12
+
+
+class Aliased(BaseModel):
+    user: str = Field(alias="userId")
+    heat: Literal[0, 1] = 0
+
+
+def test_a_request_may_name_a_field_by_its_alias() -> None:
+    spec = owned().model_copy(update={"context": Aliased})
+    of = contexts(spec, {"heat": 1}, {"user"})
+    assert of(given(1, user="ann")) == Aliased(userId="ann", heat=1)
+    wrong = [refused(given(n, user=n), contexts(spec, {"heat": 1}, {"user"})) for n in (1, 2)]
+    assert wrong[0] == wrong[1] and "valid string" in str(wrong[0])  # counted as one reason

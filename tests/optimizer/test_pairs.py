@@ -14,7 +14,7 @@ from redecode.optimizer.promotion.decide import Decision, Verdict, decide
 from redecode.optimizer.promotion.pairs import block_size, blocks_of, of_pairs, timed
 from redecode.replay.prices import Price
 
-BLOCKS = blocks_of(96, {"concurrency": 8})
+BLOCKS = blocks_of(96, {"concurrency": 4})
 PRICED = Goals(prices={"m": Price(input=1, output=1)})
 
 
@@ -75,6 +75,8 @@ def test_a_few_turns_that_are_far_from_a_margin_are_sure_enough_for_several_fina
 
 def test_a_block_of_a_lane_is_of_the_runs_that_go_on_at_a_time_and_never_larger_than_any() -> None:
     assert blocks_of(5, {"concurrency": 2}) == [0, 0, 1, 1, 2] and blocks_of(3, {"concurrency": 1}) == [0, 1, 2]
+    assert blocks_of(20, {"concurrency": 2}) == [i // 4 for i in range(20)]  # two turns, where there are ten
+    assert blocks_of(19, {"concurrency": 2}) == [i // 2 for i in range(19)]
     assert [block_size(s) for s in ({}, {"concurrency": 64}, {"concurrency": 0})] == [8, 8, 1]
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
@@ -21,26 +22,46 @@ from redecode.tracer.records import JsonObject
 _RUNTIME = "__pregel_runtime"
 # Whose conversation it is, and where in it: a run of its own has others.
 _PLACES = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id"})
-_PLAIN = (str, int, float, bool, type(None), Enum, date, time, Decimal, UUID)
+_PLAIN = (str, int, float, bool, type(None), Enum, date, time, timedelta, Decimal, UUID, PurePath)
 _DEEPEST = 20
 
 
 def besides(loop: Any) -> JsonObject:
-    """By "context" and "configurable", of LangGraph's own state of a graph; what is empty is left out."""
+    """By "context" and "configurable", of LangGraph's own state of a graph, and by "left_out" the names of what of a
+    context cannot be kept, but for what it has by default; what is empty is left out.
+    """
     configurable = (getattr(loop, "config", None) or {}).get("configurable") or {}
     context = getattr(configurable.get(_RUNTIME), "context", None)
     own = {k: v for k, v in configurable.items() if isinstance(k, str) and not k.startswith("__") and k not in _PLACES}
-    found = {"context": _told(_fields(context) or {}), "configurable": _told(own)}
+    fields = _fields(context) or {}
+    kept = _kept(fields)
+    lost = sorted(n for n, v in fields.items() if n not in kept and isinstance(n, str) and not _usual(context, n, v))
+    lost += getattr(context, "model_extra", None) or ()
+    found = {"context": kept, "configurable": _kept(own), "left_out": lost}
     return {name: told for name, told in found.items() if told}
 
 
-def _told(values: Mapping[str, Any]) -> JsonObject:
+def _kept(values: Mapping[str, Any]) -> JsonObject:
     """What can be kept as it is."""
     out: JsonObject = {}
     for name, value in values.items():
         if _is_plain(value) and public_fields(kept := {name: c.plain(value)}) == kept:
             out |= kept
     return out
+
+
+def _usual(context: Any, name: str, value: Any) -> bool:
+    """Whether a field has what it has if nobody says otherwise; an object of the kind that is its default is that."""
+    if dataclasses.is_dataclass(context):
+        field: Any = next(f for f in dataclasses.fields(context) if f.name == name)
+        factory = field.default_factory is not dataclasses.MISSING
+    else:
+        field = getattr(type(context), "model_fields", {}).get(name)
+        factory = getattr(field, "default_factory", None) is not None
+    default = getattr(field, "default", dataclasses.MISSING)
+    if isinstance(value, str | Mapping | list | tuple):
+        return not factory and bool(value == default)
+    return factory or value is default or type(value) is type(default)
 
 
 def _fields(value: Any) -> Mapping[str, Any] | None:
@@ -50,7 +71,7 @@ def _fields(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, type):
         return None
     if dataclasses.is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     names = getattr(type(value), "model_fields", None)
     return {name: getattr(value, name) for name in names} if isinstance(names, Mapping) else None
 

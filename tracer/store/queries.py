@@ -114,8 +114,8 @@ def with_besides(read: Read, found: list[Run]) -> list[Run]:
     """The runs with what their graphs were given besides their inputs."""
     told = read.rows(
         f"""SELECT run_id, attributes->>'$."{c.RUN_BESIDES}"' FROM spans
-        WHERE kind = 'run' AND contains(attributes, '"{c.RUN_BESIDES}"')""",
-        [],
+        WHERE kind = 'run' AND {_PICKED} AND contains(attributes, '"{c.RUN_BESIDES}"')""",
+        [[run.run_id for run in found]],
     )
     known = {run_id: c.from_json(text) for run_id, text in told}
     return [replace(run, besides=known.get(run.run_id) or {}) for run in found]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from redecode import tracer
 from redecode.optimizer.nightly.drift import Drift, Feature, compare, difference_interval
 from redecode.optimizer.nightly.mix import Row, rows_of
 from redecode.tracer import Run, Store
@@ -34,6 +37,24 @@ def rows(
 
 def drift(before: list[Row], now: list[Row], **options: object) -> Drift:
     return compare(before, now, agents=["a"], **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def uncounted(store: Path, serve: Callable[..., Any]) -> Path:
+    """Four runs of two FM calls each, of which one is a stream without a count of tokens in every other run."""
+    openai = pytest.importorskip("openai")
+    tracer.instrument(store)
+    try:
+        with openai.OpenAI(base_url=serve(lambda _: "yes", vllm=False).base_url, api_key="none") as client:
+            for number in range(4):
+                with tracer.run("asker"):
+                    for stream in (False, number % 2 == 0):
+                        said = [{"role": "user", "content": f"is {number} even"}]
+                        answer = client.chat.completions.create(model="m", messages=said, stream=stream)
+                        _ = list(answer) if stream else answer
+    finally:
+        tracer.uninstrument()
+    return store
 
 
 def test_longer_answers_are_found_and_said_by_how_much() -> None:
@@ -137,3 +158,14 @@ def test_runs_of_one_conversation_are_one_row(store: Path) -> None:
     found = rows_of(Store(store), runs)
     assert [r.numbers["fm_calls"] for r in found] == [2.0, 4.0, 5.0]
     assert found[0].numbers["output_tokens"] == 10.0
+
+
+def test_tokens_that_nobody_told_are_not_none(uncounted: Path) -> None:
+    """Of a conversation those of the runs that tell them; FM calls are known of all."""
+    store = Store(uncounted)
+    numbers = [r.numbers for r in rows_of(store, store.runs())]
+    assert [n["fm_calls"] for n in numbers] == [2.0] * 4
+    assert sorted(n.get("prompt_tokens", -1) for n in numbers) == [-1, -1, 6, 6]
+    assert sorted(n.get("output_tokens", -1) for n in numbers) == [-1, -1, 6, 6]
+    (one,) = rows_of(store, [replace(r, conversation_id="c") for r in store.runs()])
+    assert one.numbers["prompt_tokens"] == 6.0

@@ -8,13 +8,16 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from redecode import tracer
 from redecode.optimizer.nightly.home import Home
+from redecode.optimizer.nightly.report import _trends
 from redecode.optimizer.nightly.trends import MEASURES, changes, iso, measured, previous, written
 from redecode.replay.prices import Price
 from redecode.tracer import Store
@@ -47,6 +50,24 @@ def home(tmp_path: Path) -> Home:
             measures["error"] = 0.1
         night.keep("trends", {"time": iso(at), "config": "old" if number < 12 else "new", "measures": measures})
     return home
+
+
+@pytest.fixture
+def uncounted(store: Path, serve: Callable[..., Any]) -> Path:
+    """Four runs of two FM calls each, of which one is a stream without a count of tokens in every other run."""
+    openai = pytest.importorskip("openai")
+    tracer.instrument(store)
+    try:
+        with openai.OpenAI(base_url=serve(lambda _: "yes", vllm=False).base_url, api_key="none") as client:
+            for number in range(4):
+                with tracer.run("asker"):
+                    for stream in (False, number % 2 == 0):
+                        said = [{"role": "user", "content": f"is {number} even"}]
+                        answer = client.chat.completions.create(model="m", messages=said, stream=stream)
+                        _ = list(answer) if stream else answer
+    finally:
+        tracer.uninstrument()
+    return store
 
 
 def otava(folder: Path, text: str, code: int = 0) -> str:
@@ -118,6 +139,30 @@ def test_a_cost_is_in_one_unit_or_it_is_not_told(
     found = measured(Store(store), Store(store).runs(), prices)
     assert (found["cost_unit"], found["measures"]["cost"] is not None) == (unit, told)
     assert found["unpriced"] == ([] if told else ["m"])
+
+
+@pytest.mark.parametrize(
+    ("prices", "cost", "said"),
+    [
+        ({"m": PRICE}, None, "- cost and tokens cannot be told: nobody told how many tokens 2 FM calls had"),
+        ({"m": Price(input=0, output=0)}, 0.0, "- tokens cannot be told: nobody told how many tokens 2 FM calls had"),
+    ],
+    ids=["a price", "for nothing"],
+)
+def test_tokens_that_nobody_told_are_no_fewer_and_cost_no_less(
+    uncounted: Path, prices: dict[str, Price], cost: float | None, said: str
+) -> None:
+    runs = Store(uncounted).runs()
+    found = measured(Store(uncounted), runs, prices)
+    measures = found["measures"]
+    assert (measures["cost"], measures["output_tokens"], measures["prompt_tokens"]) == (cost, None, None)
+    assert measures["failed"] == 0.0 and found["uncounted"] == 2
+    seconds = measured(Store(uncounted), runs, {})["measures"]
+    assert seconds["cost"] > 0 and seconds["output_tokens"] is None
+    text = "\n".join(_trends({**found, "previous": None, "config": "old", "changes": [], "words": "none"}))
+    assert said in text and "stream_usage=True" in text
+    counted = [r for r in runs if r.prompt_tokens == 6]
+    assert len(counted) == 2 and measured(Store(uncounted), counted, prices)["measures"]["prompt_tokens"] == 6.0
 
 
 def test_a_change_point_is_told_with_its_night_and_whether_the_configuration_moved(home: Home, tmp_path: Path) -> None:

@@ -146,6 +146,23 @@ def test_a_model_without_a_price_is_named() -> None:
         worth(volume(), replace(BASE, prices={}))
 
 
+def test_each_model_tuned_at_its_own_price_is_the_headline_too() -> None:
+    """A dear model with a long constant part, and a cheap one with none: with a mean price of both it would not pay."""
+    count = np.full(10, 200.0)
+    big, small = (np.stack([count, size * count, 10 * count, 0 * count], axis=1) for size in (1050, 9000))
+    steps = (Step("a", "plan", "big", 1000, "tokens"), Step("a", "write", "small", 0, "tokens"))
+    both = Volume(days=10, steps=steps, use=np.stack([big, small], axis=1), day=np.arange(10))
+    prices = {"big": Price(input=10, output=10), "small": Price(input=1, output=1)}
+    found = worth(both, Assumptions(prices=prices, train_cost=100))
+    # 200 calls a day: 980 tokens of the dear one fall away, 70 and 9000 are asked at the tuned prices.
+    asked = 180 * 200 * (70 * 10 + 9000 * 1) / 1e6
+    assert found.net.estimate == pytest.approx(180 * 200 * 980 * 10 / 1e6 - 100)
+    price = next(s for s in found.sensitivity if s.name.startswith("tuned price, input"))
+    assert (price.low, price.high) == pytest.approx((found.net.estimate + asked / 2, found.net.estimate - asked))
+    assert price.value == f"{(1050 * 10 + 9000) / 10050:.4g}" and "mean" in price.name
+    assert price.flips is not None and price.flips.startswith("above")
+
+
 @pytest.fixture
 def recorded_store(store: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Forty calls of one node: a long instruction that is always the same, and a question that is not."""
@@ -196,6 +213,46 @@ def test_a_conversation_of_several_days_is_counted_on_each(recorded_store: Path)
     nine = [replace(r, conversation_id=f"user {n % 9}") for n, r in enumerate(runs)]
     with pytest.raises(VolumeError, match="40 FM calls of 9 conversations"):
         volume_of(source, nine, now_ns=now)
+
+
+@pytest.fixture
+def streaming(store: Path, serve: Callable[..., Any]) -> Callable[..., Path]:
+    """Record thirty-six calls of models, streams of some models without a count of tokens."""
+    openai = pytest.importorskip("openai")
+
+    def make(streamed: Callable[[int, str], bool], models: tuple[str, ...] = ("m",)) -> Path:
+        tracer.instrument(store)
+        try:
+            with openai.OpenAI(base_url=serve(lambda _: "yes", vllm=False).base_url, api_key="none") as client:
+                for number in range(36):
+                    with tracer.run("asker"):
+                        for model in models:
+                            said = [{"role": "user", "content": f"is {number} even"}]
+                            stream = streamed(number, model)
+                            answer = client.chat.completions.create(model=model, messages=said, stream=stream)
+                            _ = list(answer) if stream else answer
+        finally:
+            tracer.uninstrument()
+        return store
+
+    return make
+
+
+def test_calls_that_do_not_tell_their_tokens_are_as_the_others_of_their_step(streaming: Callable[..., Path]) -> None:
+    source = Store(streaming(lambda number, _: number % 3 > 0))
+    found = volume_of(source, source.runs(), now_ns=Clock.start().now_ns(), calls_per_day=36.0)
+    assert found.a_day()[0, :3].tolist() == pytest.approx([36.0, 36 * 3.0, 36 * 3.0])
+    assert found.use[:, 0, 1].tolist() == pytest.approx([3.0] * 36) and found.steps[0].constant <= 3.0
+    assert found.notes[0].startswith("24 of 36 FM calls do not say how many tokens") and "12 FM calls" in found.notes[1]
+
+
+def test_a_step_that_tells_no_tokens_is_refused_with_the_way_out(streaming: Callable[..., Path]) -> None:
+    """And not said to cost nothing."""
+    store = streaming(lambda _, model: model == "silent", ("m", "silent"))
+    prices = ("--price", "m=1,1", "--price", "silent=100,100")
+    found = worth_of(store, "--train-cost", "1", *prices, "--calls-per-day", "1e6")
+    assert found.exit_code == 2 and "the 36 FM calls of asker" in found.stderr and "(silent)" in found.stderr
+    assert "stream_usage=True" in found.stderr and '{"include_usage": True}' in found.stderr
 
 
 def worth_of(store: Path, *options: str) -> Any:

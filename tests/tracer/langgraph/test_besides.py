@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypedDict
 
 import pytest
@@ -46,6 +46,9 @@ class Context(BaseModel, arbitrary_types_allowed=True):
 @dataclass
 class Small:
     tenant: int
+    place: PurePath = field(default_factory=lambda: PurePath("a/b"))
+    slug: str = field(init=False, default="")
+    opened: Connection = field(default_factory=Connection)
 
 
 class Loose(TypedDict):
@@ -64,8 +67,13 @@ def graph(schema: Any = None, **options: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("schema", "context", "told"),
-    [(Context, Context(), PLAIN), (Small, Small(7), {"tenant": 7}), (Loose, {"region": "eu"}, {"region": "eu"})],
-    ids=["pydantic", "dataclass", "TypedDict"],
+    [
+        (Context, Context(), {"context": PLAIN}),
+        (Context, Context(token="sk-0987654321abcdefghijklmnop"), {"context": PLAIN, "left_out": ["token"]}),
+        (Small, Small(7), {"context": {"tenant": 7, "place": "a/b"}}),
+        (Loose, {"region": "eu"}, {"context": {"region": "eu"}}),
+    ],
+    ids=["pydantic", "a key", "dataclass", "TypedDict"],
 )
 def test_a_context_is_recorded_as_far_as_it_is_plain_and_no_secret(
     recording: Path, schema: Any, context: Any, told: dict[str, Any]
@@ -73,7 +81,7 @@ def test_a_context_is_recorded_as_far_as_it_is_plain_and_no_secret(
     graph(schema).invoke({"out": []}, context=context)
     asyncio.run(graph(schema).ainvoke({"out": []}, context=context))
     runs = Store(recording).runs(besides=True)
-    assert [r.besides for r in runs] == [{"context": told}] * 2
+    assert [r.besides for r in runs] == [told] * 2
     assert all(r.besides is None for r in Store(recording).runs())
     assert b"hunter22" not in b"".join(p.read_bytes() for p in recording.rglob("*") if p.is_file())
 
@@ -104,7 +112,7 @@ def test_of_graphs_in_graphs_and_of_functions_the_outermost_tells(recording: Pat
     called: Any = whole
     called.invoke(1, context=Small(5))
     runs = Store(recording).runs(besides=True)
-    assert [r.besides for r in runs] == [{"context": {"tenant": 5}}, {"context": {"tenant": 1}}]
+    assert [r.besides for r in runs] == [{"context": {"tenant": n, "place": "a/b"}} for n in (5, 1)]
 
 
 def test_without_one_nothing_is_recorded(recording: Path) -> None:
