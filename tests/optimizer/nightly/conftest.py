@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from redecode import tracer
 from redecode.cli.main import app
 from redecode.optimizer.nightly.home import Home
 from tests.optimizer.conftest import record, tuning_of_docs
@@ -83,3 +84,21 @@ def more(agent: Any, recorded: Any, store: Path) -> Callable[[int], None]:
         recorded.requests.clear()
 
     return go
+
+
+@pytest.fixture
+def uncounted(store: Path, serve: Callable[..., Any]) -> Path:
+    """Four runs of two FM calls each, of which one is a stream without a count of tokens in every other run."""
+    openai = pytest.importorskip("openai")
+    tracer.instrument(store)
+    try:
+        with openai.OpenAI(base_url=serve(lambda _: "yes", vllm=False).base_url, api_key="none") as client:
+            for number in range(4):
+                with tracer.run("asker"):
+                    for stream in (False, number % 2 == 0):
+                        said = [{"role": "user", "content": f"is {number} even"}]
+                        answer = client.chat.completions.create(model="m", messages=said, stream=stream)
+                        _ = list(answer) if stream else answer
+    finally:
+        tracer.uninstrument()
+    return store

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from redecode import tracer
 from redecode.optimizer.nightly.drift import Drift, Feature, compare, difference_interval
 from redecode.optimizer.nightly.mix import Row, rows_of
 from redecode.tracer import Run, Store
@@ -37,24 +34,6 @@ def rows(
 
 def drift(before: list[Row], now: list[Row], **options: object) -> Drift:
     return compare(before, now, agents=["a"], **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def uncounted(store: Path, serve: Callable[..., Any]) -> Path:
-    """Four runs of two FM calls each, of which one is a stream without a count of tokens in every other run."""
-    openai = pytest.importorskip("openai")
-    tracer.instrument(store)
-    try:
-        with openai.OpenAI(base_url=serve(lambda _: "yes", vllm=False).base_url, api_key="none") as client:
-            for number in range(4):
-                with tracer.run("asker"):
-                    for stream in (False, number % 2 == 0):
-                        said = [{"role": "user", "content": f"is {number} even"}]
-                        answer = client.chat.completions.create(model="m", messages=said, stream=stream)
-                        _ = list(answer) if stream else answer
-    finally:
-        tracer.uninstrument()
-    return store
 
 
 def test_longer_answers_are_found_and_said_by_how_much() -> None:

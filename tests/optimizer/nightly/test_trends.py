@@ -8,14 +8,12 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redecode import tracer
 from redecode.optimizer.nightly.home import Home
 from redecode.optimizer.nightly.report import _trends
 from redecode.optimizer.nightly.trends import MEASURES, changes, iso, measured, previous, written
@@ -50,24 +48,6 @@ def home(tmp_path: Path) -> Home:
             measures["error"] = 0.1
         night.keep("trends", {"time": iso(at), "config": "old" if number < 12 else "new", "measures": measures})
     return home
-
-
-@pytest.fixture
-def uncounted(store: Path, serve: Callable[..., Any]) -> Path:
-    """Four runs of two FM calls each, of which one is a stream without a count of tokens in every other run."""
-    openai = pytest.importorskip("openai")
-    tracer.instrument(store)
-    try:
-        with openai.OpenAI(base_url=serve(lambda _: "yes", vllm=False).base_url, api_key="none") as client:
-            for number in range(4):
-                with tracer.run("asker"):
-                    for stream in (False, number % 2 == 0):
-                        said = [{"role": "user", "content": f"is {number} even"}]
-                        answer = client.chat.completions.create(model="m", messages=said, stream=stream)
-                        _ = list(answer) if stream else answer
-    finally:
-        tracer.uninstrument()
-    return store
 
 
 def otava(folder: Path, text: str, code: int = 0) -> str:
