@@ -19,6 +19,10 @@ import pytest
 from redecode import tracer
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # several programs with many branches each connect in one moment; five is the usual
+
+
 class OpenAIServer:
     """A small real OpenAI-compatible HTTP server.
 
@@ -59,7 +63,7 @@ class OpenAIServer:
                 else:
                     outer._json(self, 200, outer.response(body))
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
