@@ -35,13 +35,6 @@ def of_requests(cases: Sequence[Case], spec: Spec, said: Collection[str]) -> tup
     return tuple(found)
 
 
-def with_only(case: Case, names: Collection[str]) -> Case:
-    """The case with these fields of its context alone."""
-    if case.context.keys() <= set(names):
-        return case
-    return replace(case, context={n: v for n, v in case.context.items() if n in names})
-
-
 def contexts(spec: Spec, own: Mapping[str, Any], names: Collection[str]) -> Callable[[Case], Any]:
     """Case → the context of a candidate's run on it; one for all that bring the same.
 
@@ -115,7 +108,7 @@ def told(
 
 def same(cases: Iterable[Case], names: Collection[str]) -> list[Case]:
     """The cases, each with what it brings alone."""
-    return [with_only(case, names) for case in cases]
+    return [replace(case, context={n: v for n, v in case.context.items() if n in names}) for case in cases]
 
 
 def _text(value: Any) -> str:

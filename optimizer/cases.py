@@ -241,7 +241,8 @@ def _cut(cases: Sequence[Case], held_out: float, *, repeats: bool) -> tuple[list
         if not moved:
             return search, decide, len(ordered) - kept
         search += moved
-        decide = [c for c in decide if c not in moved]
+        gone = {c.id for c in moved}
+        decide = [c for c in decide if c.id not in gone]
 
 
 def _elsewhere(one: Case, other: Case) -> bool:

@@ -19,6 +19,7 @@ from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.promotion.statistics import Effect, Floats, paired
 
 _FEWEST = 5
+"""Units of two turns."""
 
 
 def blocks_of(runs: int, settings: Mapping[str, Any]) -> list[int]:
@@ -67,7 +68,7 @@ def timed(
     Args:
         together: of each pair, what it was measured together with (`blocks_of`); `None`: no clock was running. By
             simulation, with a machine that is slower for one to forty runs at a time, two equal candidates are found
-            to differ in at most 5 % of cases at 5 %.
+            to differ in 3 to 6 % of cases at 5 %.
     """
     alone = paired(candidate, incumbent, clusters, seed=seed, of=of, resamples=resamples)
     if together is None or not clusters:
