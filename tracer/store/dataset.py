@@ -112,6 +112,7 @@ class Dataset:
         self._place.register(self._db)
         self._lock = Lock()
         self._last_part: str | None = None  # of the run that was loaded last
+        self._files, self._folders = dict[str, str](), dict[str, dict[str, str]]()  # what this question reads
 
     # -- which runs there are --
 
@@ -156,7 +157,7 @@ class Dataset:
 
     def _list_runs(self, read: queries.Read) -> None:
         """Fill `catalogue`: every run, the best of its copies, and the file of `runs` it is in."""
-        files = [self._place.uri(name) for name in self._place.names("runs") if name.endswith(".parquet")]
+        files = [self._place.uri(name) for name in self._listed("runs") if name.endswith(".parquet")]
         read("DELETE FROM catalogue", [])
         if files:
             read(
@@ -201,7 +202,7 @@ class Dataset:
     def _show(self, read: queries.Read, table: str, part: str, run_id: str) -> None:
         """Let a part's rows stand for those of the store's tables, which are empty here."""
         name = f"{table}/{part}"
-        if not self._place.has(name):
+        if not self._has(name):
             return
         file = _parquet([self._place.uri(name)])
         for view, rows in _VIEWS.get(table, {table: "SELECT * FROM {file}"}).items():
@@ -229,8 +230,8 @@ class Dataset:
 
         def ask(read: queries.Read) -> JsonObject | None:
             near = f"engines/{self._last_part}"
-            found = self._engine(read, [near], engine_id) if self._last_part and self._place.has(near) else None
-            return found or self._engine(read, self._place.names("engines"), engine_id)
+            found = self._engine(read, [near], engine_id) if self._last_part and self._has(near) else None
+            return found or self._engine(read, self._listed("engines"), engine_id)
 
         return self._ask(ask)
 
@@ -240,27 +241,61 @@ class Dataset:
         rows = read(query, [engine_id]) if files else []
         return c.from_json(rows[0]["info"]) if rows else None
 
+    def _has(self, name: str) -> bool:
+        """Whether there is such a file, which the question then reads."""
+        stamp = self._place.stamp(name)
+        if stamp is not None:
+            self._files[name] = stamp
+        return stamp is not None
+
+    def _listed(self, folder: str) -> list[str]:
+        """The files below a folder, which the question then reads."""
+        self._folders[folder] = self._place.stamps(folder)
+        return sorted(self._folders[folder])
+
+    def _replaced(self) -> bool:
+        """Whether a publisher has replaced a file since the question began to read it."""
+        return any(self._place.stamp(name) != stamp for name, stamp in self._files.items()) or any(
+            not was.items() <= self._place.stamps(folder).items() for folder, was in self._folders.items()
+        )
+
     def _ask(self, question: Callable[[queries.Read], T]) -> T:
         """The answer to a question; it is asked again if a publisher has replaced a file while it was read.
 
         DuckDB opens a file twice, for its columns and for its rows: what it then finds are not the pages it expects.
+        It says so, or finds the column of run ids where it was, in it fewer ids than there are, and no row of the run.
+        The last answer counts: where there is always someone who publishes, no listing could be had.
         """
         for pause_s in _PAUSES_S:
             try:
-                with self._asking() as read:
-                    return question(read)
+                answered = self._attempt(question)
             except StoreError as error:
                 if not isinstance(error.__cause__, duckdb.Error | FileNotFoundError):
                     raise
+            else:
+                if answered is not None:
+                    return answered[0]
             time.sleep(pause_s)
         with self._asking() as read:
             return question(read)
+
+    def _attempt(self, question: Callable[[queries.Read], T]) -> tuple[T] | None:
+        """The answer; none if a file was replaced meanwhile, whatever came of it."""
+        with self._asking() as read:
+            try:
+                answer = question(read)
+            except Exception:
+                if not self._replaced():
+                    raise
+                return None
+            return None if self._replaced() else (answer,)
 
     @contextmanager
     def _asking(self) -> Iterator[queries.Read]:
         """Queries, one question at a time, each on a connection of its own: the views it makes go with it."""
         with self._lock, self._place.speaking():
             cursor = self._db.cursor()
+            self._files, self._folders = {}, {}
             try:
                 yield Reader(cursor)
             except duckdb.Error as error:

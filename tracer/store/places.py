@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +27,10 @@ MARKER = DATASET_MARKER
 """The file that says that a folder is a published dataset."""
 STAGED = "publishing"
 """The folder of a store where files wait for their upload."""
+_VERSION = {
+    "created", "etag", "generation", "ino", "last_modified", "lastmodified", "md5hash", "modificationtime", "mtime",
+    "modified", "size", "updated", "version_id", "versionid",
+}  # fmt: skip
 _PUT_IS_ATOMIC = {"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"}
 
 
@@ -70,12 +75,25 @@ class LocalPlace:
 
     def names(self, folder: str) -> list[str]:
         """The files anywhere below a folder, as paths below this place, in order; none if it is not there."""
-        found = (p for p in (self.path / folder).rglob("*") if not p.name.startswith(".") and p.is_file())
-        return sorted(p.relative_to(self.path).as_posix() for p in found)
+        return sorted(self.stamps(folder))
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """The files below a folder, each with what changes when it is replaced."""
+        found = (p.relative_to(self.path).as_posix() for p in (self.path / folder).rglob("*") if p.name[0] != ".")
+        stamps = ((name, self.stamp(name)) for name in found)
+        return {name: stamp for name, stamp in stamps if stamp is not None}
+
+    def stamp(self, name: str) -> str | None:
+        """What changes when a file is replaced; `None` if it is not there."""
+        try:
+            status = (self.path / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}" if S_ISREG(status.st_mode) else None
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return (self.path / name).is_file()
+        return self.stamp(name) is not None
 
     def size(self, folder: str) -> int:
         """Bytes of all files below a folder."""
@@ -193,9 +211,22 @@ class RemotePlace:
 
     def names(self, folder: str) -> list[str]:
         """As `LocalPlace.names`."""
+        return sorted(self.stamps(folder))
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """As `LocalPlace.stamps`, as far as the file system tells when a file was written, or its version."""
         self._files.invalidate_cache()
-        found = [self._name(path) for path in self._files.find(self._path(folder))]
-        return sorted(name for name in found if not name.rpartition("/")[2].startswith("."))
+        found = {self._name(path): info for path, info in self._files.find(self._path(folder), detail=True).items()}
+        return {name: _stamp(info) for name, info in found.items() if not name.rpartition("/")[2].startswith(".")}
+
+    def stamp(self, name: str) -> str | None:
+        """As `LocalPlace.stamp`."""
+        self._files.invalidate_cache()
+        try:
+            info = self._files.info(self._path(name))
+        except FileNotFoundError:
+            return None
+        return _stamp(info) if info["type"] == "file" else None
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -290,6 +321,11 @@ class RemotePlace:
             raise
         except Exception as error:
             raise StoreUnwritable(f"cannot use {self.url}: {type(error).__name__}: {error}") from error
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    """What a file system tells of a file's version; not all it tells, since some count readings, too."""
+    return str({key: value for key, value in info.items() if key.lower() in _VERSION})
 
 
 def _coming(name: str) -> str:

@@ -16,7 +16,7 @@ from redecode.tracer import Dataset, Recorder, Store
 from redecode.tracer.errors import StoreError, StoreUnwritable
 from redecode.tracer.store.dataset import open_store
 from tests.tracer.export.recorded_runs import keep
-from tests.tracer.publish.support import equal, files, publish, some_run
+from tests.tracer.publish.support import equal, files, publish, same, some_run
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +121,36 @@ def test_what_is_named_decides_between_store_and_dataset(tmp_path: Path) -> None
     with pytest.raises(StoreError, match="no store at"):
         open_store(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("table", ["runs", "spans", "decodes", "edges"])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """DuckDB opens one for its columns and again for its rows: where it looks for the ids are then fewer of them, say,
+    and the run has no rows. So it is replaced before each opening in turn.
+    """
+    memory, opened = fsspec.filesystem("memory"), list[str]()
+    turn, straight = 0, type(memory)._open
+    while turn <= min(len(opened), 6):
+        turn, url = turn + 1, f"memory://bucket/dest-{turn}"
+        opened.clear()
+        store = keep(tmp_path / f"store-{turn}", [some_run(1), some_run(3)])
+        publish(store, url)
+        dataset, wanted = Dataset(url), store.load(f"{3:032x}")
+        assert len(dataset.runs()) == 2
+
+        def opening(
+            files: Any, path: str, *args: Any, turn: int = turn, store: Store = store, url: str = url, **kwargs: Any
+        ) -> Any:
+            if f"/{table}/" in path and opened.append(path) is None and len(opened) == turn:
+                monkeypatch.undo()
+                publish(keep(store.path, [some_run(number) for number in (2, 4, 5)]), url)
+                monkeypatch.setattr(type(memory), "_open", opening)
+            return straight(files, path, *args, **kwargs)
+
+        monkeypatch.setattr(type(memory), "_open", opening)
+        assert same(dataset.load(f"{3:032x}")) == same(wanted)
+        monkeypatch.undo()
+        assert len(dataset.runs()) == (5 if turn <= len(opened) else 2)
+    assert turn > 4
