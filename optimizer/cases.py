@@ -27,6 +27,8 @@ MODE = "tune"
 """What `replay_mode` says of a run that was made to evaluate a candidate."""
 SCORER: dict[str, Any] = {"scorer": True}
 """What is under that label of the runs that a scorer makes."""
+JOB, NIGHT, STUDY = "job", "night", "study"
+"""Of a run of an evaluation, under that label: what it was made for."""
 EXPECTED = "expected"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _ROLES = {"user": "human", "assistant": "ai", **{k: k for k in ("system", "developer", "tool", "function")}}
@@ -34,6 +36,11 @@ _MESSAGES = {**{k: k for k in ("human", "ai", "system", "tool", "function", "cha
 _OF_MESSAGES = frozenset({"type", "role", "name", "content", "id", "tool_calls", "tool_call_id", "usage_metadata"})
 _WITH_IDS = frozenset({"text", "reasoning", "tool_use", "tool_call", "tool_result"})
 _WHICH = re.compile(r"last-(\d+)([smhdw]?)|all")
+
+
+def scorers(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """What is under that label of the runs a scorer makes beside runs of an evaluation with these there."""
+    return {**SCORER, **{name: labels[name] for name in (JOB, NIGHT, STUDY) if name in labels}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class Outcome:
 
     Attributes:
         run_id: of the recorded evaluation, None if nothing was recorded.
-        quality: 0 to 1; None: the scorer could not tell.
+        quality: 0 to 1; None: the scorer could not tell; `unscored` what it raised of a recorded output.
         error: why it failed; a failed run has quality 0 and misses the SLO.
         latency_s: of the run, sent → done.
         simulated_s: what it would take at load, if that was simulated.
@@ -61,6 +61,7 @@ class Outcome:
         cached: steps that a cache of the agent's own answered.
         provisioned_s: its share of the time of all replicas, at the load that was simulated.
         provisioned_usd: what that costs, where replicas have prices.
+        judging: what the scorer's own FM calls used, by model; of all runs of a block with its first.
     """
 
     case: str
@@ -75,6 +76,8 @@ class Outcome:
     cached: int = 0
     provisioned_s: float | None = None
     provisioned_usd: float | None = None
+    judging: Mapping[str, Usage] = field(default_factory=dict)
+    unscored: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its inverse is `from_json`."""
@@ -83,8 +86,8 @@ class Outcome:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """Its inverse is `to_json`."""
-        usage = {model: Usage(**used) for model, used in data["usage"].items()}
-        return cls(**{**data, "usage": usage})
+        used = {of: {m: Usage(**u) for m, u in data.get(of, {}).items()} for of in ("usage", "judging")}
+        return cls(**{**data, **used})
 
     @property
     def loss(self) -> float | None:
@@ -141,6 +144,12 @@ class Goals:
     def misses(self, outcome: Outcome) -> bool:
         """Whether a run misses the SLO."""
         return self.slo_s is not None and (outcome.error is not None or outcome.seconds > self.slo_s)
+
+    def spent(self, usage: Mapping[str, Usage]) -> tuple[float, list[str]]:
+        """What FM calls cost, and the models of which that is not known, for want of a price or of counts."""
+        unknown = [m for m, used in usage.items() if self.prices and (m not in self.prices or used.uncounted)]
+        known = {model: used for model, used in usage.items() if model not in unknown}
+        return self.spending.cost(Outcome(case="", run_id=None, quality=None, latency_s=0.0, usage=known)), unknown
 
     def cost(self, outcome: Outcome) -> float:
         """Of one run, as if no memo had answered.

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import Awaitable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redecode.optimizer.cases import MODE, SCORER
-from redecode.optimizer.inputs import as_came
+from redecode.optimizer.errors import OptimizerError
+from redecode.optimizer.evaluation.session import Block, Evaluates
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.promotion.statistics import paired
-from redecode.optimizer.spec import Case, Spec
-from redecode.tracer import begun_for
+from redecode.optimizer.spec import Case
 
 WORSE = 0.05
 """So much more error than as recorded is told."""
 
 
-async def _awaited(said: Awaitable[Any]) -> Any:
-    return await said
-
-
-def observed(cases: Sequence[Case], spec: Spec, graph: Any = None) -> tuple[list[Outcome], str | None]:
+def observed(
+    cases: Sequence[Case],
+    evaluates: Evaluates,
+    values: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    over: str | None = None,
+) -> tuple[list[Outcome], str | None]:
     """The recorded runs themselves, as far as they tell, and what they do not; their cost is not known here (0).
 
+    They are scored where candidates' runs are: a judge's clients belong to that event loop, and its calls are counted.
+
     Args:
-        graph: of the configuration in use, whose schema says what was an object in a recorded output.
+        values: of the configuration in use.
+        labels: of what a scorer itself runs.
+        over: why the scorer, which asks an FM, may not be asked any more.
     """
-    outcomes, raised = [], []
-    for case in cases:
-        if case.duration_s is None and case.error is None:
-            continue
-        try:
-            with begun_for(MODE, {MODE: SCORER}):
-                said = None if case.error or spec.score is None else spec.score(as_came(graph, case.output), case)
-                said = asyncio.run(_awaited(said)) if inspect.isawaitable(said) else said
-            quality = None if said is None else float(said)
-        except Exception as error:  # a scorer of outputs of graphs that may be others than now
-            quality = None
-            raised.append(f"{type(error).__name__}: {error}"[:120])
-        outcomes.append(
-            Outcome(case=case.id, run_id=case.id, quality=quality, latency_s=case.duration_s or 0.0, error=case.error)
-        )
+    told = [case for case in cases if case.duration_s is not None or case.error is not None]
+    if over is not None:
+        told, over = [], f"how good the held-out runs were is not told: the scorer asks an FM, and {over}"
+    try:
+        block = Block(values=values, cases=told, labels=labels, memo=False, recorded=True)
+        outcomes = evaluates.evaluate(block) if told else []
+    except OptimizerError as error:
+        return [], f"the held-out runs could not be scored as recorded: {error}"
+    raised = [o.unscored for o in outcomes if o.unscored is not None]
     if not raised:
-        return outcomes, None
+        return outcomes, over
     return outcomes, (
         f"of {len(raised)} of {len(outcomes)} held-out runs the scorer could not tell how good they were as recorded, "
         f"which is plain data ({raised[0]})"

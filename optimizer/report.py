@@ -45,7 +45,10 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
         "verdict": verdict_words(tuned),
         "decision": {**tuned.decision.to_json(), "why": why_words(tuned)},
         "incumbent_breaks": breaks(tuned),
-        "lanes": {name: asdict(found) | _UNKNOWN.get(name, {}) for name, found in lanes_of(tuned).items()},
+        "lanes": {
+            name: asdict(found) | _UNKNOWN.get(name, {}) | ({} if found.scored else {"error": None, "error_se": None})
+            for name, found in lanes_of(tuned).items()
+        },
         "finalists": {name: dict(config) for name, config in tuned.finalists.items()},
         "trials": [
             {
@@ -68,6 +71,7 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
             "of_known_candidates": tuned.calls_again,
             "saved": saved_share(tuned),
             "to_decide": tuned.calls_deciding,
+            "by_scorer": tuned.calls_judging,
         },
         "seconds": tuned.seconds,
         "resumed": tuned.resumed,
@@ -274,6 +278,8 @@ def _conditions(tuned: Tuned) -> Iterator[str]:
     memo = f"{tuned.calls_memo} answered from the memo, {tuned.calls_again} of candidates that were known"
     yield f"- FM calls of this search: {tuned.calls_live} made, {memo}{told}"
     yield f"- FM calls to decide: {tuned.calls_deciding}, all made"
+    if tuned.calls_judging:
+        yield f"- FM calls of the scorer itself: {tuned.calls_judging}"
     yield f"- {tuned.seconds:.0f} s"
     for note in (*p.notes, *([] if tuned.cut is None else [f"the decision ended early: {tuned.cut}"])):
         yield f"- {note}"

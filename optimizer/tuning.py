@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redecode.optimizer import cases as selecting
-from redecode.optimizer.errors import BadSpec, OptimizerError
+from redecode.optimizer.cases import STUDY
+from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates, lanes
+from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.evaluation.session import Evaluates
 from redecode.optimizer.knobs import Config
 from redecode.optimizer.objectives import Measured, Outcome, measured
@@ -48,7 +50,7 @@ class Tuned:
         stopped: why the search ended; `cut` why the decision ended early, if it did.
         calls_live, calls_memo: FM calls of the search (since it was last begun) that an engine made, and that the memo
             saved; `calls_again` those of candidates that were proposed again and are known; `calls_deciding` those of
-            the decision, all made.
+            the decision, all made. `calls_judging` those of the scorer itself, in both.
     """
 
     prepared: Prepared
@@ -67,6 +69,7 @@ class Tuned:
     calls_memo: int
     calls_again: int
     calls_deciding: int
+    calls_judging: int
     seconds: float
     resumed: int = 0
 
@@ -101,6 +104,8 @@ class Tuner:
     _live: int = 0
     _memo: int = 0
     _again: int = 0
+    _judging: int = 0
+    _unpriced: set[str] = field(default_factory=set)
     _per_call: float = 0.0
 
     def run(self) -> Tuned:
@@ -117,7 +122,7 @@ class Tuner:
             space=p.space,
             goals=p.goals,
             cases=p.cases.search,
-            labels={**self.labels, "study": search.name},
+            labels={**self.labels, STUDY: search.name},
             memo=self.memo,
             simulates=self.simulates,
             withheld=[c.id for c in p.cases.decide] if p.spec.caches else (),
@@ -145,7 +150,10 @@ class Tuner:
             named = {name: config for name, config in named.items() if name not in gone}
             for name, why in gone.items():
                 self._warn(f"{name} is out, since it cannot be evaluated on held-out runs: {why}")
-        seen, note = observed(held[: len(ran[INCUMBENT])] or held, p.spec, self._incumbents_graph())
+        in_use = without_placement(p.space.decoded(p.incumbent))
+        over = self.budget.over() if self._judging and held else None
+        seen, note = observed(held[: len(ran[INCUMBENT])] or held, self.evaluates, in_use, ladder.labels, over)
+        self._spent(seen)
         for odd in (note, worse_again(seen, ran[INCUMBENT])):
             self._warn(odd)
         return Tuned(
@@ -165,16 +173,10 @@ class Tuner:
             calls_memo=searched[1],
             calls_again=self._again,
             calls_deciding=self._live - searched[0],
+            calls_judging=self._judging,
             seconds=self.budget.elapsed,
             resumed=search.resumed,
         )
-
-    def _incumbents_graph(self) -> Any:
-        p = self.prepared
-        try:
-            return p.spec.built(p.spec.own({**p.space.base, **p.incumbent}))
-        except BadSpec:
-            return None
 
     def _decide(
         self,
@@ -209,8 +211,24 @@ class Tuner:
         calls = sum(used.calls for o in outcomes for used in o.usage.values())
         if calls:
             self._per_call = sum(map(self.prepared.goals.spending.cost, outcomes)) / calls
-        self.budget.spend(live, self._per_call * live)
+        judging, cost = self._judges(outcomes)
+        self.budget.spend(live + judging, self._per_call * live + cost)
         return self.budget.over(self._share)
+
+    def _judges(self, outcomes: Sequence[Outcome]) -> tuple[int, float]:
+        """FM calls of the scorer itself, and what they cost."""
+        cost = 0.0
+        for used in (o.judging for o in outcomes):
+            self._judging += sum(u.calls for u in used.values())
+            paid, unknown = self.prepared.goals.spent(used)
+            cost += paid
+            for model in sorted(set(unknown) - self._unpriced):
+                self._unpriced.add(model)
+                self._warn(
+                    f"what the scorer's own calls of {model} cost is not known, and in no budget of cost: they have no "
+                    f"price (--price {model}=INPUT,OUTPUT), or nobody tells how many tokens they had"
+                )
+        return sum(u.calls for o in outcomes for u in o.judging.values()), cost
 
     @property
     def _share(self) -> float:

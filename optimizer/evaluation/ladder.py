@@ -111,7 +111,7 @@ class Ladder:
         if not self.memo or self.simulates is None:
             return None
         known = self.ran.get(_key(config, cases))
-        return None if known is None else [replace(o, live=0, memo=o.live + o.memo) for o in known]
+        return None if known is None else [replace(o, live=0, memo=o.live + o.memo, judging={}) for o in known]
 
     def _evaluated(self, outcomes: Sequence[Outcome], out: str | None = None, *, infeasible: bool = False) -> Evaluated:
         found = measured(outcomes, self.goals)

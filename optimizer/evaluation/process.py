@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 from redecode.optimizer.errors import OptimizerError
@@ -19,7 +20,6 @@ from redecode.optimizer.evaluation.session import Block, Settings
 from redecode.optimizer.evaluation.worker import KINDS
 from redecode.optimizer.knobs import as_json
 from redecode.optimizer.objectives import Outcome
-from redecode.optimizer.spec import Case
 
 _DEATHS = 2
 
@@ -126,14 +126,14 @@ def asked(block: Block) -> dict[str, Any]:
     """A block as plain data: the arguments of `Block`, cases as those of `Case`; `Spec.own` has the values again."""
     return {
         "values": as_json(block.values),
-        "cases": [_asked(case) for case in block.cases],
+        "cases": [{f.name: _plain(getattr(case, f.name)) for f in fields(case)} for case in block.cases],
         "labels": dict(block.labels),
         "memo": block.memo,
         "first": block.first,
         "withheld": list(block.withheld),
+        "recorded": block.recorded,
     }
 
 
-def _asked(case: Case) -> dict[str, Any]:
-    told = {"id": case.id, "input": case.input, "output": case.output, "expected": case.expected, "labels": {}}
-    return {**told, "context": dict(case.context), "configurable": dict(case.configurable)}
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 from redecode.optimizer.besides import contexts
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
-from redecode.optimizer.cases import MODE, SCORER, by_words
-from redecode.optimizer.errors import EngineGone, ScorerFailed
+from redecode.optimizer.cases import MODE, SCORER, by_words, scorers
+from redecode.optimizer.errors import BadSpec, EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import FIRST, RECORDING
 from redecode.optimizer.evaluation.warming import Warming
-from redecode.optimizer.inputs import as_given
+from redecode.optimizer.inputs import as_came, as_given
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import ANSWERED_BY, SpanEvent, begun_for
@@ -56,6 +56,7 @@ class Watch:
         self._by: dict[str, list[int]] = {}
         self._cached: Counter[str] = Counter()
         self._seen: dict[str, Seen] = {}
+        self._judging: dict[str, Usage] = {}
 
     def __call__(self, event: SpanEvent) -> None:
         """A span has ended."""
@@ -69,17 +70,27 @@ class Watch:
             elif event.kind == "cache":
                 self._cached[event.run] += 1
             elif event.kind == "run" and event.end_ns is not None:
-                token = ((c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}).get("token")
+                labels = (c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}
+                token, by_model = labels.get("token"), self._usage.pop(event.run, {})
                 live, memo = self._by.pop(event.run, [0, 0])
                 cached = self._cached.pop(event.run, 0)
                 latency_s = (event.end_ns - event.start_ns) / 1e9
                 if token is not None:
-                    self._seen[token] = Seen(event.run, latency_s, self._usage.pop(event.run, {}), live, memo, cached)
+                    self._seen[token] = Seen(event.run, latency_s, by_model, live, memo, cached)
+                elif labels.items() >= SCORER.items():
+                    for model, usage in by_model.items():
+                        self._judging[model] = self._judging.get(model, Usage()).plus(usage)
 
     def take(self, token: str) -> Seen | None:
         """The run of a token, once."""
         with self._lock:
             return self._seen.pop(token, None)
+
+    def judging(self) -> dict[str, Usage]:
+        """What the scorer's runs that have ended used, once."""
+        with self._lock:
+            used, self._judging = self._judging, {}
+            return used
 
 
 def _usage(event: SpanEvent) -> Usage:
@@ -135,7 +146,7 @@ class Runner:
         graph, context = self._candidate(values, cases)
         if self.warming is None:
             ran = await self._all([partial(self._run, graph, context(case), case, labels) for case in cases])
-            return await self._judged(cases, ran)
+            return await self._judged(cases, ran, labels)
         warming, fills = self.warming, {**labels, "fills": True}
         read, first = warming.wanted(graph, values, context, cases, withheld)
         filling = [
@@ -151,7 +162,7 @@ class Runner:
                 for case, its in ((case, read.get(case.id, {})) for case in cases)
             ]
         )
-        return besides(await self._judged(cases, ran), filled)
+        return besides(await self._judged(cases, ran, labels), filled)
 
     async def first(self, values: Mapping[str, Any], case: Case, labels: Mapping[str, Any]) -> Outcome:
         """A run before any that counts: in a new process it is what imports and connects that takes the time.
@@ -166,18 +177,57 @@ class Runner:
         outcome, _ = await self._run(graph, context(case), case, {**labels, "fills": True, FIRST: True}, caches)
         return outcome
 
+    async def recorded(
+        self, values: Mapping[str, Any], cases: Sequence[Case], labels: Mapping[str, Any]
+    ) -> list[Outcome]:
+        """The outcomes of the cases' own runs; their cost is not known here (0).
+
+        Args:
+            values: of the configuration in use, whose graph's schema says what was an object in a recorded output.
+        """
+        try:
+            graph = self._candidate(values, cases)[0]
+        except BadSpec:
+            graph = None
+        given = scorers(labels)
+
+        async def scored(case: Case) -> Outcome:
+            quality = why = None
+            try:
+                if case.error is None and self.spec.score is not None:
+                    quality = await self._scored(as_came(graph, case.output), case, given)
+            except ScorerFailed as error:  # a scorer of outputs of graphs that may be others than now
+                cause = error.__cause__
+                why = (str(error) if cause is None else f"{type(cause).__name__}: {cause}")[:120]
+            taken = case.duration_s or 0.0
+            return Outcome(
+                case=case.id, run_id=case.id, quality=quality, latency_s=taken, error=case.error, unscored=why
+            )
+
+        return self._with_judging(await self._all([partial(scored, case) for case in cases]))
+
     def _candidate(self, values: Mapping[str, Any], cases: Sequence[Case]) -> tuple[Any, Callable[[Case], Any]]:
         """Its graph, and its context on each case."""
         own = self.spec.own(values)
         return self.spec.built(own), contexts(self.spec, own, {name for case in cases for name in case.context})
 
-    async def _judged(self, cases: Sequence[Case], ran: Sequence[tuple[Outcome, Any]]) -> list[Outcome]:
+    async def _judged(
+        self, cases: Sequence[Case], ran: Sequence[tuple[Outcome, Any]], labels: Mapping[str, Any]
+    ) -> list[Outcome]:
         """Outcomes with their qualities: once no run goes on any more, whose latency a scorer would be a part of."""
+        given = scorers(labels)
 
         async def judged(case: Case, outcome: Outcome, output: Any) -> Outcome:
-            return outcome if outcome.error is not None else replace(outcome, quality=await self._scored(output, case))
+            if outcome.error is not None:
+                return outcome
+            return replace(outcome, quality=await self._scored(output, case, given))
 
-        return await self._all([partial(judged, case, *made) for case, made in zip(cases, ran, strict=True)])
+        found = await self._all([partial(judged, case, *made) for case, made in zip(cases, ran, strict=True)])
+        return self._with_judging(found)
+
+    def _with_judging(self, outcomes: list[Outcome]) -> list[Outcome]:
+        used = self.watch.judging()
+        return [replace(o, judging=used) if n == 0 and used else o for n, o in enumerate(outcomes)]
 
     async def _all(self, runs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         """So many at a time."""
@@ -254,9 +304,9 @@ class Runner:
             cached=seen.cached,
         )
 
-    async def _scored(self, output: Any, case: Case) -> float | None:
+    async def _scored(self, output: Any, case: Case, labels: Mapping[str, Any]) -> float | None:
         try:
-            with begun_for(MODE, {MODE: SCORER}):  # a judge's runs are not the agent's
+            with begun_for(MODE, {MODE: labels}):  # a judge's runs are not the agent's
                 found: Any = (self.spec.score or alike)(output, case)
                 found = await found if inspect.isawaitable(found) else found
             quality: float | None = None if found is None else float(found)

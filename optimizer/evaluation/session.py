@@ -30,6 +30,7 @@ class Block:
         memo: whether calls that were made before are answered from there.
         first: of this candidate: the memo looks what there is anew.
         withheld: held-out runs, of which the caches of other cases know nothing.
+        recorded: nothing runs; what the cases' runs gave is scored.
     """
 
     values: Mapping[str, Any]
@@ -38,6 +39,7 @@ class Block:
     memo: bool = True
     first: bool = True
     withheld: Sequence[str] = ()
+    recorded: bool = False
 
 
 class Evaluates(Protocol):
@@ -126,6 +128,9 @@ class Session:
     async def block(self, block: Block) -> list[Outcome]:
         """As `Evaluates.evaluate`."""
         player = self._players[block.memo]
+        if block.recorded:
+            play(player)
+            return await self._runner.recorded(block.values, block.cases, block.labels)
         self._sources.read([case.id for case in block.cases])
         if block.memo and block.first:
             self._memo.refresh()

@@ -12,19 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from redecode.optimizer.cases import MODE
+from redecode.optimizer.cases import JOB, MODE, NIGHT
 from redecode.optimizer.evaluation.memo import LIVE
 from redecode.optimizer.nightly.config import BudgetSection
 from redecode.optimizer.nightly.errors import CapReached, Halted
 from redecode.optimizer.nightly.home import NightFolder, write_json
-from redecode.optimizer.objectives import Goals, Outcome, Usage
+from redecode.optimizer.objectives import Goals, Usage
 from redecode.optimizer.study.stopping import Budget, seconds
 from redecode.tracer import Run, Store
 from redecode.tracer import conventions as c
 
-JOB, NIGHT = "job", "night"
-"""Labels, under `tune`, of an evaluated run. The nights of two jobs are called the same; runs of before there were
-labels of jobs count as anybody's."""
 MEASURING = "measuring"
 """Kept of a night: FM calls that measuring the engine has taken so far, by starts that were killed too."""
 _EVERY = 8
@@ -58,7 +55,10 @@ class Spent:
 
 
 def is_for(run: Run, job: str, night: str, since_ns: int) -> bool:
-    """Whether a run is an evaluation of a night that began then."""
+    """Whether a run is an evaluation of a night that began then.
+
+    The nights of two jobs are called the same; runs of before there were labels of jobs count as anybody's.
+    """
     labels = run.labels.get(MODE)
     labels = labels if isinstance(labels, Mapping) else {}
     return labels.get(NIGHT) == night and labels.get(JOB, job) == job and run.started_ns >= since_ns
@@ -77,8 +77,7 @@ def made_for(store: Store, job: str, night: str, since_ns: int, goals: Goals) ->
         )
         for row in rows
     }
-    whole = Outcome(case="", run_id=None, quality=None, latency_s=0.0, usage=usage)
-    return Spent(calls=sum(u.calls for u in usage.values()), cost=goals.spending.cost(whole))
+    return Spent(calls=sum(u.calls for u in usage.values()), cost=goals.spent(usage)[0])
 
 
 class Meter:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from redecode.optimizer.cases import read_expected, same_input
+from redecode.optimizer.cases import JOB, NIGHT, read_expected, same_input
 from redecode.optimizer.errors import NoRuns, OptimizerError, Stopped
 from redecode.optimizer.evaluation.placing import REPLICAS, ROUTING, asked_for, is_placement, with_placement
 from redecode.optimizer.evaluation.process import Workers
@@ -17,7 +17,6 @@ from redecode.optimizer.evaluation.simulated import at_load, measured_on
 from redecode.optimizer.knobs import as_json
 from redecode.optimizer.nightly.config import NightlyConfig
 from redecode.optimizer.nightly.errors import BadNight
-from redecode.optimizer.nightly.spending import JOB, NIGHT
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.preparing import Prepared, Request, goals_json, prepare
 from redecode.optimizer.promotion.pairs import blocks_of

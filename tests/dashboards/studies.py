@@ -10,7 +10,6 @@ from typing import Any
 from redecode.optimizer.cases import Cases
 from redecode.optimizer.knobs import Choice, Config, Range, Space
 from redecode.optimizer.objectives import Goals, Measured, Outcome, Usage, measured
-from redecode.optimizer.observed import observed
 from redecode.optimizer.placement import kept
 from redecode.optimizer.placement.decisions import Decision, Estimate
 from redecode.optimizer.preparing import Prepared, goals_json
@@ -88,12 +87,13 @@ def tuned(store: Path, agent: str = "brancher", *, trials: int = 10, named: str 
     prepared = Prepared(
         spec=spec, space=SPACE, incumbent=INCUMBENT_CONFIG, goals=GOALS, cases=cases, about=said, notes=("a note",)
     )
+    as_recorded = [Outcome(case=i, run_id=i, quality=None, latency_s=0.5) for i in said.decide]
     made = Tuned(
         prepared=prepared, study=found.name, done=done, failures=found.failures(), importances=found.importances(),
-        finalists={name: best.config}, lanes=lanes, observed=measured(observed(cases.decide, spec)[0], GOALS),
-        decision=decision,
+        finalists={name: best.config}, lanes=lanes, observed=measured(as_recorded, GOALS), decision=decision,
         stopped=f"{trials} candidates were evaluated",
-        cut=None, trials=trials, calls_live=120, calls_memo=30, calls_again=0, calls_deciding=160, seconds=12.0,
+        cut=None, trials=trials, calls_live=120, calls_memo=30, calls_again=0, calls_deciding=160, calls_judging=0,
+        seconds=12.0,
     )  # fmt: skip
     write(made, store / "tuned" / found.name)
     return made

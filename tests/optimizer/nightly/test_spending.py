@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from redecode.optimizer.cases import MODE
 from redecode.optimizer.nightly.config import BudgetSection
 from redecode.optimizer.nightly.errors import CapReached, Halted
 from redecode.optimizer.nightly.home import NightFolder
 from redecode.optimizer.nightly.spending import Meter, Spent
+from redecode.tracer import Store
+from tests.optimizer.conftest import tuning_of_docs
+from tests.optimizer.nightly.conftest import Job
+from tests.optimizer.test_judges import JUDGED, asked_of
 
 
 def meter(folder: NightFolder, now: list[float], tmp_path: Path, **caps: float) -> Meter:
@@ -73,3 +79,20 @@ def test_the_kill_switch_is_asked_for_with_every_cap(tmp_path: Path) -> None:
     with pytest.raises(Halted, match="remove it and start again"):
         found.check()
     assert "stop says stop" in (found.budget(Spent(calls=0, cost=0.0)).over() or "")
+
+
+def test_a_night_counts_them_over_its_starts(job: Job, recorded: Any, store: Path) -> None:
+    job.configure(('time = "10m"', 'time = "10m"\nfm_calls = 10'))
+    (job.file.parent / "tuning.py").write_text(tuning_of_docs() + JUDGED)
+    before = {run.run_id for run in Store(store).runs()}
+    found = job.json()
+    used = found["budget"]["used"]["fm_calls"]
+    made = [run for run in Store(store).runs() if run.run_id not in before]
+    judges = [run for run in made if run.labels.get(MODE, {}).get("scorer")]
+    assert judges and all(run.labels[MODE].keys() == {"scorer", "job", "night", "study"} for run in judges)
+    assert len(judges) == asked_of(recorded, "judge") < used
+    assert 10 <= used == len(recorded.requests) < 10 + 8
+    assert (
+        "how good the held-out runs were is not told: the scorer asks an FM, and "
+        in job.home.nights()[-1].path.joinpath("tuning", "report.md").read_text()
+    )

@@ -143,7 +143,8 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
         def opening(
             files: Any, path: str, *args: Any, turn: int = turn, store: Store = store, url: str = url, **kwargs: Any
         ) -> Any:
-            if f"/{table}/" in path and opened.append(path) is None and len(opened) == turn:
+            opened.extend([path] if f"/{table}/" in path else [])
+            if f"/{table}/" in path and len(opened) == turn:
                 monkeypatch.undo()
                 publish(keep(store.path, [some_run(number) for number in (2, 4, 5)]), url)
                 monkeypatch.setattr(type(memory), "_open", opening)
