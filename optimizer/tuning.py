@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -345,7 +346,7 @@ def _check_first(found: Evaluated) -> None:
 def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3) -> list[Done]:
     """Feasible candidates within the margins of the incumbent that cover most of what is better than it.
 
-    Where there is none, that may be noise in the incumbent's own numbers; those within it are for the decision to tell.
+    Where there is none, that may be noise in the numbers of either; those within it are for the decision to tell.
     """
     if not done or done[0].config != incumbent:  # nothing to compare with
         return []
@@ -354,23 +355,34 @@ def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: i
     if not done[0].feasible:  # what it costs to keep the SLO at all is for the user to see
         kept: list[tuple[float, ...]] = [d.measured.values for d in done if d.feasible]
         limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
-    noise = (2 * now.error_se, 2 * now.cost_se, now.latency_s - now.median_s)
-    wide = tuple(a + b for a, b in zip(limit, noise, strict=True))
     whole = [
         d
         for d in done[1:]
         if d.feasible and d.why is None and not dominates(now.values, d.measured.values)
         and any(a < b for a, b in zip(d.measured.values, now.values, strict=True))
     ]  # fmt: skip
-    for far in (limit, wide):
-        if chosen := subset([_relative(d.measured, far) for d in whole], (1.0, 1.0, 1.0), most):
-            return [whole[i] for i in chosen]
+    excess = [[v - a for v, a in zip(d.measured.values, limit, strict=True)] for d in whole]
+    noise = [[math.hypot(a, b) for a, b in zip(_noise(now), _noise(d.measured), strict=True)] for d in whole]
+    for allowed in ([[0.0] * len(limit)] * len(whole), noise):
+        near = [
+            d for d, over, most_over in zip(whole, excess, allowed, strict=True)
+            if all(x <= y for x, y in zip(over, most_over, strict=True))
+        ]  # fmt: skip
+        if near:
+            points = [_relative(d.measured, limit) for d in near]
+            far = tuple(1.05 * max(1.0, *values) for values in zip(*points, strict=True))
+            return [near[i] for i in subset(points, far, most)]
     return []
 
 
+def _noise(found: Measured) -> tuple[float, float, float]:
+    """How far off the objectives of one candidate may be."""
+    return 2 * found.error_se, 2 * found.cost_se, found.latency_s - found.median_s
+
+
 def _relative(found: Measured, limit: Sequence[float]) -> tuple[float, ...]:
-    """Objectives as shares of what they may be."""
-    return tuple(v / m if m > 0 else v + 1.0 for v, m in zip(found.values, limit, strict=True))
+    """Objectives as shares of what they may be; of what may be nothing as they are."""
+    return tuple(v / m if m > 0 else v for v, m in zip(found.values, limit, strict=True))
 
 
 def _line(asked: Asked, found: Measured | None, why: str | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from redecode.optimizer.evaluation.ladder import BLOCK
 from redecode.optimizer.objectives import Outcome
-from redecode.optimizer.promotion.statistics import Effect, Floats, paired
+from redecode.optimizer.promotion.statistics import Effect, paired
 
 _FEWEST = 5
 """Units of two turns."""
@@ -60,7 +60,7 @@ def timed(
     together: Sequence[Hashable] | None,
     *,
     seed: int,
-    of: Callable[[Floats, Floats], Floats] | None = None,
+    ratio: bool = False,
     resamples: int,
 ) -> Effect:
     """The effect on what was measured by a clock, by conversation or by block, whichever is less sure.
@@ -70,10 +70,10 @@ def timed(
             simulation, with a machine that is slower for one to forty runs at a time, two equal candidates are found
             to differ in 3 to 6 % of cases at 5 %.
     """
-    alone = paired(candidate, incumbent, clusters, seed=seed, of=of, resamples=resamples)
+    alone = paired(candidate, incumbent, clusters, seed=seed, ratio=ratio, resamples=resamples)
     if together is None or not clusters:
         return alone
-    by_block = paired(candidate, incumbent, together, seed=seed, of=of, resamples=resamples)
+    by_block = paired(candidate, incumbent, together, seed=seed, ratio=ratio, resamples=resamples)
     if by_block.high - by_block.low <= alone.high - alone.low:
         return alone
     sd = by_block.sd * math.sqrt(alone.clusters / by_block.clusters)

@@ -23,6 +23,54 @@ LEAST_CLUSTERS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """The ratio of two sums, resampled and studentized (bootstrap-t, as in Hesterberg, section 5.3).
+
+    Where a few runs cost many times what others do, whoever draws few of them finds a low ratio and little spread:
+    percentiles of the ratio alone are wrong in 8 to 17 % of such cases at 5 %, by simulation; so are these in at most
+    6 % where such a run was seen. On even data they are slightly too sure, so what is less sure of both counts.
+
+    Attributes:
+        seen: of all n units the sums of a, b, a², ab and b², where a are a candidate's values and b the incumbent's.
+        drawn: the same of each resample.
+    """
+
+    seen: Floats
+    drawn: Floats
+    n: int
+
+    def p(self, margin: float, *, above: bool) -> float:
+        """P value of "the log ratio is not above the margin" (`above`), or "it is not below"."""
+        if self.n < LEAST_CLUSTERS or not self.seen[:2].any():  # of nothing against nothing there is nothing to know
+            return 0.0
+        factor = math.exp(min(margin, 300.0))
+        net, error = self._net(self.seen[None, :], factor)
+        drawn, errors = self._net(self.drawn, factor)
+        ours, theirs = net[0] / error[0], (drawn - net[0]) / errors
+        as_far = np.sum(theirs >= ours if above else theirs <= ours)
+        return float((as_far + 1) / (len(theirs) + 1))
+
+    def bound(self, estimate: float, alpha: float, *, above: bool) -> float:
+        """The log ratio that it surely is above, or below."""
+        inside, outside = estimate, estimate + (-1 if above else 1)
+        while self.p(outside, above=above) > alpha and abs(outside) < 50:
+            inside, outside = outside, estimate + 2 * (outside - estimate)
+        for _ in range(20):
+            mid = (inside + outside) / 2
+            inside, outside = (mid, outside) if self.p(mid, above=above) > alpha else (inside, mid)
+        return outside
+
+    def _net(self, sums: Floats, factor: float) -> tuple[Floats, Floats]:
+        """What a candidate has above so many times the incumbent's, and the standard error of that."""
+        a, b, aa, ab, bb = sums.T
+        net = a - factor * b
+        squares = aa - 2 * factor * ab + factor**2 * bb
+        spread = np.maximum(squares - net**2 / self.n, 0.0) * self.n / (self.n - 1)
+        error: Floats = np.maximum(np.sqrt(spread), 1e-9 * (a + factor * b))
+        return net, np.maximum(error, 1e-300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """How much larger a candidate's value is than the incumbent's, with what is sure of it.
 
@@ -31,6 +79,7 @@ class Effect:
         sd: of one cluster's contribution, for how many more would do; `clusters` how many there were.
         drawn: how many units were resampled: clusters, or blocks of time.
         shrink: as of `paired`.
+        sums: of a ratio of sums, which is less sure where a few pairs are much larger than others.
     """
 
     estimate: float
@@ -41,10 +90,12 @@ class Effect:
     drawn: int
     resampled: Floats
     shrink: float = 0.0
+    sums: Sums | None = None
 
     def p_not_above(self, margin: float) -> float:
         """P value of "it is at or above the margin": small means it surely is below."""
-        return self._p(float(np.mean(self.resampled >= margin)), margin - self.estimate)
+        p = self._p(float(np.mean(self.resampled >= margin)), margin - self.estimate)
+        return p if self.sums is None else max(p, self.sums.p(margin, above=False))
 
     def clusters_for(self, distance: float, alpha: float) -> int | None:
         """Clusters needed to be sure that it is so far from a margin, if all goes on as it looks; `None`: never."""
@@ -62,7 +113,8 @@ class Effect:
 
     def p_not_below(self, margin: float) -> float:
         """P value of "it is at or below the margin": small means it surely is above."""
-        return self._p(float(np.mean(self.resampled <= margin)), self.estimate - margin)
+        p = self._p(float(np.mean(self.resampled <= margin)), self.estimate - margin)
+        return p if self.sums is None else max(p, self.sums.p(margin, above=True))
 
     def _p(self, share: float, distance: float) -> float:
         """A share of resamples as a p value, by the same expansion as the bounds; of few units by Student's t alone."""
@@ -84,7 +136,7 @@ def paired(
     clusters: Sequence[Hashable],
     *,
     seed: int,
-    of: Callable[[Floats, Floats], Floats] | None = None,
+    ratio: bool = False,
     shrink: float = 0.0,
     resamples: int = RESAMPLES,
     alpha: float = ALPHA,
@@ -92,8 +144,7 @@ def paired(
     """The effect of a candidate, pairs of one cluster resampled together.
 
     Args:
-        of: effect of (sums of the candidate, sums of the incumbent), element by element; by default the difference of
-            means. `ratio_of_sums` is another.
+        ratio: the effect is the log of (sum of the candidate / sum of the incumbent), not the difference of means.
         clusters: of each pair; without any nothing is known of the effect.
         shrink: half a pair that speaks for the candidate by so much and half a one against are added (as Agresti and
             Min, "On small-sample confidence intervals for parameters in discrete distributions", 2005, for paired
@@ -101,7 +152,6 @@ def paired(
     """
     from scipy import stats
 
-    of = difference_of_means if of is None else of
     names = list(dict.fromkeys(clusters))
     if not names:
         nothing = np.zeros(resamples)
@@ -110,6 +160,9 @@ def paired(
     sums = np.zeros((len(names), 3))
     for a, b, name in zip(candidate, incumbent, clusters, strict=True):
         sums[place[name]] += (a, b, 1.0)
+    if ratio:
+        ours, theirs = sums[:, 0], sums[:, 1]
+        sums = np.column_stack([sums, ours**2, ours * theirs, theirs**2])
     weights = np.ones(len(names))
     if shrink:
         sums = np.vstack([sums, [shrink, 0.0, 1.0], [0.0, shrink, 1.0]])
@@ -117,15 +170,16 @@ def paired(
     n = len(names)
     rng = np.random.default_rng(seed)
     edges = np.cumsum(weights / weights.sum())
-    totals = np.empty((resamples, 3))
+    totals = np.empty((resamples, sums.shape[1]))
     some = max(1, _AT_ONCE // n)
     for start in range(0, resamples, some):
         count = min(some, resamples - start)
         drawn = np.searchsorted(edges, rng.random((count, n)), side="right").clip(max=len(sums) - 1)
         totals[start : start + count] = sums[drawn].sum(axis=1)
-    resampled = of(totals[:, :2] / totals[:, 2:], totals)
-    observed = (weights[:, None] * sums).sum(axis=0, keepdims=True)
-    estimate = float(of(observed[:, :2] / observed[:, 2:], observed)[0])
+    of = _log_ratio if ratio else _difference_of_means
+    resampled = of(totals)
+    observed = (weights[:, None] * sums).sum(axis=0)
+    estimate = float(of(observed[None, :])[0])
     if n < 2:
         low, high, sd = -math.inf, math.inf, math.inf
         return Effect(estimate=estimate, low=low, high=high, sd=sd, clusters=n, drawn=n, resampled=resampled)
@@ -135,6 +189,10 @@ def paired(
     if n < LEAST_CLUSTERS:  # resamples of so few lie within them
         spread = t * float(np.std(resampled))
         low, high = estimate - spread, estimate + spread
+    found = Sums(seen=np.delete(observed, 2), drawn=np.delete(totals, 2, axis=1), n=n) if ratio else None
+    if found is not None:
+        low = min(low, found.bound(estimate, alpha, above=True))
+        high = max(high, found.bound(estimate, alpha, above=False))
     return Effect(
         estimate=estimate,
         low=low,
@@ -144,17 +202,17 @@ def paired(
         drawn=n,
         resampled=resampled,
         shrink=shrink,
+        sums=found,
     )
 
 
-def difference_of_means(means: Floats, totals: Floats) -> Floats:
-    """Candidate minus incumbent."""
-    found: Floats = means[:, 0] - means[:, 1]
+def _difference_of_means(totals: Floats) -> Floats:
+    found: Floats = (totals[:, 0] - totals[:, 1]) / totals[:, 2]
     return found
 
 
-def ratio_of_sums(means: Floats, totals: Floats) -> Floats:
-    """Log of candidate over incumbent; beyond all sense where one of them is nothing, as `said` says."""
+def _log_ratio(totals: Floats) -> Floats:
+    """Beyond all sense where one of them is nothing, as `said` says."""
     found: Floats = np.log(np.maximum(totals[:, 0], 1e-300) / np.maximum(totals[:, 1], 1e-300))
     return found
 

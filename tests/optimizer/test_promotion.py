@@ -23,7 +23,6 @@ from redecode.optimizer.promotion.statistics import (
     p_mean_above,
     p_rate_above,
     paired,
-    ratio_of_sums,
     runs_for_mean,
     runs_for_rate,
 )
@@ -120,7 +119,7 @@ def test_few_pairs_without_any_difference_prove_nothing() -> None:
 
 
 def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios() -> None:
-    e = paired([1.0, 30.0] * 20, [2.0, 10.0] * 20, range(40), seed=0, of=ratio_of_sums)
+    e = paired([1.0, 30.0] * 20, [2.0, 10.0] * 20, range(40), seed=0, ratio=True)
     assert math.exp(e.estimate) == pytest.approx(31 / 12)
 
 
