@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from redecode.agents.pipelined import PlanRejected
 
 _decoder = json.JSONDecoder()
 _SPACE = " \t\n\r"
+_FENCE = "```"
+_FENCE_LINE = re.compile(r"```[\w+.-]*[ \t\r]*\n")
+_BEGUN_FENCE_LINE = re.compile(r"`{1,2}|```[\w+.-]*[ \t\r]*")
 
 
 class JsonParts:
     """The parts of a plan in JSON: items of an array, or (name, value) of an object's members.
 
     A part is reported once nothing that comes can change it: a number only when something follows it. A name that
-    comes twice is refused, since which of its values counts depends on who reads the plan.
+    comes twice is refused, since which of its values counts depends on who reads the plan. The plan may stand in a code
+    fence, as models like to write it; what else is before or behind it is refused.
 
     Args:
         within: the plan is an object, and its parts are the items of the array of this name; its other members are not
@@ -28,7 +33,8 @@ class JsonParts:
         self._open: list[str] = []  # brackets we are in
         self._key: str | None = None
         self._names: set[str] = set()
-        self._expects = "open"
+        self._expects = "open or fence"
+        self._fenced = False
 
     def feed(self, text: str) -> list[Any]:
         """As `Reads.feed`."""
@@ -41,7 +47,7 @@ class JsonParts:
 
     def end(self) -> list[Any]:
         """Nothing is left to come."""
-        if self._expects != "over":
+        if self._expects not in ("over", "over or fence") or self._at < len(self._text):
             raise PlanRejected("the plan breaks off")
         return []
 
@@ -53,7 +59,9 @@ class JsonParts:
             return False
         ch = self._text[self._at]
         match self._expects:
-            case "open":
+            case "open or fence" | "over or fence" if ch == "`":
+                return self._fence()
+            case "open" | "open or fence":
                 if ch not in ("{" if self._within else "{["):
                     raise self._wrong("an object" if self._within else "an object or array", ch)
                 self._enter(ch)
@@ -103,7 +111,24 @@ class JsonParts:
         self._open.pop()
         if not self._open and self._within is not None and self._within not in self._names:
             raise PlanRejected(f"the plan has no '{self._within}'")
-        self._expects = "comma" if self._open else "over"
+        self._expects = "comma" if self._open else "over or fence" if self._fenced else "over"
+
+    def _fence(self) -> bool:
+        """The line that opens a code fence, or the marks that close it; whether they are whole."""
+        rest = self._text[self._at :]
+        if self._expects == "over or fence":
+            if rest.startswith(_FENCE):
+                self._at += len(_FENCE)
+                self._expects = "over"
+            elif not _FENCE.startswith(rest):
+                raise self._wrong("the end of the code fence", rest[:3])
+            return self._expects == "over"
+        if (line := _FENCE_LINE.match(rest)) is not None:
+            self._at += line.end()
+            self._expects, self._fenced = "open", True
+        elif _BEGUN_FENCE_LINE.fullmatch(rest) is None:
+            raise self._wrong("an object, or the line of a code fence", rest[:3])
+        return self._fenced
 
     def _named(self, name: str) -> None:
         if name in self._names:

@@ -2,6 +2,7 @@
 
 calls.py, replayed.py   recorded calls, and a cache replayed over them in order of time
 worth.py, savings.py    for each step: none, exact, semantic with a threshold, or "too few data, so many more"
+keys.py                 what tells one question from another; LangGraph's key
 prefixes.py             the engine's own cache of prompts: what another order would let it take over
 vectors.py, intervals.py  how texts are compared, how sure a rate is
 files.py                a cache in a file, shared by processes: LangGraph's node cache, exact
@@ -13,8 +14,9 @@ they are needed and kept in memory, searched by numpy, exactly: 100,000 of them 
 """
 
 from redecode.optimizer.caching.calls import Call, Recorded, label, recorded_calls
-from redecode.optimizer.caching.errors import CacheUnusable, CachingError, NeverCached, VectorsUnusable
-from redecode.optimizer.caching.files import FileCache, exact_key
+from redecode.optimizer.caching.errors import CacheUnusable, CachingError, NeverCached, NoKey, VectorsUnusable
+from redecode.optimizer.caching.files import FileCache
+from redecode.optimizer.caching.keys import exact_key
 from redecode.optimizer.caching.prefixes import PrefixUse, prefix_use
 from redecode.optimizer.caching.replayed import Hit, exact_hits, same_answer, same_fields, semantic_hits
 from redecode.optimizer.caching.savings import Savings, savings
@@ -35,6 +37,7 @@ __all__ = [
     "Hit",
     "Level",
     "NeverCached",
+    "NoKey",
     "Noise",
     "PrefixUse",
     "Recorded",

@@ -17,5 +17,9 @@ class NeverCached(CachingError):
     """A step that has, or may have, effects: an answer from a cache would leave them out."""
 
 
+class NoKey(CachingError):
+    """A question cannot be told from another by its text or by what it holds, so a cache has no key for it."""
+
+
 class VectorsUnusable(CachingError):
     """The encoder of texts is not installed, or its weights are not there."""

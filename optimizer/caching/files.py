@@ -3,7 +3,7 @@
 LangGraph asks its node cache for a key that `CachePolicy(key_func=…)` makes of the node's input, and `redecode`
 records a hit as a cache step. What LangGraph leaves to its user: its own key is the pickled input, which never hits on
 messages (they have random ids), and knows nothing of the model or prompt that the context sets, so that after a change
-of these it answers with the other's answers. `exact_key` makes a key of what counts.
+of these it answers with the other's answers. `exact_key` (keys.py) makes a key of what counts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.errors import CacheUnusable
-from redecode.tracer import plain
 
 _log = logging.getLogger("redecode")
 _WAIT_S = 30.0
@@ -32,8 +30,6 @@ CREATE TABLE IF NOT EXISTS answers (
     UNIQUE (tenant, space, key)
 )
 """
-_IDS_OF_MESSAGES = frozenset({"id", "response_metadata", "usage_metadata", "additional_kwargs"})
-_KINDS_OF_MESSAGES = frozenset({"human", "ai", "system", "tool", "function", "chat", "remove"})
 
 
 class Serializer(Protocol):
@@ -52,13 +48,24 @@ class JsonSerializer:
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """As JSON."""
         data = json.dumps(obj, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        if self.loads_typed(("json", data)) != obj:
+        if not _same(self.loads_typed(("json", data)), obj):
             raise TypeError("it would come back as something else; give a serializer (LangGraph's JsonPlusSerializer)")
         return "json", data
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """From JSON."""
         return json.loads(data[1].decode("utf-8", "surrogatepass"))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and of the same types throughout: an enum's member equals its value, and 1 is equal to true."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(map(_same, one.items(), other.items()))
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 class AnswerFile:
@@ -236,30 +243,3 @@ class FileCache:
     async def aclear(self, namespaces: Sequence[tuple[str, ...]] | None = None) -> None:
         """As `clear`."""
         await asyncio.to_thread(self.clear, namespaces)
-
-
-def exact_key(*fields: str, also: Callable[[], Any] | None = None) -> Callable[[Any], str]:
-    """A key function for LangGraph's `CachePolicy`.
-
-    Args:
-        fields: of the state that the node's answer depends on; by default all. Messages count by what they say.
-        also: what else it depends on and the state does not tell: model, prompt, sampling, tools. Asked each time.
-    """
-
-    def key(state: Any, *_: Any, **__: Any) -> str:
-        read: Any = state
-        if fields:
-            read = {f: state.get(f) if isinstance(state, Mapping) else getattr(state, f, None) for f in fields}
-        return digest([_what_it_says(plain(read)), None if also is None else plain(also())])
-
-    return key
-
-
-def _what_it_says(value: Any) -> Any:
-    """Plain data without the ids that differ from one run to the next."""
-    if isinstance(value, list):
-        return [_what_it_says(v) for v in value]
-    if isinstance(value, dict):
-        message = value.get("type") in _KINDS_OF_MESSAGES and "content" in value
-        return {k: _what_it_says(v) for k, v in value.items() if not (message and k in _IDS_OF_MESSAGES)}
-    return value

@@ -47,9 +47,8 @@ def savings(
     changes: dict[str, list[Change]] = {}
     lookup_ns = round(lookup_s * 1e9)
     for call in calls:
-        took = call.done_ns - call.sent_ns
         if call.span_id in hit_ids:
-            changes.setdefault(call.run_id, []).append(CacheHit(call.span_id, min(lookup_ns, took)))
+            changes.setdefault(call.run_id, []).append(CacheHit(call.span_id, lookup_ns))
         elif lookup_ns and (part := _longest(runs.get(call.run_id), call.span_id)) is not None:
             longer = Scale(part.id, (part.duration_ns + lookup_ns) / part.duration_ns)
             changes.setdefault(call.run_id, []).append(longer)

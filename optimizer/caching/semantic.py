@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from redecode.optimizer.caching.calls import digest, shown
-from redecode.optimizer.caching.errors import CachingError, NeverCached
+from redecode.optimizer.caching.calls import digest
+from redecode.optimizer.caching.errors import CachingError, NeverCached, NoKey
 from redecode.optimizer.caching.files import AnswerFile, JsonSerializer, Serializer
+from redecode.optimizer.caching.keys import keyed, name_of, parts_of, say_once, words_of
 from redecode.optimizer.caching.vectors import Matrix, Vectors, best_vectors
-from redecode.tracer import plain, step
+from redecode.tracer import step
 
 _log = logging.getLogger("redecode")
 R = TypeVar("R")
@@ -116,14 +117,17 @@ class SemanticCache:
 
         def ask(state: Any) -> _Asked | None:
             try:
-                words = text(state)
-                parts = shown(plain(state))  # a text that leaves them out would be equal for all of them
-                space = digest([name, self._vectors.name, plain(scope(state)), *([parts] if parts else [])])
+                words, whose = words_of(text(state)), name_of(tenant(state))
+                parts = parts_of(state)  # a text that leaves them out would be equal for all of them
+                space = digest([name, self._vectors.name, keyed(scope(state)), *([parts] if parts else [])])
                 (vector,) = self._vectors.of([words])
+            except NoKey as why:
+                say_once(f"redecode: the cache around '{name}' cannot be asked: {why}")
+                return None
             except Exception as error:  # a cache never stops its host
                 _log.warning("redecode: the cache around '%s' cannot be asked: %s", name, error)
                 return None
-            return _Asked(str(tenant(state)), space, digest(words), vector) if vector.any() else None
+            return _Asked(whose, space, digest(words), vector) if vector.any() else None
 
         def cached(state: Any) -> R:
             asked = ask(state)

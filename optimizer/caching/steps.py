@@ -21,12 +21,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from redecode.optimizer.caching.calls import shown
 from redecode.optimizer.caching.errors import CachingError
 from redecode.optimizer.caching.files import Serializer
+from redecode.optimizer.caching.keys import keyed, name_of, parts_of, words_of
 from redecode.optimizer.caching.semantic import ExactCache, SemanticCache, may_be_cached
 from redecode.optimizer.caching.vectors import Vectors, best_vectors
-from redecode.tracer import plain
 
 R = TypeVar("R")
 Kind = Literal["none", "exact", "semantic"]
@@ -119,15 +118,23 @@ class CachedStep:
             return self._given
 
     def text(self, state: Any) -> str:
-        """What of a state is compared."""
-        words = self._text(state)
-        self._parts_seen = self._parts_seen or bool(shown(plain(state)))
+        """What of a state is compared.
+
+        Raises:
+            NoKey: it is no text, or a message has a part that a key cannot hold.
+        """
+        words = words_of(self._text(state))
+        self._parts_seen = bool(parts_of(state)) or self._parts_seen
         return words
 
     def scope_of(self, state: Any, context: Any) -> Any:
-        """What else must be equal for a hit."""
-        parts = shown(plain(state))
-        return [self._given_scope(state, context), parts] if parts else self._given_scope(state, context)
+        """What else must be equal for a hit, as plain data.
+
+        Raises:
+            NoKey: it holds what a key cannot.
+        """
+        parts, given = parts_of(state), keyed(self._given_scope(state, context))
+        return [given, parts] if parts else given
 
     def _given_scope(self, state: Any, context: Any) -> Any:
         if self._scope is not None:
@@ -184,7 +191,7 @@ class CachedStep:
         read = None if place is None else place.read.get(self.name)
 
         def whose(state: Any) -> str:
-            tenant = self.tenant(state)
+            tenant = name_of(self.tenant(state))
             return tenant if place is None else f"{read or place.own} {tenant}"
 
         def scope(state: Any) -> Any:

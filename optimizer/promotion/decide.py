@@ -432,7 +432,8 @@ def _needed(found: _Tests, lane: Sequence[Outcome], goals: Goals, margins: Margi
     return None if most >= _NEVER else max(most - len(lane), math.ceil(len(lane) / 5))
 
 
-_NEVER = 10**9
+_NEVER = 100_000
+"""Runs that nobody waits for: what asks for more is a difference too near its margin to tell."""
 
 
 def _runs(clusters: int | None, per_cluster: float) -> int:

@@ -181,6 +181,22 @@ def _copy(reader: JsonParts) -> JsonParts:
     return copy.copy(reader)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=5), values, min_size=1, max_size=4),
+    st.sampled_from(["```json\n{}\n```", " \n```\r\n{}```\n", "```JSON \n{}\n\n``` \n", "```\n{}", "```json\n{}\n"]),
+    cuts_strategy,
+)
+def test_a_plan_in_a_code_fence_is_the_plan_however_it_is_cut(
+    plan: dict[str, Any], fence: str, cuts: list[int]
+) -> None:
+    text = fence.replace("{}", json.dumps(plan))
+    for some in (pieces(text, cuts), list(text)):
+        reader = JsonParts()
+        found = [part for piece in some for part in reader.feed(piece)]
+        assert [*found, *reader.end()] == list(plan.items())
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -194,6 +210,20 @@ def _copy(reader: JsonParts) -> JsonParts:
         '{"a": tru, "b": 1}',
         "[,1]",
         '"x"',
+        "```json\n",
+        "```json\n```",
+        '```json {"a": 1}\n```',
+        '``\n{"a": 1}',
+        '````json\n{"a": 1}\n````',
+        'Sure:\n```json\n{"a": 1}\n```',
+        '```\n```\n{"a": 1}\n```',
+        '```json\n{"a": 1}\n``',
+        '```json\n{"a": 1}\n```\n```',
+        '```json\n{"a": 1}\n``` Well.',
+        '```json\n{"a": 1}\nWell.',
+        '```json\n{"a": 1',
+        '{"a": 1}\n```',
+        '{```\n"a": 1}',
     ],
 )
 def test_what_is_no_json_is_no_plan(text: str) -> None:

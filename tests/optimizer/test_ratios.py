@@ -100,3 +100,12 @@ def test_the_very_same_cost_is_within_a_margin_of_nothing() -> None:
     assert dearer.verdict is not Verdict.PROMOTE
     cheaper = decided(lane(base, base), lane(base * 0.5, base), Margins(cost=0.9))
     assert cheaper.verdict is Verdict.KEEP
+
+
+def test_what_lies_on_its_margin_asks_for_no_number_of_runs() -> None:
+    rng = np.random.default_rng(6)
+    base = np.exp(rng.normal(0, 0.1, 80))
+    nearly = base * np.exp(rng.normal(0, 0.02, 80))
+    nearly *= 1.0499 * base.sum() / nearly.sum()
+    found = decided(lane(base, base), lane(nearly, base * 0.5))
+    assert (found.verdict, found.more) == (Verdict.UNSURE, None)

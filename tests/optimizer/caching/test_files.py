@@ -24,8 +24,16 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import CachePolicy
 
 from redecode import tracer
-from redecode.optimizer.caching import CacheUnusable, CachingError, FileCache, HashedNgrams, NeverCached, SemanticCache
-from redecode.optimizer.caching.files import AnswerFile, JsonSerializer, exact_key
+from redecode.optimizer.caching import (
+    CacheUnusable,
+    CachingError,
+    FileCache,
+    HashedNgrams,
+    NeverCached,
+    SemanticCache,
+    exact_key,
+)
+from redecode.optimizer.caching.files import AnswerFile, JsonSerializer
 from redecode.tracer import SpanKind, Store
 
 VECTORS = HashedNgrams(dimensions=256)

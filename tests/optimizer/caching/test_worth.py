@@ -131,6 +131,18 @@ def test_what_a_lookup_costs_is_taken_off(recording: Path, serve: Callable[..., 
     assert dear.saved_s == pytest.approx(-1.5, rel=1e-3)
 
 
+def test_a_lookup_that_takes_longer_than_the_call_is_lost_on_hits_too(
+    recording: Path, serve: Callable[..., Any]
+) -> None:
+    server = serve(lambda body: "yes", delay_s=0.002)
+    recorded = recorded_calls(record(recording, server.base_url, ["a"] * 4))
+    hits = exact_hits(recorded.calls)
+    assert len(hits) == 3
+    took = sum(hit.call.done_ns - hit.call.sent_ns for hit in hits) / 1e9
+    dear = savings(recorded.calls, hits, recorded.runs, lookup_s=0.5)
+    assert dear.saved_s == pytest.approx(took - 4 * 0.5, abs=0.02) and dear.not_analysed == 0
+
+
 def test_tenants_are_read_from_labels(recording: Path, serve: Callable[..., Any]) -> None:
     server = serve(lambda body: "yes")
     store = record(recording, server.base_url, ["Is it open?"] * 3)
