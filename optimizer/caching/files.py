@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from redecode.optimizer.caching.errors import CacheUnusable
+from redecode.optimizer.caching.kept import Serializer, keepable, renewed
 
 _log = logging.getLogger("redecode")
 _WAIT_S = 30.0
@@ -30,42 +31,6 @@ CREATE TABLE IF NOT EXISTS answers (
     UNIQUE (tenant, space, key)
 )
 """
-
-
-class Serializer(Protocol):
-    """As LangGraph's `JsonPlusSerializer`."""
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """The kind of encoding, and bytes."""
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """What it was."""
-
-
-class JsonSerializer:
-    """Plain data alone; refuses (`TypeError`) what would come back as something else."""
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """As JSON."""
-        data = json.dumps(obj, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        if not _same(self.loads_typed(("json", data)), obj):
-            raise TypeError("it would come back as something else; give a serializer (LangGraph's JsonPlusSerializer)")
-        return "json", data
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """From JSON."""
-        return json.loads(data[1].decode("utf-8", "surrogatepass"))
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types throughout: an enum's member equals its value, and 1 is equal to true."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return len(one) == len(other) and all(map(_same, one.items(), other.items()))
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
 
 
 class AnswerFile:
@@ -211,7 +176,7 @@ class FileCache:
             for space, key in keys:
                 found = self._file.get(tenant, json.dumps(space), [key])
                 if key in found:
-                    out[space, key] = self.serde.loads_typed(found[key])
+                    out[space, key] = renewed(self.serde.loads_typed(found[key]))
         except Exception as error:  # a cache never stops its host
             _log.warning("redecode: %s cannot be read, so nothing comes from it: %s", self._file.path, error)
         return out
@@ -227,7 +192,7 @@ class FileCache:
     def _set(self, pairs: Mapping[FullKey, tuple[Any, int | None]], tenant: str) -> None:
         try:
             for (space, key), (value, ttl_s) in pairs.items():
-                self._file.put(tenant, json.dumps(space), key, self.serde.dumps_typed(value), ttl_s)
+                self._file.put(tenant, json.dumps(space), key, self.serde.dumps_typed(keepable(value)), ttl_s)
         except Exception as error:  # a cache never stops its host
             _log.warning("redecode: %s cannot be written, so nothing goes into it: %s", self._file.path, error)
 

@@ -21,12 +21,15 @@ import numpy as np
 
 from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.errors import CachingError, NeverCached, NoKey
-from redecode.optimizer.caching.files import AnswerFile, JsonSerializer, Serializer
+from redecode.optimizer.caching.files import AnswerFile
+from redecode.optimizer.caching.kept import SameSerializer, Serializer, keepable, renewed
 from redecode.optimizer.caching.keys import keyed, name_of, parts_of, say_once, words_of
 from redecode.optimizer.caching.vectors import Matrix, Vectors, best_vectors
 from redecode.tracer import step
 
 _log = logging.getLogger("redecode")
+UNKEPT: dict[str, str] = {}
+"""Nodes of this process whose last answer could not be kept, and why: told once in the log."""
 R = TypeVar("R")
 Node = Callable[..., Any]
 
@@ -59,7 +62,7 @@ class SemanticCache:
         vectors: how texts are compared; the same in every process of a file (another one sees none of its answers).
         ttl_s: how old an answer may be.
         most: answers to keep in each tenant's space.
-        serde: how node results become bytes; by default plain data alone.
+        serde: how node results become bytes; by default plain data as JSON, all else by LangGraph's own serializer.
 
     Raises:
         CachingError: a threshold that is none.
@@ -82,7 +85,7 @@ class SemanticCache:
         self._file = AnswerFile(path, most=most, now_ns=now_ns)
         self._threshold, self._ttl_s, self._most = threshold, ttl_s, most
         self._vectors = vectors or best_vectors()
-        self._serde: Serializer = serde or JsonSerializer()
+        self._serde: Serializer = serde or SameSerializer()
         self._spaces: dict[tuple[str, str], _Space] = {}
         self._lock = Lock()
 
@@ -190,7 +193,7 @@ class SemanticCache:
                 if row is None:
                     continue  # too old, or it had to make room
                 connection.execute("UPDATE answers SET used_ns = ? WHERE id = ?", [now, answer_id])
-            return (self._serde.loads_typed((row[0], row[1])),)
+            return (renewed(self._serde.loads_typed((row[0], row[1]))),)
         return None
 
     def _refresh(self, space: _Space, asked: _Asked) -> None:
@@ -211,9 +214,12 @@ class SemanticCache:
             return
         try:
             vector = asked.vector.astype("<f4").tobytes()
-            self._file.put(asked.tenant, asked.space, asked.key, self._serde.dumps_typed(result), self._ttl_s, vector)
+            data = self._serde.dumps_typed(keepable(result))
+            self._file.put(asked.tenant, asked.space, asked.key, data, self._ttl_s, vector)
         except Exception as error:  # a cache never stops its host
-            _log.warning("redecode: the cache around '%s' cannot keep its answer: %s", name, error)
+            if name not in UNKEPT:
+                _log.warning("redecode: the cache around '%s' cannot keep its answer: %s", name, error)
+            UNKEPT[name] = str(error)
 
 
 class _Whole:
@@ -242,7 +248,7 @@ class ExactCache(SemanticCache):
 
     def _nearest(self, asked: _Asked) -> tuple[Any] | None:
         found = self._file.get(asked.tenant, asked.space, [asked.key])
-        return (self._serde.loads_typed(found[asked.key]),) if found else None
+        return (renewed(self._serde.loads_typed(found[asked.key])),) if found else None
 
 
 def may_be_cached(name: str, node: Any, *, side_effect: bool) -> None:
