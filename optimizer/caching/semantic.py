@@ -28,8 +28,9 @@ from redecode.optimizer.caching.vectors import Matrix, Vectors, best_vectors
 from redecode.tracer import step
 
 _log = logging.getLogger("redecode")
-UNKEPT: dict[str, str] = {}
-"""Nodes of this process whose last answer could not be kept, and why: told once in the log."""
+KEEPING: dict[str, str | None] = {}
+"""Nodes of this process whose answers were to be kept: why none could be, `None` if one was."""
+_TOLD: set[str] = set()
 R = TypeVar("R")
 Node = Callable[..., Any]
 
@@ -216,10 +217,12 @@ class SemanticCache:
             vector = asked.vector.astype("<f4").tobytes()
             data = self._serde.dumps_typed(keepable(result))
             self._file.put(asked.tenant, asked.space, asked.key, data, self._ttl_s, vector)
+            KEEPING[name] = None
         except Exception as error:  # a cache never stops its host
-            if name not in UNKEPT:
+            if name not in _TOLD:
                 _log.warning("redecode: the cache around '%s' cannot keep its answer: %s", name, error)
-            UNKEPT[name] = str(error)
+            _TOLD.add(name)
+            KEEPING.setdefault(name, str(error))
 
 
 class _Whole:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from redecode.optimizer.caching.semantic import KEEPING
 from redecode.optimizer.cases import past_of
-from redecode.optimizer.errors import OptimizerError
+from redecode.optimizer.errors import BadSpec, OptimizerError
 from redecode.optimizer.evaluation.memo import Evaluator, Memo, Sources
 from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch, besides
 from redecode.optimizer.evaluation.warming import Warming
@@ -108,6 +110,7 @@ class Session:
         except BaseException:
             uninstrument()
             raise
+        self._answers = _no_answers_of_others()
         self._load = str(settings.concurrency)
         self._memo = Memo(Store(settings.store), self._load)
         tools = {*self._spec.live_tools, *settings.live_tools}
@@ -140,9 +143,13 @@ class Session:
         if self._cold and block.cases:
             made = [await self._runner.first(block.values, block.cases[0], labels)]
             self._cold = False
+        KEEPING.clear()
         outcomes = besides(await self._runner.block(block.values, block.cases, labels, block.withheld), made)
         if player.refused is not None:
             raise OptimizerError(player.refused)
+        for name, why in KEEPING.items():
+            if why is not None:
+                raise BadSpec(f"the cache around '{name}' can keep none of its answers: {why}")
         return outcomes
 
     async def close(self) -> None:
@@ -158,7 +165,18 @@ class Session:
         if self._warming is not None:
             self._warming.close()
         self._listeners.remove(self._watch)
+        if self._answers is not None:
+            self._answers[0].set_llm_cache(self._answers[1])
         uninstrument()
+
+
+def _no_answers_of_others() -> tuple[Any, Any] | None:
+    """Set LangChain's cache of all FM calls aside: it has answers of other candidates and of production."""
+    module = sys.modules.get("langchain_core.globals")
+    if module is None or (cache := module.get_llm_cache()) is None:
+        return None
+    module.set_llm_cache(None)
+    return module, cache
 
 
 class InProcess:
