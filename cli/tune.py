@@ -73,7 +73,9 @@ def tune(
         Path | None,
         typer.Option(help='Right answers: lines of {"run_id": "...", "expected": ...}.', metavar="FILE", **_GOALS),
     ] = None,
-    cases: Annotated[int, typer.Option(help="Search on so many at most, from first to last.", min=1, **_STUDY)] = 40,
+    cases: Annotated[
+        int, typer.Option(help="Search on so many at most, drawn from first to last.", min=1, **_STUDY)
+    ] = 40,
     held_out: Annotated[
         float, typer.Option(help="Share of the runs, the newest, kept apart to decide on.", min=0, max=0.9, **_STUDY)
     ] = 1 / 3,

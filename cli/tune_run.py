@@ -20,7 +20,7 @@ from redecode.optimizer.evaluation.process import Workers
 from redecode.optimizer.evaluation.session import Evaluates, InProcess, Settings
 from redecode.optimizer.evaluation.simulated import AtLoad, at_load, measured_on
 from redecode.optimizer.knobs import Knob
-from redecode.optimizer.preparing import Prepared, Request, prepare
+from redecode.optimizer.preparing import Prepared, Request, decided_before, prepare
 from redecode.optimizer.promotion.decide import Margins, Verdict
 from redecode.optimizer.report import saved_share, to_json, unmet, verdict_words, why_words, write
 from redecode.optimizer.spec import load
@@ -125,7 +125,9 @@ def tune(asked: Asked, *, as_json: bool) -> None:
     prepared = prepare(request, spec, runs, storage, now_ns=Clock.start().now_ns(), expected=answers)
     simulates = at_load(asked.path, prepared.about.settings)
     if simulates is not None:
-        simulates.check(prepared.space)
+        simulates.check(prepared.space, [case.id for case in (*prepared.cases.search, *prepared.cases.decide)])
+    folder = asked.out or asked.path / "tuned" / prepared.about.name
+    prepared = decided_before(prepared, folder / "report.json")
     _say_what(prepared)
     with alone(asked.path, prepared.about.name, asked.studies or ""):
         _tune(asked, request, prepared, storage, simulates, as_json=as_json)

@@ -85,7 +85,7 @@ def select(
         runs: newest first, as a store gives them (with what they were given besides their input, if that is to count).
         which: "last-24h" (or s, m, d, w), "last-200" (runs), "all", or run ids (their beginnings) with commas between.
         held_out: the share of cases, the newest, that is kept apart to decide on.
-        most: of the cases to search on; taken evenly from first to last, since what is asked at one time is alike.
+        most: of the cases to search on; drawn from first to last, since what is asked at one time is alike.
         expected: run id → the right answer, before any label of the run.
         values: as `Inputs` takes them.
         searched: of these, knobs.
@@ -139,7 +139,7 @@ def select(
     if doubled:
         gone["with the input of another one"] += doubled
     if most is not None and most < len(search):
-        search = [search[(2 * i + 1) * len(search) // (2 * most)] for i in range(most)]
+        search = _drawn(search, most, seed)
     rng = random.Random(f"cases/{seed}")
     rng.shuffle(search)
     rng.shuffle(decide)
@@ -250,6 +250,12 @@ def _cut(cases: Sequence[Case], held_out: float, *, repeats: bool) -> tuple[list
         search += moved
         gone = {c.id for c in moved}
         decide = [c for c in decide if c.id not in gone]
+
+
+def _drawn(cases: Sequence[Case], count: int, seed: int) -> list[Case]:
+    """One of each of so many stretches of time, at random: every n-th would be of one kind where kinds take turns."""
+    rng = random.Random(f"drawn/{seed}")
+    return [cases[rng.randrange(i * len(cases) // count, (i + 1) * len(cases) // count)] for i in range(count)]
 
 
 def _elsewhere(one: Case, other: Case) -> bool:

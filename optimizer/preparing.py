@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from redecode.optimizer import cases as selecting
@@ -17,7 +19,7 @@ from redecode.optimizer.knobs import Choice, Config, Knob, Range, Space, as_json
 from redecode.optimizer.objectives import Goals
 from redecode.optimizer.promotion.decide import Margins
 from redecode.optimizer.scoring import scoring_of
-from redecode.optimizer.spec import Spec, space_of
+from redecode.optimizer.spec import Spec, memory_of, space_of
 from redecode.optimizer.study.storage import About, find, studies
 from redecode.replay.prices import Price
 from redecode.tracer import Run
@@ -26,6 +28,10 @@ NAMED = "named"
 """In a study's settings: the knobs that were asked for; none: all that the context has."""
 _BROUGHT = "brought"
 """Likewise: fields of the context that each case brings itself."""
+_MEMORY = (
+    "the graph has a store (long-term memory): each run reads it as it is now, not as it was when its input was "
+    "recorded, and keeps what it writes to itself"
+)
 _OTHER_SCORES = "the scorer or the right answers were changed since it began: what was scored before stays as it was"
 
 
@@ -143,7 +149,9 @@ def prepare(
         made_ns=now_ns,
         scoring=scoring_of(spec.score, [*chosen.search, *chosen.decide]),
     )
-    notes = [*(f"left out: {count} {why}" for why, count in chosen.left_out.items()), *chosen.notes]
+    now = {**space.base, **incumbent}
+    left_out = (f"left out: {count} {why}" for why, count in chosen.left_out.items())
+    notes = [*left_out, *chosen.notes, *_memory(spec, now)]
     if gone:
         notes.append(f"{', '.join(gone)}: in the configuration in use, and no field of {spec.name} any more; left out")
     return Prepared(
@@ -153,8 +161,17 @@ def prepare(
         goals=goals,
         cases=chosen,
         about=about,
-        notes=(*notes, *_changed(storage, about, space), *_not_asked(spec, runs, {**space.base, **incumbent})),
+        notes=(*notes, *_changed(storage, about, space), *_not_asked(spec, runs, now)),
     )
+
+
+def _memory(spec: Spec, values: Config) -> list[str]:
+    """What runs of the graph in use know of each other, if it has a store."""
+    try:
+        graph = spec.built(spec.own(values))
+    except BadSpec:  # said once it is evaluated
+        return []
+    return [] if memory_of(graph) is None else [_MEMORY]
 
 
 def _not_asked(spec: Spec, runs: Sequence[Run], values: Config) -> list[str]:
@@ -199,7 +216,7 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         goals=goals_of(about.goals),
         cases=cases,
         about=about,
-        notes=(f"going on with {name}", *([] if alike else [_OTHER_SCORES])),
+        notes=(f"going on with {name}", *_memory(spec, in_use), *([] if alike else [_OTHER_SCORES])),
     )
 
 
@@ -267,6 +284,23 @@ def goals_json(goals: Goals) -> dict[str, Any]:
 def goals_of(data: Mapping[str, Any]) -> Goals:
     """Its inverse is `goals_json`."""
     return Goals(**{**data, "prices": {m: Price(**p) for m, p in data["prices"].items()}})
+
+
+def decided_before(prepared: Prepared, report: Path) -> Prepared:
+    """With a note, if this report (`report.json`) is of the same study, which was decided on the same held-out runs."""
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        decision = found["decision"]
+        decided = found["study"] == prepared.about.name and found["cut"] is None and decision["finalists"]
+        if not decided or not decision["pairs"]:
+            return prepared
+        note = (
+            f"this study was decided before, on these {decision['pairs']} held-out runs ({decision['verdict']}): "
+            "deciding again until it says yes says nothing; newer runs do, in a study of their own"
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
+        return prepared
+    return replace(prepared, notes=(*prepared.notes, note))
 
 
 def _changed(storage: Any, about: About, space: Space) -> list[str]:

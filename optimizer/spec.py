@@ -12,7 +12,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,13 @@ def is_graph(found: Any) -> bool:
     return callable(getattr(found, "ainvoke", None)) and hasattr(found, "nodes")
 
 
+def memory_of(graph: Any) -> Any:
+    """The store of a graph, LangGraph's long-term memory, which all its runs have in common; `None` if it has none."""
+    module = sys.modules.get("langgraph.store.base")  # who has not imported that has no such store
+    store = getattr(graph, "store", None)
+    return store if module is not None and isinstance(store, module.BaseStore) else None
+
+
 def load(reference: str) -> Spec:
     """The spec at `module:name` or `file.py:name`.
 
@@ -264,7 +271,7 @@ def space_of(
             raise BadSpec(f"knob {name}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}")
         if asked is None and name not in known:
             raise BadSpec(f"knob {name}: what it may be is not known; say {name}=a,b or {name}=0..1")
-        named[name] = known[name] if asked is None else typed(asked, fields.get(name))
+        named[name] = known[name] if asked is None else typed(_under(asked, known.get(name)), fields.get(name))
     searched = {name: knob for name, knob in (named or known).items() if name not in given}
     if unknown := [name for name in fixed or {} if name not in fields and name not in known]:
         raise BadSpec(f"fix {unknown[0]}: {spec.name} has no such field; it has {', '.join(sorted({*fields, *known}))}")
@@ -292,8 +299,16 @@ def space_of(
         n: v for n, v in now.items() if n in given or n in spec.incumbent or n in (incumbent or {}) or n in searched
     }
     base |= {name: now[name] for name in known if name in now and name not in fields}
+    base |= {other: now[other] for knob in searched.values() for other in knob.when if other in now}
     space = Space(searched, base)
     return space, space.canonical(now)
+
+
+def _under(asked: Knob, known: Knob | None) -> Knob:
+    """A knob that is asked for, under the conditions of its field: other values make it matter nowhere else."""
+    if known is None or asked.when:
+        return asked
+    return Choice(*asked.values, when=known.when) if isinstance(asked, Choice) else replace(asked, when=known.when)
 
 
 def _keepable(config: Mapping[str, Any]) -> None:

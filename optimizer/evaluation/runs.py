@@ -20,7 +20,7 @@ from redecode.optimizer.evaluation.memo import FIRST, RECORDING
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.inputs import as_came, as_given
 from redecode.optimizer.objectives import Outcome, Usage
-from redecode.optimizer.spec import Case, Spec
+from redecode.optimizer.spec import Case, Spec, memory_of
 from redecode.tracer import ANSWERED_BY, SpanEvent, begun_for
 from redecode.tracer import conventions as c
 
@@ -281,7 +281,7 @@ class Runner:
             "run_name": getattr(graph, "name", None) or self.spec.name,
             # A graph with a checkpointer begins anew. One with a cache of nodes has none: it has answers of other
             # candidates and of production, under a key that need not know what a context sets.
-            "configurable": {**case.configurable, "thread_id": f"{MODE}/{token}", _CACHE: None},
+            "configurable": {**case.configurable, "thread_id": f"{MODE}/{token}", _CACHE: None, **_memory(graph)},
         }
         given = {} if context is None else {"context": context}
         with nullcontext() if caches is None else elsewhere(caches):
@@ -318,6 +318,16 @@ class Runner:
         if quality is not None and not 0 <= quality <= 1:
             raise ScorerFailed(f"the scorer gave {quality:g} for run {case.id[:12]}; a quality is from 0 to 1")
         return quality
+
+
+def _memory(graph: Any) -> dict[str, Any]:
+    """What lets a run read the graph's store and keep what it writes to itself: it is production's, too."""
+    store = memory_of(graph)
+    if store is None:
+        return {}
+    from redecode.tracer.langgraph.memory import apart  # LangGraph is the agent's, and there if it has such a store
+
+    return apart(store)
 
 
 def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcome]:

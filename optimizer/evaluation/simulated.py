@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from typing import Any
 
 from redecode.optimizer.errors import BadSpec, OptimizerError
 from redecode.optimizer.evaluation.placing import PROFILE, REPLICAS, ROUTING
-from redecode.optimizer.knobs import Config, Space, values_of
+from redecode.optimizer.knobs import Choice, Config, Space, values_of
 from redecode.optimizer.objectives import Outcome
 from redecode.replay import ReplayMode, ReplayOptions
 from redecode.replay.closed_loop.engine_replay import choose
@@ -154,13 +155,16 @@ class AtLoad:
             raise BadSpec(f"profile {engine.key} ({engine.model} on {engine.hardware}) has no replica price")
         return self._usd_h[engine.key]
 
-    def check(self, space: Space) -> None:
+    def check(self, space: Space, runs: Sequence[str] = ()) -> None:
         """Refuse, before anything is run, what is not measured.
+
+        Args:
+            runs: of the cases: the FMs that these call are those of candidates, too.
 
         Raises:
             BadSpec: the knob of profiles, or the configuration in use, names one that is not there, or the knob lacks
                 the one in use.
-            NoProfile: there is none at all.
+            NoProfile: there is none at all, or there are several of an FM and nobody says which.
         """
         wanted = values_of(space.knobs[PROFILE]) or () if PROFILE in space.knobs else [self.in_use.get(PROFILE)]
         for name in [str(w) for w in wanted if w is not None]:
@@ -170,8 +174,19 @@ class AtLoad:
                 raise BadSpec(f"{PROFILE}: {error}") from error
         if not self.profiles:
             catalogue.some(self.store)
+            self._check_one_of_each(space, runs, {catalogue.named(self.store, str(w)).model for w in wanted if w})
         if PROFILE in space.knobs and PROFILE not in self.in_use:
             self._check_in_use(space)
+
+    def _check_one_of_each(self, space: Space, runs: Sequence[str], chosen: Collection[str]) -> None:
+        """No FM that is called, or is a value of a knob, has two profiles, but for those whose profile is chosen."""
+        kept = Counter(profile.model for profile in catalogue.profiles_in(self.store))
+        if not (several := {model for model, count in kept.items() if count > 1} - {*chosen}):
+            return
+        called = {call.model for call in Store(self.store).call_times(list(runs))}
+        values = {v for knob in space.knobs.values() if isinstance(knob, Choice) for v in knob.labels}
+        for model in sorted(several & {*called, *values, *map(str, space.base.values())}):
+            catalogue.profile_for(self.store, model)
 
     def _check_in_use(self, space: Space) -> None:
         """A profile that is said is in use, unless it is of an FM whose hardware is not searched."""

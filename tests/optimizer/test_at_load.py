@@ -230,6 +230,34 @@ def test_hardware_that_was_not_measured_is_refused_before_anything_runs(store: P
         check(profile="moon")
 
 
+def test_an_fm_with_two_profiles_of_which_none_is_named_is_refused_before_anything_runs(
+    store: Path, recorded: list[Run]
+) -> None:
+    slow, fast = (
+        catalogue.keep(store, profile().model_copy(update={"hardware": name})).profile.key for name in ("slow", "fast")
+    )
+    for name in ("slow", "fast"):
+        catalogue.keep(store, profile().model_copy(update={"model": "other", "hardware": name}))
+
+    def check(models: list[str], *knobs: str, profiles: tuple[str, ...] = (), runs: list[Run] = recorded) -> None:
+        spec = Spec(name="agent", build=lambda values: None)
+        spec, _ = with_placement(spec, list(map(parse_knob, knobs)), {"replicas": 1, "profiles": list(profiles)})
+        given = {"knobs": {**spec.knobs, "model": models}, "incumbent": {**spec.incumbent, "model": models[0]}}
+        space, _ = space_of(spec.model_copy(update=given))
+        AtLoad(store=store, rate_per_s=1.0, profiles=profiles).check(space, [r.run_id for r in runs])
+
+    several = rf"2 engine profiles of {FM}, say which by --profile"
+    with pytest.raises(NoProfile, match=several):
+        check(["moon"])  # the recorded runs call it
+    with pytest.raises(NoProfile, match=several):
+        check(["moon", FM], runs=[])
+    with pytest.raises(NoProfile, match="2 engine profiles of other"):
+        check(["moon", "other"], f"placement.profile={slow},{fast}")
+    check(["moon"], f"placement.profile={slow},{fast}")
+    check(["moon"], profiles=(fast,))
+    check(["moon"], runs=[])
+
+
 def in_use(replicas: int | None, *knobs: str, incumbent: int | None = None) -> Any:
     """What the configuration in use has, by the command line."""
     asked = list(map(parse_knob, knobs))

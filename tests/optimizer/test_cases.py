@@ -62,12 +62,23 @@ def test_of_the_runs_those_that_are_asked_for() -> None:
     assert ids(select(runs, SPEC, "last-3h", now_ns=now_ns, held_out=0).search) == {10, 11, 12}
     assert ids(select(runs, SPEC, "last-2", now_ns=now_ns, held_out=0).search) == {11, 12}
     assert ids(select(runs, SPEC, f"{5:032x}, {6:032x}", now_ns=now_ns, held_out=0).search) == {5, 6}
-    assert ids(select(runs, SPEC, "all", now_ns=now_ns, held_out=0, most=3).search) == {3, 7, 11}
+    few = ids(select(runs, SPEC, "all", now_ns=now_ns, held_out=0, most=3).search)
+    assert sorted((number - 1) // 4 for number in few) == [0, 1, 2]
     for bad in ("last", "last-3y", "yesterday", ""):
         with pytest.raises(BadSpec, match="last-24h"):
             select(runs, SPEC, bad, now_ns=now_ns)
     with pytest.raises(NoRuns, match="no run starts with ffff"):
         select(runs, SPEC, "ffff", now_ns=now_ns)
+
+
+def test_of_kinds_of_runs_that_take_turns_all_are_searched_on() -> None:
+    runs = [run(i) for i in range(240, 0, -1)]
+    for seed in range(20):
+        found = select(runs, SPEC, "all", now_ns=0, most=40, seed=seed)
+        kinds = [number % 4 for number in ids(found.search)]
+        assert len(kinds) == 40 and all(kinds.count(kind) >= 2 for kind in range(4)), seed
+        again = select(runs, SPEC, "all", now_ns=99, most=40, seed=seed)
+        assert [c.id for c in again.search] == [c.id for c in found.search]
 
 
 def test_when_none_is_left_each_reason_is_told() -> None:

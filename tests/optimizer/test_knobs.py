@@ -41,6 +41,12 @@ class Model(BaseModel):
     only: Annotated[int, Range(1, 3, when={"wording": ["long"]})] = 1
 
 
+class Debated(BaseModel):
+    architecture: Literal["single", "debate"] = "debate"
+    heat: Annotated[float, Range(0, 1, step=0.5)] = 0.0
+    rounds: Annotated[int, Range(1, 3, when={"architecture": ["debate"]})] = 2
+
+
 @dataclass
 class Data:
     wording: Literal["brief", "long"] = "brief"
@@ -339,3 +345,15 @@ def test_bounds_and_steps_of_whole_numbers_are_whole(knob: str, said: str) -> No
     marked = create_model("Marked", toks=(Annotated[int, Range(16, 64, step=0.5)], 16))
     with pytest.raises(BadSpec, match="knob toks takes whole numbers"):
         space_of(Spec(graph=Graph(marked), name="g"))
+
+
+@pytest.mark.parametrize("asked", ["rounds", "rounds=1,2,3", "rounds=1..3:1"])
+def test_a_knob_that_is_named_with_other_values_matters_where_its_field_does(asked: str) -> None:
+    spec = as_spec(Graph(Debated), "g")
+    space, _ = space_of(spec, knobs=[parse_knob("architecture"), parse_knob(asked)])
+    found = [*space.candidates()]
+    assert found.count({"architecture": "single"}) == 1 and len(found) == 4
+    # Where the other is not searched, what it is in use decides.
+    assert [c["rounds"] for c in space_of(spec, knobs=[parse_knob(asked)])[0].candidates()] == [1, 2, 3]
+    single, incumbent = space_of(spec, knobs=[parse_knob("heat"), parse_knob(asked)], fixed={"architecture": "single"})
+    assert [*single.candidates()] == [{"heat": 0.0}, {"heat": 0.5}, {"heat": 1.0}] and incumbent == {"heat": 0.0}

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from redecode.cli.main import app
 from redecode.optimizer.cases import MODE
+from redecode.replay.simulator import catalogue
 from redecode.tracer import Store
 from tests.optimizer.conftest import record, tuning_of_docs
+from tests.replay.simulator.made import made_profile
 
 
 def tune(*options: str) -> Any:
@@ -68,6 +70,29 @@ def test_begun_again_it_goes_on_where_it_was(tunable: Path, recorded: Any, store
     # Only the held-out runs are made again: a decision is always on fresh ones.
     held = again["runs"]["held_out"] * (1 + len(again["finalists"])) if again["finalists"] else 0
     assert len(recorded.requests) - asked == held + (held > 0)  # a process begins with a run that does not count
+
+
+def test_a_study_that_is_decided_again_on_the_same_runs_says_so(
+    tunable: Path, agent: Any, store: Path, recorded: Any
+) -> None:
+    record(agent, store, 40)
+    options = ("--store", str(store), "--json", "--percentile", "80", "--margin", "latency=999", "--margin", "cost=99")
+    first = json.loads(tune(*options).stdout)
+    assert first["finalists"] and not any("decided before" in note for note in first["notes"])
+    told = f"this study was decided before, on these {first['runs']['held_out']} held-out runs"
+    for how in (("--resume", "last"), ()):
+        again = json.loads(tune(*options, *how).stdout)
+        assert again["study"] == first["study"] and sum(told in note for note in again["notes"]) == 1, again["notes"]
+    (report,) = store.glob("tuned/*/report.md")
+    assert told in report.read_text()
+
+
+def test_an_fm_with_two_profiles_is_refused_before_it_is_called(tunable: Path, recorded: Any, store: Path) -> None:
+    for hardware in ("slow", "fast"):
+        catalogue.keep(store, made_profile("m", hardware=hardware))
+    refused = tune("--store", str(store), "--load", "3rps")
+    assert refused.exit_code == 2 and "2 engine profiles of m, say which by --profile" in refused.output
+    assert not recorded.requests
 
 
 def test_the_same_seed_proposes_the_same_candidates(tunable: Path, recorded: Any, store: Path, tmp_path: Path) -> None:
