@@ -14,9 +14,10 @@ from redecode.cli.common import (
     errors_in_one_line,
     fail,
     print_json,
-    store_path,
+    store_to_read,
 )
 from redecode.tracer import Clock, Store
+from redecode.tracer.store.places import local_path
 
 _DAY_S = 86400.0
 EXAMPLE = "Example: redecode worth --train-cost 400 --price my-model=0.15,0.6 --tuned-price 0.3,1.2 --horizon 180d"
@@ -34,7 +35,7 @@ def worth(
         list[str] | None,
         typer.Option(
             help="MODEL=INPUT,OUTPUT[,CACHED]: USD per million tokens now; repeatable. By default what the store's "
-            "prices.toml says."
+            "prices.toml says (of a dataset: one that lies in its folder)."
         ),
     ] = None,
     tuned_price: Annotated[
@@ -86,8 +87,8 @@ def worth(
         retrain_days = None if retrain is None else _days("--retrain", retrain)
         prices = dict(_price(p, named=True) for p in price or ())
         tuned = None if tuned_price is None else _price(tuned_price, named=False)[1]
-        path = store_path(store)
-        source = Store(path, create=False)
+        source = store_to_read(store)
+        folder = source.path if isinstance(source, Store) else local_path(source.url)
         now = Clock.start().now_ns()
         oldest = now - int(duration_s(since) * 1e9)
         runs = [r for r in source.runs() if r.started_ns >= oldest and agent in (None, r.agent)]
@@ -97,7 +98,7 @@ def worth(
         found = worth_of(
             volume,
             Assumptions(
-                prices=prices or prices_of(path),
+                prices=prices or ({} if folder is None else prices_of(folder)),
                 train_cost=train_cost,
                 tuned=tuned,
                 retrain_days=retrain_days,

@@ -37,7 +37,8 @@ _TRACED_BY, _MESSAGES = "traced_by", "messages"
 _WHOLE = ("input", "output")
 """Fields of which OpenInference has the value alone though it be no text."""
 _ROOT = "__root__"
-_ROLES = frozenset({"user", "human", "assistant", "ai", "system", "developer", "tool"})
+ROLES = frozenset({"user", "human", "assistant", "ai", "system", "developer", "tool"})
+"""Of who says a message."""
 _PARTS = frozenset({"text", "image_url", "input_audio"})
 _PLAIN = (int, float, bool, str)
 _AROUND = {list, Sequence, type(None), types.UnionType}
@@ -268,7 +269,7 @@ def _written_out(told: Sequence[Any], fields: Fields) -> dict[str, Any] | None:
 
 def _is_message(told: Any) -> bool:
     """Whether LangGraph makes of it the message that it was, and an FM takes that."""
-    if not isinstance(told, Mapping) or "content" not in told or told.get("role", told.get("type")) not in _ROLES:
+    if not isinstance(told, Mapping) or "content" not in told or told.get("role", told.get("type")) not in ROLES:
         return False
     content, calls = told["content"], told.get("tool_calls") or []
     parts = content if isinstance(content, list) else []
@@ -312,7 +313,8 @@ def _came(told: Any, fields: Fields | None) -> tuple[Any, bool]:
 def as_given(graph: Any, given: Any) -> Any:
     """An input with the objects that were in it (messages, models, members of an Enum), by the hints of the schema.
 
-    A value becomes an object only where that is recorded just as this one was; all else stays plain data.
+    A value becomes an object only where that is recorded just as this one was, whatever the order of its keys, which
+    each tracer has its own of; all else stays plain data.
     """
     return _of_hints(graph, "input", given)
 
@@ -335,9 +337,26 @@ def value_of(kind: Any, told: Any) -> Any:
     try:
         adapter, text = _adapter(kind, many=isinstance(told, list)), json.dumps(told)
         made = told if adapter is None else adapter.validate_json(text, strict=True)
-        return told if type(made) in _PLAIN or json.dumps(c.plain(made)) != text else made
+        if type(made) in _PLAIN:
+            return told
+        again = c.plain(made)
+        if json.dumps(again) == text:
+            return made
+        return _ordered(made, told) if _sorted(again) == _sorted(told) else told
     except Exception:  # no value of it, or a type that pydantic does not know, or whose own checks raise
         return told
+
+
+def _sorted(value: Any) -> str:
+    """Equal for values that are, whatever the order of their keys; 1, 1.0 and true are three."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _ordered(made: Any, told: Any) -> Any:
+    """Mappings that are no object keep the order of their keys: somebody may write them into a prompt."""
+    if type(made) is dict:
+        return {key: _ordered(made[key], value) for key, value in told.items()}
+    return [_ordered(one, value) for one, value in zip(made, told, strict=True)] if type(made) is list else made
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,7 @@ from threading import Lock
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from redecode.optimizer.caching.errors import CachingError
-from redecode.optimizer.caching.files import Serializer
+from redecode.optimizer.caching.kept import Serializer
 from redecode.optimizer.caching.keys import keyed, name_of, parts_of, words_of
 from redecode.optimizer.caching.semantic import ExactCache, SemanticCache, may_be_cached
 from redecode.optimizer.caching.vectors import Vectors, best_vectors

@@ -207,7 +207,8 @@ class DriftSection(_Section):
     Attributes:
         reference: the time before the night's runs that they are compared with.
         least: runs (conversations) that each side must have.
-        matters: the least difference worth telling: of shares, or of distribution functions.
+        matters: the least difference worth telling: of shares; of distribution functions, and of deciles as a part of
+            the larger of both.
         alpha: of any false alarm among all features.
         action: "hold": nothing is promoted in a night whose mix has changed.
     """

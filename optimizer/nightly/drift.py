@@ -5,6 +5,9 @@ difference ("Interval estimation for the difference between independent proporti
 method 10). Numbers: the two-sample test of Kolmogorov and Smirnov, exact where scipy has it so, whose statistic is the
 largest difference of the distribution functions, and a bootstrap interval of the ratio of medians. All p values
 together by Holm. What is significant but smaller than `matters` is no drift: with enough runs anything is significant.
+Of numbers their distribution functions have to differ by it, and one of the nine deciles by such a part of the larger
+of its two values: one character moves all of a narrow distribution. (Where the functions differ by a tenth there is a
+decile that does; the median may stand still.)
 
 Models, tools, calls and their tokens follow from the configuration too. Where that has changed they are compared with
 runs of the same one, if there are enough; else what they show is told, and is no drift: it is the job's own doing.
@@ -27,6 +30,7 @@ _RESAMPLES = 2000
 _DRAWS, _AT_ONCE = 20_000_000, 1_000_000
 _CONFIDENCE = 0.95
 _MOST_NAMES = 30
+_DECILES = tuple(n / 10 for n in range(1, 10))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Feature:
     Attributes:
         before, now: a share, or a median with its tenth and ninetieth percentile.
         difference: of shares, or the largest one of the distribution functions (0 to 1).
+        shift: of numbers, the largest difference of a decile, as a part of the larger of both (0 to 1); of shares 1.
         effect, low, high: the difference of shares or the ratio of medians, with a 95 % interval; `None` if unknown.
         p: of "nothing has changed"; `p_adjusted` by Holm over all features.
         rows: on each side.
@@ -58,6 +63,7 @@ class Feature:
     p_adjusted: float = 1.0
     drifted: bool = False
     follows: bool = False
+    shift: float = 1.0
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Feature:
@@ -121,6 +127,7 @@ def compare(
     Args:
         agents: those that are tuned; all features but the agents' own shares are of them alone.
         least: rows that each side must have.
+        matters: the least difference of shares; of numbers see above.
         moved: the configuration was another one in a part of these runs: when it changed, and the rows before of the
             one that all of tonight's are of.
     """
@@ -152,7 +159,7 @@ def compare(
     found = [*given, *made]
     judged = []
     for n, (f, p) in enumerate(zip(found, holm([f.p for f in found]), strict=True)):
-        differs = p <= alpha and f.difference >= matters
+        differs = p <= alpha and min(f.difference, f.shift) >= matters
         follows = differs and too_few and n >= len(given)
         visible = _visible(f.rows, alpha / max(1, len(found)))
         judged.append(replace(f, p_adjusted=p, visible=visible, drifted=differs and not follows, follows=follows))
@@ -234,6 +241,7 @@ def _number(name: str, before: Any, now: Any, rng: Any) -> Feature:
         before=_spread(before),
         now=_spread(now),
         difference=float(test.statistic),
+        shift=_shift(before, now),
         effect=effect,
         low=low,
         high=high,
@@ -257,6 +265,13 @@ def _median_draws(values: Any, rng: Any) -> Any:
 def _spread(values: Any) -> tuple[float, float, float]:
     low, middle, high = (float(v) for v in np.quantile(values, [0.1, 0.5, 0.9]))
     return low, middle, high
+
+
+def _shift(before: Any, now: Any) -> float:
+    """The largest relative difference of a decile, the same from either side; from nothing to anything it is 1."""
+    was, its = (np.quantile(side, _DECILES) for side in (before, now))
+    larger = np.maximum(np.abs(was), np.abs(its))
+    return float(np.max(np.abs(its - was) / np.where(larger > 0, larger, 1.0)))
 
 
 def _visible(rows: tuple[int, int], alpha: float) -> float:

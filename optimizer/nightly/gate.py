@@ -14,9 +14,12 @@ from typing import Any
 
 from redecode.optimizer.nightly.history import config_id
 from redecode.optimizer.nightly.tuning import outcomes_of
+from redecode.optimizer.nightly.window import Evidence
 from redecode.optimizer.preparing import goals_of
 from redecode.optimizer.promotion.decide import Decision, Margins, Verdict, decide
 from redecode.optimizer.tuning import INCUMBENT
+
+_SINCE = " recorded since the rollback"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,7 @@ class Gated:
     Attributes:
         config, context: to use from now on: a promoted one, else the incumbent.
         finalist: that is promoted.
-        more: runs that would tell.
+        more: held-out runs that would tell, besides those that the decision had; `wanted` says it of a whole night.
         rejected: finalists that were rolled back from before → why that still counts.
     """
 
@@ -36,6 +39,7 @@ class Gated:
     why: str
     finalist: str | None = None
     more: int | None = None
+    wanted: str | None = None
     rejected: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,12 +74,13 @@ class Rejected:
         )
 
 
-def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | None) -> Gated:
+def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | None, evidence: Evidence) -> Gated:
     """The verdict of a night.
 
     Args:
         tuned: as `tuning.kept` gave it, or `{"skipped": why, "incumbent": context}`.
         hold: why nothing is promoted tonight, if so.
+        evidence: how many runs there are in a night to decide on.
     """
     incumbent = tuned["incumbent"]
     stays = {"config": config_id(incumbent), "context": incumbent}
@@ -86,9 +91,14 @@ def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | 
         why = f"no candidate was evaluated besides the incumbent: {tuned['stopped']}"
         return Gated(verdict=Verdict.UNSURE, why=why, **stays)
     if verdict is not Verdict.PROMOTE:
-        return Gated(verdict=verdict, why=tuned["why"], more=tuned["more_runs"], **stays)
+        why, lacking, held = tuned["why"], tuned["more_runs"], len(tuned["cases"])
+        if lacking is None:
+            return Gated(verdict=verdict, why=why, **stays)
+        why = f"{why}; a decision needs {evidence.words(held, lacking)}"
+        return Gated(verdict=verdict, why=why, more=lacking, wanted=evidence.short(held, lacking), **stays)
     back: dict[str, str] = {}
     more: int | None = None
+    wanted: str | None = None
     for candidate, why in _in_order(tuned):
         context = tuned["finalists"][candidate]
         config = config_id(context)
@@ -97,8 +107,9 @@ def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | 
             again = _since(tuned, last.at_ns)
             own = next((c for c in again.compared if c.name == candidate), None)
             if own is None or own.verdict is not Verdict.PROMOTE:
-                back[candidate] = _still(last.config, last.at_ns, again)
-                more = again.more if again.more is not None else more
+                back[candidate] = _still(last.config, last.at_ns, again, evidence)
+                if again.more is not None:
+                    more, wanted = again.more, evidence.short(again.pairs, again.more, _SINCE)
                 continue
             why = f"{why} (on {again.pairs} held-out runs since it was rolled back from, too)"
         if hold is not None:
@@ -111,7 +122,7 @@ def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | 
             finalist=candidate,
             rejected=back,
         )
-    return Gated(verdict=Verdict.UNSURE, why="; ".join(back.values()), more=more, rejected=back, **stays)
+    return Gated(verdict=Verdict.UNSURE, why="; ".join(back.values()), more=more, wanted=wanted, rejected=back, **stays)
 
 
 def _in_order(tuned: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -136,9 +147,10 @@ def _since(tuned: Mapping[str, Any], at_ns: int) -> Decision:
     )
 
 
-def _still(config: str, at_ns: int, again: Decision) -> str:
+def _still(config: str, at_ns: int, again: Decision, evidence: Evidence) -> str:
     when = datetime.fromtimestamp(at_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    said = str(again) if again.more is None else f"that needs {evidence.words(again.pairs, again.more, _SINCE)}"
     return (
         f"configuration {config} was rolled back from at {when}, and the {again.pairs} held-out runs since then alone "
-        f"would not promote it ({again})"
+        f"would not promote it ({said})"
     )

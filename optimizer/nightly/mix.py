@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from redecode.optimizer.caching.calls import said
+from redecode.optimizer.inputs import ROLES
 from redecode.tracer import Run, Store
 from redecode.tracer import conventions as c
 
@@ -69,7 +71,7 @@ def rows_of(store: Store, runs: Sequence[Run]) -> list[Row]:
         row.runs += 1
         row.models |= models.get(run.run_id, set())
         row.tools |= tools.get(run.run_id, set())
-        row.add("input_chars", None if run.input is None else len(_text(run.input)))
+        row.add("input_chars", None if run.input is None else characters(run.input))
         row.add("fm_calls", run.decodes)
         row.add("tool_calls", run.tools)
         if run.decodes and run.run_id not in uncounted:
@@ -91,8 +93,35 @@ def of_agents(rows: Sequence[Row], agents: Collection[str]) -> list[Row]:
     return [r for r in rows if r.agent in agents]
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def characters(given: Any) -> int:
+    """Of the texts in an input, which are the same whoever recorded it: of a message its content, else the values.
+
+    The JSON around these, names of fields, roles and ids are each tracer's own; so is a state as a text of JSON.
+    """
+    if isinstance(given, str):
+        inner = _parsed(given)
+        return len(given) if inner is None else characters(inner)
+    if isinstance(given, Mapping):
+        if given.get("lc") == 1 and given.get("type") == "constructor":
+            return characters(given.get("kwargs"))
+        if "content" not in given or given.get("role", given.get("type")) not in ROLES:
+            return sum(map(characters, given.values()))
+        content = given["content"]
+        return len(said(content)) if isinstance(content, list) else characters(content)
+    if isinstance(given, list | tuple):
+        one = len(given) == 2 and isinstance(given[0], str) and given[0] in ROLES  # a message, as a pair
+        return sum(map(characters, given[1:] if one else given))
+    return 0 if given is None else len(json.dumps(given, default=str))
+
+
+def _parsed(text: str) -> Any:
+    """The object or list that a text is, if it is one."""
+    if text[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _names(store: Store, ids: Sequence[str], table: str, column: str) -> dict[str, set[str]]:

@@ -400,7 +400,10 @@ class _Steps:
         if (present := self.history.config) != before:
             hold = f"configuration {present} has come into use during the night; it was measured against {before}"
         rejected = [Rejected(config=r, at_ns=at, context=self._said(r)) for r, at in self.history.rejected().items()]
-        gated: Gated = gate(tuned, rejected, hold=hold)
+        recorded, held = len(self.window.run_ids), len(tuned.get("held_out", ()))
+        share = held / recorded if held else self.config.tune.held_out  # of all that is recorded: not all can be used
+        evidence = window.Evidence(which=self.config.runs, recorded=recorded, held_out=share)
+        gated: Gated = gate(tuned, rejected, hold=hold, evidence=evidence)
         self.tell(f"{gated.verdict.value}: {gated.why}")
         return {**gated.to_json(), "before": before}
 

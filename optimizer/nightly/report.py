@@ -39,8 +39,8 @@ def document(
         words = f"promoted {gated['finalist']}" + ("" if now.then is None else f", then {now.then}")
     elif steps["move"].get("why"):
         words = "not promoted"
-    elif gated["more"] is not None:
-        words = f"not enough evidence: need {gated['more']} more runs"
+    elif gated.get("wanted") is not None:
+        words = f"not enough evidence: need {gated['wanted']}"
     elif gated["verdict"] == Verdict.KEEP.value and tuned.get("unmet"):
         words = "keep: no candidate keeps what it must"
     elif gated["verdict"] == Verdict.UNSURE.value and tuned.get("cut") and tuned["verdict"] == gated["verdict"]:
@@ -67,6 +67,7 @@ def document(
         "context": without_placement(now.context),
         "placement": placement_of(now.context),
         "more_runs": gated["more"],
+        "wanted": gated.get("wanted"),
         "rolled_back_before": gated["rejected"],
         "runs": steps["select"],
         "drift": steps["drift"],
@@ -96,8 +97,10 @@ def document(
 def write(folder: NightFolder, found: Mapping[str, Any]) -> None:
     """`report.md`, `report.html`, and last `report.json`."""
     path = folder.path / TUNING / "report.md"
-    study = path.read_text(encoding="utf-8").splitlines() if path.exists() and found["tuning"] is not None else []
-    lines = [line for line, after in _pairs(_lines(found, study)) if line or after]
+    study = path.read_text(encoding="utf-8") if path.exists() and found["tuning"] is not None else ""
+    if found["wanted"] is not None:  # the study does not know that the next night's runs are others
+        study = study.replace(f"need {found['more_runs']} more runs", f"need {found['wanted']}", 1)
+    lines = [line for line, after in _pairs(_lines(found, study.splitlines())) if line or after]
     write_whole(folder.path / "report.md", "\n".join(lines) + "\n")
     write_whole(folder.path / "report.html", html_page(f"Night {found['night']} of {found['job']}", lines))
     write_json(folder.path / "report.json", found)
@@ -187,7 +190,7 @@ def _drift(drift: Mapping[str, Any]) -> Iterator[str]:
         was, now = (
             f"{s[0]:.0%}" if f.kind == "share" else f"{s[1]:g} ({s[0]:g} to {s[2]:g})" for s in (f.before, f.now)
         )
-        rows.append([f.name, was, now, _effect(f), f"{f.difference:.2f}", f"{f.p_adjusted:.2g}", _said(f)])
+        rows.append([f.name, was, now, _effect(f), _difference(f), f"{f.p_adjusted:.2g}", _said(f)])
     if rows:
         header = ["feature", "before", "tonight", "change (95 %)", "difference", "p (Holm)", ""]
         yield from table(header, rows)
@@ -195,7 +198,8 @@ def _drift(drift: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "Shares of conversations with Newcombe's interval and Fisher's exact test; numbers as median (10 % to "
             "90 %), with a bootstrap interval of the ratio of medians and the test of Kolmogorov and Smirnov, whose "
-            "difference is that of the distribution functions."
+            "difference is that of the distribution functions, and beside it by how much of the larger one a decile "
+            "differs at most: both must reach `drift.matters`."
         )
         yield ""
     for name, why in drift["untested"].items():
@@ -209,6 +213,10 @@ def _effect(f: Feature) -> str:
     if f.kind == "share":
         return f"{100 * f.effect:+.0f} points ({100 * f.low:+.0f} to {100 * f.high:+.0f})"
     return f"{f.effect - 1:+.0%} ({f.low - 1:+.0%} to {f.high - 1:+.0%})"
+
+
+def _difference(f: Feature) -> str:
+    return f"{f.difference:.2f}" + ("" if f.kind == "share" else f", by {f.shift:.0%}")
 
 
 def _said(f: Feature) -> str:

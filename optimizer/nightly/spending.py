@@ -157,10 +157,11 @@ class Meter:
             raise CapReached(why)
 
     def budget(self, spent: Spent) -> Budget:
-        """What is left for the study; it writes the time down as it is spent."""
+        """The caps for the study, and what is used of them; it writes the time down as it is spent."""
         budget = _Marking(
             now=self._now,
-            seconds=max(0.0, self._caps.time - self.seconds),
+            seconds=self._caps.time,
+            used=self.seconds,
             calls=self._caps.fm_calls,
             cost=self._caps.cost,
             stop_file=self._stop_file,

@@ -112,7 +112,7 @@ def ready(
     expected = {} if tune.expected is None else read_expected(tune.expected, runs)
     prepared = prepare(request, spec, runs, storage, now_ns=now_ns, expected=expected)
     if simulates is not None:
-        simulates.check(prepared.space)
+        simulates.check(prepared.space, [c.id for c in (*prepared.cases.search, *prepared.cases.decide)])
     if not prepared.cases.decide:
         raise BadNight(
             f"{len(prepared.cases.search)} run of {words} can be tuned on: too few to keep some apart to decide on; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,48 @@ class Window:
     def from_json(cls, data: dict[str, Any]) -> Window:
         """Its inverse is `to_json`."""
         return cls(**{**data, "run_ids": tuple(data["run_ids"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """How runs come to be held out in the nights of a job, each of which looks at those of its own window alone.
+
+    Attributes:
+        which: as `choose` takes it.
+        recorded: runs in tonight's window; `held_out` the share of these that is.
+    """
+
+    which: str
+    recorded: int
+    held_out: float
+
+    def short(self, decided: int, more: int, which: str = "") -> str:
+        """What would tell.
+
+        Args:
+            decided: held-out runs that the decision had; it needs so many `more`.
+            which: of all held-out runs count.
+        """
+        return f"{decided + more} held-out runs{which} in one night ({decided} tonight)"
+
+    def words(self, decided: int, more: int, which: str = "") -> str:
+        """Likewise, with the recorded runs that this takes, and what brings them into one night."""
+        window = math.ceil((decided + more) / self.held_out)
+        return (
+            f"{self.short(decided, more, which)}, that is about {window} recorded runs in its window ({self.recorded} "
+            f"tonight): {self._way(window)}"
+        )
+
+    def _way(self, window: int) -> str:
+        if self.which == SINCE_LAST:
+            return "tonight's are not looked at again, so a night wants a longer window (`runs`)"
+        if found := re.fullmatch(r"last-(\d+)", self.which):
+            if int(found[1]) < window:
+                return f'`runs = "{self.which}"` has no room for these, "last-{window}" has'
+        elif self.which != "all":
+            span = self.which.removeprefix("last-")
+            return f"runs older than {span} are not looked at again, so a night wants a longer window (`runs`)"
+        return "tonight's are looked at again, together with those that come"
 
 
 def own_runs(runs: Sequence[Run]) -> list[Run]:

@@ -264,7 +264,7 @@ def _tests(
         ),
     }
     seconds = of_pairs(lane, base, lambda o: max(o.seconds, 1e-9))
-    logs = [list(map(math.log, values)) for values in seconds]
+    logs = list(map(math.log, seconds[0])), list(map(math.log, seconds[1]))
     clock = together if all(o.simulated_s is None for o in lane) else None
     times = (  # what is typical, and all of it: the one says nothing of a few long runs, the other little but of them
         timed(*logs, clusters, clock, seed=seed + 2, resamples=resamples),

@@ -22,6 +22,7 @@ class Budget:
 
     Attributes:
         seconds, calls, cost: at most so much; `None` is no limit. Calls and cost are those an engine answered.
+        used: seconds of these that had gone by when it began.
         now: a clock that only goes forward, seconds.
         stop_file: ends it when it is there.
     """
@@ -30,6 +31,7 @@ class Budget:
     seconds: float | None = None
     calls: int | None = None
     cost: float | None = None
+    used: float = 0.0
     stop_file: Path | None = None
     began: float = 0.0
     spent_calls: int = 0
@@ -49,16 +51,41 @@ class Budget:
         self.spent_cost += cost
 
     def over(self, share: float = 1.0) -> str | None:
-        """Why to end, if this share of a budget is used up."""
+        """Why to end, if this share of a budget is used up: the search's, where it is not all.
+
+        Of time it is a share of what was left when this began.
+        """
         if self.stop_file is not None and self.stop_file.exists():
             return f"{self.stop_file.name} says stop"
-        if self.seconds is not None and self.elapsed >= self.seconds * share:
-            return f"the time is used up ({seconds(self.elapsed)} s of {seconds(self.seconds * share)} s)"
+        if self.seconds is not None and (why := self._late(self.seconds, share)) is not None:
+            return why
         if self.calls is not None and self.spent_calls >= self.calls * share:
-            return f"{self.spent_calls} FM calls were made, of at most {self.calls * share:.0f}"
+            limit = _limit("make", str(self.calls), f"{self.calls * share:.0f}")
+            return f"{self.spent_calls} FM calls were made, {limit}"
         if self.cost is not None and self.spent_cost >= self.cost * share:
-            return f"{self.spent_cost:.4g} were spent, of at most {self.cost * share:g}"
+            limit = _limit("spend", f"{self.cost:g}", f"{self.cost * share:g}")
+            return f"{self.spent_cost:.4g} were spent, {limit}"
         return None
+
+    def _late(self, cap: float, share: float) -> str | None:
+        whole = share == 1 or self.used >= cap
+        until = cap if whole else self.used + (cap - self.used) * share
+        if (gone := self.used + self.elapsed) < until:
+            return None
+        if whole:
+            return f"the time is used up ({seconds(gone)} s of {seconds(cap)} s)"
+        return (
+            f"the search's time is used up ({seconds(gone)} s, of the {seconds(until)} s that it may take of "
+            f"{seconds(cap)} s; {_REST})"
+        )
+
+
+_REST = "the rest is for the decision"
+
+
+def _limit(verb: str, cap: str, share: str) -> str:
+    """A limit as somebody has set it, and the search's share of it, if that is what was reached."""
+    return f"of at most {cap}" if share == cap else f"of the {share} that the search may {verb} of {cap} ({_REST})"
 
 
 def seconds(value: float) -> str:

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from redecode.optimizer.caching.calls import Call, said
+from redecode.optimizer.caching.calls import Call
 from redecode.optimizer.caching.prefixes import prefix_use
 from redecode.optimizer.cases import MODE
 from redecode.optimizer.errors import OptimizerError
-from redecode.tracer import Run, Store
-from redecode.tracer import conventions as c
-from redecode.tracer.blocks import BLOCK_TOKENS
+from redecode.optimizer.worth.reading import Counts, Prompt, counts_of, prompts_of
+from redecode.tracer import Dataset, Run, Store
 
 LEAST_DAYS, LEAST_UNITS, LEAST_CALLS = 5, 10, 30
 DAY_NS = 86400 * 10**9
 CALLS, INPUT, OUTPUT, CACHED = range(4)
-_IN = 500
 _SAMPLED = 400
-_MOST = 2_000_000
 _PLACES = re.compile(r"@\d+|\[[^\]]*\]|#\d+")
-_COUNTS = """
-    SELECT run_id, step_key, model, count(*)::BIGINT AS calls, count(*) FILTER (counted)::BIGINT AS counted,
-           coalesce(sum(input) FILTER (counted), 0)::BIGINT AS input,
-           coalesce(sum(output) FILTER (counted), 0)::BIGINT AS output,
-           coalesce(sum(cached_tokens) FILTER (counted), 0)::BIGINT AS cached,
-           count(cached_tokens) FILTER (counted)::BIGINT AS told
-    FROM (SELECT *, input IS NOT NULL AND output IS NOT NULL AS counted FROM (
-        SELECT run_id, step_key, model, cached_tokens, coalesce(output_tokens, len(sampled_ids)) AS output,
-               coalesce(input_tokens, {block} * coalesce(len(prompt_blocks), 0) + len(prompt_tail)) AS input
-        FROM decodes WHERE error IS NULL AND run_id IN ({runs})
-    )) GROUP BY run_id, step_key, model
-"""
-_PROMPTS = """
-    SELECT d.run_id, d.span_id, d.step_key, d.model, d.sent_ns, d.messages, d.prompt_tail,
-           (SELECT flatten(list(b.tokens ORDER BY u.at))
-            FROM (SELECT unnest(d.prompt_blocks) AS hash, generate_subscripts(d.prompt_blocks, 1) AS at) u
-            JOIN prompt_blocks b USING (hash)) AS prompt_body
-    FROM decodes d WHERE d.error IS NULL AND d.run_id IN ({runs})
-"""
 
 
 class VolumeError(OptimizerError):
@@ -132,7 +108,7 @@ class Volume:
 
 
 def volume_of(
-    store: Store,
+    source: Store | Dataset,
     runs: Iterable[Run],
     *,
     now_ns: int,
@@ -140,7 +116,7 @@ def volume_of(
     calls_per_day: float | None = None,
     ways: Ways = OPTIONS,
 ) -> Volume:
-    """Of runs of a store.
+    """Of runs of a store, or of a published dataset.
 
     Args:
         runs: those to look at (replays are none).
@@ -164,21 +140,21 @@ def volume_of(
             )
         chosen = [r for r in chosen if (now_ns - r.started_ns) // DAY_NS < days]
     by_id = {r.run_id: r for r in chosen}
-    counts = _asked(store, _COUNTS, list(by_id))
+    counts = counts_of(source, list(by_id))
     uncounted = untold = 0
     keys: dict[tuple[str, str, str], int] = {}
     units: dict[tuple[str, int], int] = {}  # a conversation may go on for days
     rows = []
     for row in counts:
-        run, node = by_id[row["run_id"]], _PLACES.sub("", row["step_key"])
+        run, node = by_id[row.run_id], _PLACES.sub("", row.step_key)
         if nodes and not any(n in node.split("/") or n == node for n in nodes):
             continue
-        step = keys.setdefault((run.agent, node, row["model"]), len(keys))
+        step = keys.setdefault((run.agent, node, row.model), len(keys))
         day = (now_ns - run.started_ns) // DAY_NS if calls_per_day is None else 0
         unit = units.setdefault((run.conversation_id or run.run_id, day), len(units))
-        rows.append((unit, step, (row["calls"], row["input"], row["output"], row["cached"]), row["counted"]))
-        uncounted += row["calls"] - row["counted"]
-        untold += row["counted"] - row["told"]
+        rows.append((unit, step, (row.calls, row.input, row.output, row.cached), row.counted))
+        uncounted += row.calls - row.counted
+        untold += row.counted - row.told
     calls = sum(values[CALLS] for *_, values, _ in rows)
     conversations = len({name for name, _ in units})
     if calls < LEAST_CALLS or conversations < LEAST_UNITS:
@@ -201,7 +177,7 @@ def volume_of(
         )
     if untold:
         notes.append(f"{untold} FM calls do not say how many tokens came from the engine's cache: taken as none")
-    constants = _constants(store, chosen, keys, dict(zip(keys, means, strict=True)))
+    constants = _constants(source, chosen, counts, dict(zip(keys, means, strict=True)))
     if unknown := [f"{k[0]} {k[1]}" for k in keys if constants[k][1] == "unknown"]:
         notes.append(f"how much of the prompts of {', '.join(unknown)} is always the same is not known: taken as 0")
     steps = tuple(Step(*key, *constants[key]) for key in keys)
@@ -232,18 +208,10 @@ def _filled(
     return inputs
 
 
-def _asked(store: Store, sql: str, ids: Sequence[str]) -> list[dict[str, Any]]:
-    out = []
-    for place in range(0, len(ids), _IN):
-        listed = ", ".join(f"'{i}'" for i in ids[place : place + _IN])
-        out += store.ask(sql.format(runs=listed, block=BLOCK_TOKENS), limit=_MOST, timeout_s=60.0).rows()
-    return out
-
-
 def _constants(
-    store: Store,
+    source: Store | Dataset,
     runs: Sequence[Run],
-    keys: Collection[tuple[str, str, str]],
+    counts: Sequence[Counts],
     inputs: Mapping[tuple[str, str, str], float],
 ) -> Mapping[tuple[str, str, str], tuple[float, str]]:
     """Step → tokens of a call that are always the same, and how that is known; from the newest runs.
@@ -255,25 +223,14 @@ def _constants(
     agents = {r.run_id: r.agent for r in newest}
     tokens: list[Call] = []
     words: list[Call] = []
-    lengths: dict[tuple[str, str, str], list[int]] = {}
-    for row in _asked(store, _PROMPTS, list(agents)):
-        node = _PLACES.sub("", row["step_key"])
-        key = (agents[row["run_id"]], node, row["model"])
-        if key not in keys:
-            continue
-        if row["prompt_tail"] is not None:
-            ids = (*(row["prompt_body"] or ()), *row["prompt_tail"])
-            tokens.append(_call(row, key, ids))
-        elif (messages := c.from_json(row["messages"])) is not None:
-            ids = tuple(zlib.crc32(word.encode()) & 0x7FFFFFFF for word in said(messages).split())
-            words.append(_call(row, key, ids))
-        else:
-            continue
-        lengths.setdefault(key, []).append(len(ids))
+    for prompt in prompts_of(source, list(agents)):
+        key = (agents[prompt.run_id], _PLACES.sub("", prompt.step_key), prompt.model)
+        if key in inputs:
+            (words if prompt.by_words else tokens).append(_call(prompt, key))
     by_tokens, by_words = prefix_use(tokens), prefix_use(words)
-    means = {**inputs, **_mean_inputs(store, list(agents), agents)}
+    means = {**inputs, **_mean_inputs(counts, agents)}
     out: dict[tuple[str, str, str], tuple[float, str]] = {}
-    for key in keys:
+    for key in inputs:
         name = _named(key)
         if name in by_tokens:
             out[key] = (by_tokens[name].stable / by_tokens[name].calls, "tokens")
@@ -284,12 +241,13 @@ def _constants(
     return out
 
 
-def _mean_inputs(store: Store, ids: Sequence[str], agents: Mapping[str, str]) -> dict[tuple[str, str, str], float]:
+def _mean_inputs(counts: Sequence[Counts], agents: Mapping[str, str]) -> dict[tuple[str, str, str], float]:
+    """Of a call of the newest runs, whose agents these are."""
     sums: dict[tuple[str, str, str], list[int]] = {}
-    for row in _asked(store, _COUNTS, ids):
-        total = sums.setdefault((agents[row["run_id"]], _PLACES.sub("", row["step_key"]), row["model"]), [0, 0])
-        total[0] += row["input"]
-        total[1] += row["counted"]
+    for row in (row for row in counts if row.run_id in agents):
+        total = sums.setdefault((agents[row.run_id], _PLACES.sub("", row.step_key), row.model), [0, 0])
+        total[0] += row.input
+        total[1] += row.counted
     return {key: total / counted for key, (total, counted) in sums.items() if counted}
 
 
@@ -298,9 +256,9 @@ def _named(key: tuple[str, str, str]) -> str:
     return f"{key[0]} {key[1]} {key[2]}"
 
 
-def _call(row: Mapping[str, Any], key: tuple[str, str, str], ids: tuple[int, ...]) -> Call:
+def _call(prompt: Prompt, key: tuple[str, str, str]) -> Call:
     return Call(
-        kind="fm", agent=key[0], node=f"{key[1]} {key[2]}", run_id=row["run_id"], span_id=row["span_id"], tenant="",
-        scope="", exact="", text="", answer="", sent_ns=row["sent_ns"], done_ns=row["sent_ns"], model=key[2],
-        prompt_ids=ids,
+        kind="fm", agent=key[0], node=f"{key[1]} {key[2]}", run_id=prompt.run_id, span_id=prompt.span_id, tenant="",
+        scope="", exact="", text="", answer="", sent_ns=prompt.sent_ns, done_ns=prompt.sent_ns, model=key[2],
+        prompt_ids=prompt.ids,
     )  # fmt: skip

@@ -149,6 +149,15 @@ def _echo(state: Any) -> dict[str, Any]:
     return {"messages": [AIMessage(f"{len(state['messages'])} messages, {state.get('user')}", id="end")]}
 
 
+class Plain(TypedDict, total=False):
+    messages: list[AnyMessage]
+    answer: str
+
+
+def _last(state: Any) -> Any:
+    return {"answer": state["messages"][-1].content.upper()}
+
+
 def _upper(state: Any) -> Any:
     return {"capital": state["country"].upper()}
 
@@ -205,6 +214,7 @@ SHAPES: dict[str, tuple[Any, Any]] = {
         {"second": "b"},
     ),
     "history": (one_node("history", MessagesState, _echo), {"messages": HISTORY}),
+    "no_reducer": (one_node("no_reducer", Plain, _last), {"messages": HISTORY}),
     "said": (one_node("said", MessagesState, _echo), {"messages": "hello"}),
     "picture": (one_node("picture", MessagesState, _echo), {"messages": [HumanMessage(PICTURE, id="1")]}),
     "more_than_messages": (

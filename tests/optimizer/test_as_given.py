@@ -85,6 +85,23 @@ def test_an_object_is_one_again(kind: Any, value: Any, as_dataclass: bool) -> No
         assert [type(one) for one in made["x"]] == [type(one) for one in value]
 
 
+class Said(TypedDict):
+    a: int
+    z: int
+
+
+class Numbered(BaseModel):
+    name: str
+    share: float
+
+
+def test_the_order_of_keys_makes_no_difference() -> None:
+    """Each tracer writes them in its own."""
+    said = [dict(reversed(list(one.items()))) for one in plain(MESSAGES)]
+    assert as_given(graph_of(list[AnyMessage]), {"x": said})["x"] == MESSAGES
+    assert as_given(graph_of(Numbered), {"x": {"share": 1.0, "name": "n"}})["x"] == Numbered(name="n", share=1.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
@@ -92,6 +109,9 @@ def test_an_object_is_one_again(kind: Any, value: Any, as_dataclass: bool) -> No
         (float, 1),
         (list[float], [1, 2.5]),
         (dict, {"z": 1, "a": {"y": 2, "b": 3}}),
+        (list[Said], [{"z": 1, "a": 2}]),
+        (Numbered, {"share": 1, "name": "n"}),
+        (Numbered, {"name": "n", "share": True}),
         (str, "text"),
         (Any, {"a": [1, None]}),
         (Loose, {"given": "g", "extra": 1, "more": [1]}),

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from redecode.cli.main import app
 from redecode.optimizer.cases import MODE, by_words, same_input, select
 from redecode.optimizer.errors import NoRuns
-from redecode.optimizer.inputs import UNTOLD
+from redecode.optimizer.inputs import UNTOLD, as_given
+from redecode.optimizer.nightly.mix import rows_of
 from redecode.optimizer.spec import Case, Spec
 from redecode.tracer import Store, plain
 from tests.conftest import OpenAIServer
@@ -120,6 +121,24 @@ def test_a_graph_gets_what_it_was_given_or_the_run_is_left_out(stores: dict[str,
     assert by_words(case.input) == by_words(plain(given))
     assert same_input(case) == same_input(Case(id="ours", input=plain(given)))
     assert by_words(plain(graph.invoke(case.input))) == by_words(plain(graph.invoke(given)))
+
+
+@pytest.mark.parametrize("name", ["openinference", "openllmetry"])
+def test_messages_of_a_field_without_a_reducer_are_messages_again(stores: dict[str, Path], name: str) -> None:
+    """Nothing but us makes them so: LangGraph gives the node what it gets."""
+    graph, given = foreign_agents.SHAPES["no_reducer"]
+    [case] = cases_of(stores[name], "no_reducer")
+    assert graph.invoke(as_given(graph, case.input)) == graph.invoke(given)
+
+
+def test_inputs_are_as_long_whoever_recorded_them(stores: dict[str, Path]) -> None:
+    """Else another tracer would be another mix of runs."""
+    lengths = []
+    for name in FOREIGN:
+        store = Store(stores[name])
+        runs = [r for r in store.runs() if r.agent in ("capitals", "talker", "two", "history", "count", "whole")]
+        lengths.append(sorted((r.agent, r.numbers["input_chars"]) for r in rows_of(store, runs)))
+    assert lengths[0] == lengths[1] == lengths[2] and len(lengths[0]) == 2 * foreign_agents.RUNS + 4
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -14,7 +14,7 @@ from redecode.optimizer.promotion.statistics import Effect, paired
 MARGIN = math.log(1.05)
 
 
-def lane(seconds: np.ndarray, costs: np.ndarray) -> list[Outcome]:  # type: ignore[type-arg]
+def lane(seconds: np.ndarray, costs: np.ndarray) -> list[Outcome]:
     return [
         Outcome(case=str(n), run_id=None, quality=1.0, latency_s=s, usage={"m": Usage(calls=1, engine_s=c)})
         for n, (s, c) in enumerate(zip(seconds.tolist(), costs.tolist(), strict=True))

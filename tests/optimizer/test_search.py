@@ -221,6 +221,34 @@ def test_budgets_say_which_of_them_is_used_up(tmp_path: Path) -> None:
     now[0] = 7.0
     assert "time" in (budget.over(0.7) or "") and budget.over() is None
     budget.spend(1, 0.0)
-    assert "5 FM calls" in (budget.over() or "")
+    assert budget.over() == "5 FM calls were made, of at most 5"
     (tmp_path / "stop").touch()
     assert "stop says stop" in (budget.over() or "")
+
+
+REST = "the rest is for the decision"
+
+
+@pytest.mark.parametrize(
+    ("caps", "said"),
+    [
+        ({"calls": 20}, f"17 FM calls were made, of the 14 that the search may make of 20 ({REST})"),
+        ({"calls": 17}, f"17 FM calls were made, of the 12 that the search may make of 17 ({REST})"),
+        ({"calls": 100_000, "cost": 0.5}, f"0.4 were spent, of the 0.35 that the search may spend of 0.5 ({REST})"),
+        ({"seconds": 5}, f"the search's time is used up (3.9 s, of the 3.5 s that it may take of 5 s; {REST})"),
+        # A night's, of which two seconds had gone by when the study began: 70 % of the other three are the search's.
+        (
+            {"seconds": 5, "used": 2},
+            f"the search's time is used up (5.9 s, of the 4.1 s that it may take of 5 s; {REST})",
+        ),
+        ({"seconds": 5, "used": 6}, "the time is used up (9.9 s of 5 s)"),
+    ],
+)
+def test_a_limit_that_nobody_has_set_is_told_as_the_searchs_share_of_the_one_that_was(
+    caps: dict[str, float], said: str
+) -> None:
+    now = [0.0]
+    budget = Budget(now=lambda: now[0], **caps)  # type: ignore[arg-type]
+    now[0] = 3.9
+    budget.spend(17, 0.4)
+    assert budget.over(0.7) == said

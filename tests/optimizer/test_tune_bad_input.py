@@ -194,7 +194,7 @@ def test_a_finalist_that_cannot_be_evaluated_any_more_is_out_and_not_the_end(
 def test_a_third_of_a_budget_of_calls_is_left_to_decide_with(tune: Callable[..., Any], recorded: Any) -> None:
     wide = ("--margin", "cost=99", "--margin", "latency=99")  # of some milliseconds nothing is to depend
     found = json.loads(tune("--max-calls", "60", *wide, "--json").stdout)
-    assert "of at most 42" in found["stopped"] and found["fm_calls"]["made"] < 42 + 8
+    assert "of the 42 that the search may make of 60" in found["stopped"] and found["fm_calls"]["made"] < 42 + 8
     assert found["fm_calls"]["to_decide"] > 0 and len(recorded.requests) < 60 + 4 * 8
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from redecode.optimizer.nightly.drift import Drift, Feature, compare, difference_interval
-from redecode.optimizer.nightly.mix import Row, rows_of
+from redecode.optimizer.nightly.mix import Row, characters, rows_of
 from redecode.tracer import Run, Store
 
 
@@ -73,6 +73,52 @@ def test_what_is_significant_and_small_is_no_drift() -> None:
     tool = next(f for f in found.features if f.name == "tool search")
     assert tool.p_adjusted < 0.01 and not tool.drifted
     assert next(f for f in drift(before, now, matters=0.02).features if f.name == "tool search").drifted
+
+
+def of_lengths(*lengths: float, what: str = "input_chars") -> list[Row]:
+    return [Row(agent="a", numbers={what: length}) for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "drifted"),
+    [
+        ([53.0] * 60, [54.5] * 60, False),  # every one is longer, by 3 %
+        ([54.5] * 60, [53.0] * 60, False),
+        ([53.0] * 60, [60.0] * 60, True),
+        ([60.0] * 60, [53.0] * 60, True),
+        ([100.0] * 210 + [1000.0] * 90, [100.0] * 255 + [1000.0] * 45, True),  # 10, 50 and 90 % stay where they were
+        ([0.0] * 60, [1.0] * 60, True),
+        ([0.0] * 60, [0.0] * 40 + [0.01] * 20, True),  # of nothing anything is much
+    ],
+)
+def test_numbers_differ_by_a_part_of_themselves_too(before: list[float], now: list[float], drifted: bool) -> None:
+    found = drift(of_lengths(*before), of_lengths(*now))
+    (feature,) = [f for f in found.features if f.name == "characters of input"]
+    assert feature.p_adjusted <= 0.01 and feature.difference > 0.14
+    assert feature.drifted is drifted and (found.verdict == "drifted") is drifted
+    assert Feature.from_json(asdict(feature)) == feature
+    assert drift(of_lengths(*before), of_lengths(*now), matters=0.02).verdict == "drifted"
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ("how?", 4),
+        ({"question": "how?"}, 4),
+        ({"messages": [["user", "how?"]]}, 4),
+        ({"messages": [{"type": "human", "content": "how?", "id": "1", "additional_kwargs": {}, "name": None}]}, 4),
+        ([{"role": "user", "content": "how?"}], 4),
+        ([{"role": "user", "content": '{"question": "how?", "n": 5}'}], 5),
+        ({"question": "how?", "n": 5, "none": None}, 5),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "how?"}]}], "n": "5"}, 5),
+        ({"messages": [{"lc": 1, "type": "constructor", "id": ["x"], "kwargs": {"type": "ai", "content": "how?"}}]}, 4),
+        ({"content": "how?", "type": "article"}, 11),
+        ("{how?", 5),
+        ([0.5, True], 7),
+    ],
+)
+def test_characters_are_of_what_was_said_whoever_wrote_it_down(given: object, count: int) -> None:
+    assert characters(given) == count
 
 
 def test_too_few_runs_are_said_and_nothing_is_concluded() -> None:

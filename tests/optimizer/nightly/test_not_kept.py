@@ -65,11 +65,15 @@ def test_a_night_says_it_in_both_reports(job: Job) -> None:
     job.configure(("[goals]", "[goals]\nmax_error = 0.35"))
     found = job.json()
     broken = "the configuration in use does not keep error at most 0.35 (it has 1)"
-    assert found["verdict_words"].endswith(f" more runs, and {broken}") and found["why"].startswith(broken)
+    assert found["verdict_words"].endswith(f" tonight), and {broken}") and found["why"].startswith(broken)
+    assert found["wanted"] in found["why"] and "(12 tonight): tonight's are looked at again" in found["why"]
     folder = job.home.nights()[0].path
     for report in (folder / "report.md", folder / "tuning" / "report.md"):
         lines = report.read_text().splitlines()
         assert lines[0].endswith(broken) and lines[2].lower().startswith(broken)
+    text = (folder / "report.md").read_text()
+    assert text.count(f"need {found['wanted']}") == 2 and " more runs" not in text
+    assert found["more_runs"] > 0 and " more runs" not in (folder / "report.html").read_text()
 
 
 def test_a_night_whose_calls_end_the_decision_names_them(job: Job, more: Callable[[int], None]) -> None:

@@ -31,9 +31,11 @@ def test_time_goes_on_where_the_last_start_left_it(tmp_path: Path) -> None:
     second = meter(folder, now, tmp_path, time=60)
     assert second.seconds == 40 and second.over() is None
     left = second.budget(Spent(calls=3, cost=0.5))
-    assert left.seconds == 20 and left.spent_calls == 3
-    now[0] += 21
-    assert "the time is used up (61 s of 60 s)" in (second.over() or "") and left.over() is not None
+    assert (left.seconds, left.used, left.spent_calls) == (60, 40, 3)
+    now[0] += 15
+    assert left.over() is None and (left.over(0.7) or "").startswith("the search's time is used up (55 s, of the 54 s")
+    now[0] += 6
+    assert second.over() == left.over() == "the time is used up (61 s of 60 s)"
     with pytest.raises(CapReached):
         second.check()
 

@@ -18,7 +18,9 @@ from redecode.cli.main import app
 from redecode.optimizer.worth import Assumptions, Volume, VolumeError, lines, volume_of, worth
 from redecode.optimizer.worth.volume import DAY_NS, Step
 from redecode.replay.prices import Price
-from redecode.tracer import Clock, Store
+from redecode.tracer import Clock, Dataset, Store, publish_runs
+from tests.tracer.export.recorded_runs import keep
+from tests.tracer.publish.support import some_run
 
 PRICES = {"m": Price(input=1.0, output=4.0, cached=0.5)}
 BASE = Assumptions(prices=PRICES, train_cost=100.0, keep_tokens=20, horizon_days=100)
@@ -267,6 +269,43 @@ def test_too_few_days_are_refused_and_a_volume_can_be_said(recorded_store: Path)
     found = json.loads(said.stdout)
     assert (said.exit_code, found["choice"]) == (0, "fine-tune") and found["volume_said"]
     assert worth_of(recorded_store, *price, "--calls-per-day", "1").exit_code == 1
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["tokens", "words"])
+def test_a_dataset_of_two_stores_says_what_one_store_of_both_would(tmp_path: Path, ids: bool) -> None:
+    """One with the tokens of each prompt, or with its words alone; one call failed, one tells nothing."""
+    runs = []
+    for number in range(40):
+        run = some_run(number, days=-2000 - number % 9)
+        (call,) = run.decodes
+        given = (*range(400, 440), number) if ids else None
+        said = [{"role": "user", "content": "always the same " * 10 + f"what is {number}"}]
+        told: dict[str, Any] = {"input_tokens": None if number == 3 else 41, "error": "gone" if number == 4 else None}
+        calls = [replace(call, prompt_ids=given, messages=said, cached_tokens=number, **told)]
+        runs.append(replace(run, decodes=calls))
+    for name, some in {"one": runs[:25], "two": runs[20:], "both": runs}.items():
+        keep(tmp_path / name, some)
+    for name in ("one", "two"):
+        publish_runs(Store(tmp_path / name), tmp_path / "dataset")
+    until = max(run.run.started_ns for run in runs) + 1
+    found, known = (
+        volume_of(source, source.runs(), now_ns=until)
+        for source in (Dataset(tmp_path / "dataset"), Store(tmp_path / "both"))
+    )
+    assert known.days == 8 and known.steps == found.steps and known.notes == found.notes
+    assert known.steps[0].source == ("tokens" if ids else "words") and known.steps[0].constant > 20
+    assert known.by_day().tolist() == found.by_day().tolist()
+
+    asked = ("--train-cost", "1", "--calls-per-day", "1e6", "--since", "9000d", "--json")
+    (tmp_path / "both" / "prices.toml").write_text("[m]\ninput = 1\noutput = 4\n")
+    priced = ("--price", "m=1,4")
+    first = worth_of(tmp_path / "both", *asked)
+    assert first.exit_code < 2, first.stderr
+    assert worth_of(tmp_path / "dataset", *priced, *asked).stdout == first.stdout
+    refused = worth_of(tmp_path / "dataset", *asked)
+    assert refused.exit_code == 2 and "model m has no price" in refused.stderr
+    (tmp_path / "both" / "prices.toml").rename(tmp_path / "dataset" / "prices.toml")
+    assert worth_of(tmp_path / "dataset", *asked).stdout == first.stdout
 
 
 @pytest.mark.parametrize(
