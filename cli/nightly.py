@@ -27,6 +27,8 @@ class FileFirst(typer.core.TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the verb in that was not said."""
         if args and args[0] not in self.commands and args[0] != "--help":
+            if len(args) > 1 and args[0].isalpha() and not args[1].startswith("-") and not Path(args[0]).exists():
+                raise typer.BadParameter(f"there is no {args[0]}; there are {', '.join(self.commands)}, or a FILE", ctx)
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 

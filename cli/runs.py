@@ -38,7 +38,7 @@ def runs(
     *,
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
     mode: Annotated[
-        str | None, typer.Option(help="recorded, or a replay mode: force, resample, simulate, playback, fork.")
+        str | None, typer.Option(help="recorded, a replay mode (force, resample, simulate, playback, fork), or tune.")
     ] = None,
     since: Annotated[
         str | None, typer.Option(help="Only what began within this time: 90s, 15m, 24h, 7d.", metavar="TIME")

@@ -3,7 +3,8 @@
 Fields of a context are of two kinds: the configuration's, which a study is about, and the request's: a tenant, a user.
 What is searched, and what somebody says (a spec, the configuration in use, --fix), is the configuration's. Of the rest
 what has no default, or was not the same in all runs, is the request's, and each case has its own. What LangGraph calls
-configurable is the request's, but for conversations and checkpoints, which are not recorded.
+configurable is the request's, but for conversations and checkpoints, which are not recorded. So are the limits that its
+config had, but for those that are the graph's own.
 """
 
 from __future__ import annotations
@@ -66,6 +67,18 @@ def refused(case: Case, contexts_of: Callable[[Case], Any]) -> str | None:
     return None
 
 
+def within_limits(case: Case, graph: Any) -> Case:
+    """The case with the limits that were the request's: what this graph was given by `with_config` a candidate has."""
+    own = getattr(graph, "config", None) or {}
+    return replace(case, limits={name: limit for name, limit in case.limits.items() if own.get(name) != limit})
+
+
+def checkpointer_of(graph: Any) -> Any:
+    """What keeps the conversations of a graph; `None` if nothing does."""
+    found = getattr(graph, "checkpointer", None)
+    return None if found is False else found
+
+
 def told(
     cases: Sequence[Case],
     spec: Spec,
@@ -83,6 +96,8 @@ def told(
         yield f"each run brings its own {', '.join(names)} in its context: candidates get what it got, but for --fix"
     if keys := sorted({key for c in cases for key in c.configurable}):
         yield f"each run brings its own configurable {', '.join(keys)}: candidates get what it got"
+    if limits := sorted({name for c in cases for name in c.limits}):
+        yield f"runs that were given a {' or '.join(limits)} are evaluated with the same"
     lost = Counter(name for c in cases for name in c.left_out if name not in values)
     for name, count in sorted(lost.items()):
         yield (

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ _ROLES = {"user": "human", "assistant": "ai", **{k: k for k in ("system", "devel
 _MESSAGES = {**{k: k for k in ("human", "ai", "system", "tool", "function", "chat")}, "AIMessageChunk": "ai"}
 _OF_MESSAGES = frozenset({"type", "role", "name", "content", "id", "tool_calls", "tool_call_id", "usage_metadata"})
 _WITH_IDS = frozenset({"text", "reasoning", "tool_use", "tool_call", "tool_result"})
+_LATER = (
+    "later turns of a conversation: an evaluation does not have the history that the graph's checkpointer gave them"
+)
 _WHICH = re.compile(r"last-(\d+)([smhdw]?)|all")
 
 
@@ -98,7 +102,9 @@ def select(
     gone: Counter[str] = Counter()
     others: dict[str, None] = {}
     out: list[Case] = []
-    inputs, told = Inputs(spec, values), dict[str, Told]()
+    inputs, told, in_use = Inputs(spec, values), dict[str, Told](), values or {}
+    graph = _graph_of(spec, in_use, runs)
+    later, waited = _later(runs, agents, graph), _waited(runs, agents)
     asked = _asked(runs, which, now_ns)
     for run in asked:
         case = _case(run, expected or {})
@@ -113,14 +119,18 @@ def select(
             gone["without a recorded input (--no-content leaves it out)"] += 1
         elif _resumes(run.input):
             gone["that go on after an interrupt: their input is the answer to it"] += 1
+        elif run.run_id in waited or _interrupted(run):
+            gone["that ended in an interrupt: what they were to come to is another run's"] += 1
+        elif run.run_id in later:
+            gone[_LATER] += 1
         elif spec.needs_expected and case.expected is None:
             gone["without an expected answer (label `expected`, or --expected FILE)"] += 1
         elif not (found := inputs.of(run)).known:
             gone[UNTOLD] += 1
         else:
             told[case.id] = found
-            out.append(_as_told(case, found, spec))
-    whole, in_use = out, values or {}
+            out.append(besides.within_limits(_as_told(case, found, spec), graph))
+    whole = out
     brought = besides.of_requests(whole, spec, in_use.keys())
     contexts_of = besides.contexts(spec, spec.own(in_use), brought)
     out = []
@@ -181,6 +191,52 @@ def _resumes(given: Any) -> bool:
     return isinstance(given, Mapping) and given.keys() == {"graph", "update", "resume", "goto"}
 
 
+def _interrupted(run: Run) -> bool:
+    """Whether a run says that it ended to be gone on with."""
+    said = isinstance(run.output, Mapping) and "__interrupt__" in run.output
+    return said or bool((run.besides or {}).get("interrupted"))
+
+
+def _threads(runs: Sequence[Run], agents: Collection[str]) -> Iterator[list[Run]]:
+    """What these agents' conversations were, each in its order; evaluations and replays are no part of them."""
+    threads: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda r: (r.started_ns, r.run_id)):
+        own = run.agent in agents and run.source_run_id is None and MODE not in run.labels
+        if own and run.conversation_id is not None:
+            threads.setdefault((run.agent, run.conversation_id), []).append(run)
+    yield from threads.values()
+
+
+def _later(runs: Sequence[Run], agents: Collection[str], graph: Any) -> frozenset[str]:
+    """Runs whose graph knew their conversations before. Of a store of before that was recorded all but the first of
+    each, if this graph has a checkpointer; without one an input says all that there is to know.
+    """
+    found = {run.run_id for run in runs if (run.besides or {}).get("history")}
+    if besides.checkpointer_of(graph) is not None:
+        found |= {run.run_id for thread in _threads(runs, agents) for run in thread[1:]}
+    return frozenset(found)
+
+
+def _waited(runs: Sequence[Run], agents: Collection[str]) -> frozenset[str]:
+    """Runs that another one went on with, which says that they ended in an interrupt, whatever was recorded of it."""
+    pairs = [pair for thread in _threads(runs, agents) for pair in pairwise(thread)]
+    return frozenset(run.run_id for run, after in pairs if run.status == "ok" and _goes_on(after.input))
+
+
+def _goes_on(given: Any) -> bool:
+    return given is None or _resumes(given)  # None is what a graph is given that stopped before or after a node
+
+
+def _graph_of(spec: Spec, values: Mapping[str, Any], runs: Sequence[Run]) -> Any:
+    """The graph in use, for runs with a conversation or limits; `None` if these have none, and where what is known of
+    it does not build one, which is told of elsewhere.
+    """
+    if any(run.conversation_id is not None or (run.besides or {}).get("limits") for run in runs):
+        with suppress(BadSpec):
+            return spec.built(spec.own(values))
+    return None
+
+
 def _asked(runs: Sequence[Run], which: str, now_ns: int) -> list[Run]:
     found = _WHICH.fullmatch(which)
     recorded = [r for r in runs if r.source_run_id is None and MODE not in r.labels]
@@ -214,6 +270,7 @@ def _case(run: Run, expected: Mapping[str, Any]) -> Case:
         context=(run.besides or {}).get("context", {}),
         configurable=(run.besides or {}).get("configurable", {}),
         left_out=(run.besides or {}).get("left_out", ()),
+        limits=(run.besides or {}).get("limits", {}),
     )
 
 
@@ -318,14 +375,16 @@ def _part(part: Any) -> Any:
 
 
 def past_of(runs: Sequence[Run], spec: Spec, values: Mapping[str, Any] | None = None) -> list[Case]:
-    """What has been recorded of an agent: every run that ended well, replays and evaluations left out.
+    """What has been recorded of an agent: every run that ended well, replays and evaluations left out, and later turns
+    of conversations, which would ask something else without what was said before.
 
     Args:
         values: as `Inputs` takes them.
     """
     agents = set(spec.agents) or {spec.name}
     own = [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
-    well = [r for r in own if r.status == "ok" and r.input is not None and not _resumes(r.input)]
+    later = _later(runs, agents, _graph_of(spec, values or {}, runs))
+    well = [r for r in own if r.status == "ok" and not _goes_on(r.input) and r.run_id not in later]
     inputs = Inputs(spec, values)
     told = [(_case(run, {}), inputs.of(run)) for run in well]
     return [_as_told(case, found, spec) for case, found in told if found.known]
@@ -361,8 +420,9 @@ def of_runs(
     cases = [_case(run, expected or {}) for run in runs]
     if spec is None:
         return cases
-    inputs = Inputs(spec, values)
-    return [_as_told(case, inputs.of(run), spec) for case, run in zip(cases, runs, strict=True)]
+    inputs, graph = Inputs(spec, values), _graph_of(spec, values or {}, runs)
+    told = [_as_told(case, inputs.of(run), spec) for case, run in zip(cases, runs, strict=True)]
+    return [besides.within_limits(case, graph) for case in told]
 
 
 def read_expected(path: Path, runs: Sequence[Run]) -> dict[str, Any]:

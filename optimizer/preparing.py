@@ -32,6 +32,8 @@ _MEMORY = (
     "the graph has a store (long-term memory): each run reads it as it is now, not as it was when its input was "
     "recorded, and keeps what it writes to itself"
 )
+_UNNAMED = "LangGraph"
+"""What a graph is called that was compiled without a name."""
 _OTHER_SCORES = "the scorer or the right answers were changed since it began: what was scored before stays as it was"
 
 
@@ -151,7 +153,7 @@ def prepare(
     )
     now = {**space.base, **incumbent}
     left_out = (f"left out: {count} {why}" for why, count in chosen.left_out.items())
-    notes = [*left_out, *chosen.notes, *_memory(spec, now)]
+    notes = [*left_out, *chosen.notes, *_memory(spec, now), *_names(spec)]
     if gone:
         notes.append(f"{', '.join(gone)}: in the configuration in use, and no field of {spec.name} any more; left out")
     return Prepared(
@@ -172,6 +174,16 @@ def _memory(spec: Spec, values: Config) -> list[str]:
     except BadSpec:  # said once it is evaluated
         return []
     return [] if memory_of(graph) is None else [_MEMORY]
+
+
+def _names(spec: Spec) -> list[str]:
+    """What is to be known of a graph that has no name of its own."""
+    if spec.agents or spec.name != _UNNAMED:
+        return []
+    return [
+        f"the graph has no name, so it is called {_UNNAMED}: the runs of all graphs without a name are taken as its "
+        "own; compile(name=...) tells them apart, or the spec's `agents`"
+    ]
 
 
 def _not_asked(spec: Spec, runs: Sequence[Run], values: Config) -> list[str]:

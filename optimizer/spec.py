@@ -36,6 +36,7 @@ class Case:
         conversation: runs of one are not independent of each other.
         context: fields of the graph's context that each run brings itself; `configurable` likewise, all of it.
         left_out: fields of which nothing could be recorded.
+        limits: what LangGraph's config said of the recorded run: recursion_limit, max_concurrency.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Case:
     context: Mapping[str, Any] = field(default_factory=dict)
     configurable: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Spec(BaseModel):

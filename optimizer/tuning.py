@@ -274,7 +274,7 @@ class Tuner:
             except BudgetSpent as over:
                 return str(over)  # what was asked stays running; it is asked again when the study goes on
             if first and found and asked[0].config == p.incumbent:
-                _check_first(found[0])  # not told: it is asked again once it is mended
+                _check_first(found[0], p.notes)  # not told: it is asked again once it is mended
                 self._warn(_odd(found[0], p.spec))
             for candidate, result in zip(new, found, strict=True):
                 search.tell(candidate, result)
@@ -319,6 +319,14 @@ def _asked(done: Sequence[Done]) -> bool:
 
 def _odd(found: Evaluated, spec: Spec) -> str | None:
     """What is odd about the qualities of the incumbent."""
+    failed = [o for o in found.outcomes if o.error is not None]
+    if failed:
+        why, _ = Counter(str(o.error) for o in failed).most_common(1)[0]
+        cases = ", ".join(sorted(o.case[:12] for o in failed)[:3])
+        return (
+            f"{len(failed)} of {len(found.outcomes)} runs of the incumbent failed, mostly with {why} (inputs of "
+            f"{cases}): these count as errors and as late"
+        )
     losses = [o.loss for o in found.outcomes if o.error is None]
     if losses and all(loss is None for loss in losses):
         return "the scorer can tell of no run of the incumbent: without qualities nothing can be promoted"
@@ -330,17 +338,18 @@ def _odd(found: Evaluated, spec: Spec) -> str | None:
     return None
 
 
-def _check_first(found: Evaluated) -> None:
+def _check_first(found: Evaluated, notes: Sequence[str] = ()) -> None:
     """The incumbent must work: nothing can be compared with one that does not."""
+    others = "".join(f"; {note}" for note in notes if "is taken to be in use" in note)
     if found.failed is not None:
-        raise OptimizerError(f"the incumbent cannot be evaluated: {found.failed}")
+        raise OptimizerError(f"the incumbent cannot be evaluated: {found.failed}{others}")
     if found.outcomes and all(o.error is not None for o in found.outcomes):
         why, _ = Counter(o.error for o in found.outcomes).most_common(1)[0]
         run = next((o.run_id for o in found.outcomes if o.run_id and o.error == why), None)
         shown = "" if run is None else f"; `redecode show {run[:12]}` has more"
         if "'dict' object has no attribute" in str(why):
             shown += "; inputs are recorded as plain data, and are objects where the hints of the graph's schema say so"
-        raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}")
+        raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}{others}")
 
 
 def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3) -> list[Done]:
@@ -390,5 +399,6 @@ def _line(asked: Asked, found: Measured | None, why: str | None) -> str:
     if found is None:
         return f"trial {asked.number}: {knobs}: {why}"
     text = f"error {found.error:.3f}, cost {found.cost:.4g}, latency {found.latency_s:.3f} s over {found.runs} runs"
+    text += f", {found.failed} of them failed" if found.failed else ""
     calls = f"{found.live} FM calls, {found.memo} from the memo"
     return f"trial {asked.number}: {knobs}: {text} ({calls}){'; out: ' + why if why else ''}"

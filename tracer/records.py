@@ -134,7 +134,8 @@ class Run:
         tokens: sampled tokens of all decodes; `prompt_tokens` likewise.
         fidelity: the least of its decodes that got an answer; `None` of a run without any.
         lost: events of it that could not be written down (a full disk, a fault of the tracer).
-        besides: what its graph was given besides its input ("context", "configurable"); `None` if it was not asked for.
+        besides: what its graph was given besides its input ("context", "configurable", "limits", whether there was a
+            "history"), and where it waits if it was "interrupted"; `None` if it was not asked for.
     """
 
     run_id: str

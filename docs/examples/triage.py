@@ -1,6 +1,6 @@
 """Sorts support tickets: an agent of somebody's whose knobs are the format of its answers, repair, and a cache.
 
-redecode record -- python triage.py
+redecode record -- python your_program.py    # which calls `graph` of this file
 redecode tune triage.py:spec --runs last-24h
 """
 

@@ -22,7 +22,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from redecode.optimizer.cases import MODE, of_runs
+from redecode.optimizer.cases import MODE, STUDY, of_runs
+from redecode.optimizer.evaluation.prefixes import SHARED, Prefixes, salted, without_salt
 from redecode.optimizer.spec import Case
 from redecode.replay import ReplayDivergence
 from redecode.replay.comparison.changes import without_tracers_own
@@ -223,7 +224,7 @@ class Memo:
         for row in answer.rows():
             self._latest = max(self._latest, row["sent_ns"])
             attributes, output = c.from_json(row["attributes"]) or {}, c.from_json(row["output"])
-            sampling = without_tracers_own(c.from_json(row["sampling"]) or {}, attributes)
+            sampling = without_salt(without_tracers_own(c.from_json(row["sampling"]) or {}, attributes))
             if row["seed_source"] == "tracer":
                 sampling.pop("seed", None)
             sampling, limit = limited(sampling)
@@ -349,20 +350,25 @@ class Evaluator:
     ) -> None:
         self._memo, self._live_tools, self._sources, self._stand_in = memo, set(live_tools), sources, stand_in
         self._engines: dict[tuple[str | None, str], str] = {}
+        self._vllms: set[tuple[str | None, str]] = set()
+        self._prefixes = Prefixes()
         self._taken: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
         self.refused: str | None = None
 
     def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
         """From the memo, in the time it took; else live."""
-        case = self._marked(span)
-        engine = self._engines.get((request.base_url, request.model))
+        case, lane = self._marked(span), lane_of(span)
+        where = (request.base_url, request.model)
+        engine = self._engines.get(where)
+        if lane is not None:
+            span.set({SHARED: self._prefixes.share(lane, request)})
         found = None
         if self._memo is not None and engine is not None:
             found = self._memo.find(engine, request, f"{case} {span.step_key}")
         if found is None:
             span.set({ANSWERED_BY: LIVE})
-            return Live()
+            return Live(change=partial(salted, lane)) if lane is not None and where in self._vllms else Live()
         decode, there = found
         # What was paid for then, also where this stream is not read to its end, which would tell it.
         counts = {c.INPUT_TOKENS: decode.input_tokens, c.OUTPUT_TOKENS: decode.output_tokens}
@@ -447,7 +453,10 @@ class Evaluator:
                 self._taken.pop(event.run, None)
         if event.kind == "decode" and event.status == "ok" and a.get(ANSWERED_BY) == LIVE:
             engine = engine_of(a.get(c.ENGINE), a.get(c.BASE_URL), a.get(c.FINGERPRINT))
-            self._engines[a.get(c.BASE_URL), str(a.get(c.REQUEST_MODEL))] = engine
+            where = a.get(c.BASE_URL), str(a.get(c.REQUEST_MODEL))
+            self._engines[where] = engine
+            if a.get(c.PROVIDER) == "vllm":
+                self._vllms.add(where)
 
     def other(self, span: LiveSpan | None, what: str) -> None:
         """Live."""
@@ -465,6 +474,17 @@ class Evaluator:
 
 def case_of(span: LiveSpan) -> str | None:
     """The case that a span's run is of."""
+    return _marks(span).get("case")
+
+
+def lane_of(span: LiveSpan) -> str | None:
+    """The candidate that a span's run is of, and what for: a process's first run asks what the next one does."""
+    marks = _marks(span)
+    names = [str(marks[name]) for name in (STUDY, "trial", "lane", FIRST) if name in marks]
+    return "/".join(names) if "case" in marks else None
+
+
+def _marks(span: LiveSpan) -> Mapping[str, Any]:
     labels = c.from_json(span.root.event.attributes.get(c.LABELS)) or {}
-    found = labels.get(MODE) or {}
-    return found.get("case")
+    found: Mapping[str, Any] = labels.get(MODE) or {}
+    return found

@@ -69,9 +69,10 @@ def breaks_slo(outcomes: Sequence[Outcome], goals: Goals) -> str | None:
     bound = lower_rate(misses, len(outcomes))
     if bound <= goals.allowed:
         return None
-    return (
-        f"{misses} of {len(outcomes)} runs missed the SLO: at least {bound:.1%} do, {goals.allowed:.1%} may (95 % sure)"
-    )
+    failed = [o.error for o in outcomes if o.error is not None]
+    told = f" ({len(failed)} failed: {failed[0]})" if failed else ""
+    least = f"at least {bound:.1%} do, {goals.allowed:.1%} may (95 % sure)"
+    return f"{misses} of {len(outcomes)} runs missed the SLO{told}: {least}"
 
 
 def dominated(outcomes: Sequence[Outcome], kept: Sequence[tuple[int, Measured]], goals: Goals) -> str | None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from redecode.optimizer.besides import contexts
+from redecode.optimizer.besides import checkpointer_of, contexts
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, SCORER, by_words, scorers
 from redecode.optimizer.errors import BadSpec, EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import FIRST, RECORDING
+from redecode.optimizer.evaluation.prefixes import cached
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.inputs import as_came, as_given
 from redecode.optimizer.objectives import Outcome, Usage
@@ -45,6 +46,8 @@ class Seen:
     live: int
     memo: int
     cached: int
+    unreached: bool = False
+    waits: bool = False
 
 
 class Watch:
@@ -57,6 +60,7 @@ class Watch:
         self._cached: Counter[str] = Counter()
         self._seen: dict[str, Seen] = {}
         self._judging: dict[str, Usage] = {}
+        self._unreached: set[str] = set()
 
     def __call__(self, event: SpanEvent) -> None:
         """A span has ended."""
@@ -67,16 +71,22 @@ class Watch:
                 used[model] = used.get(model, Usage()).plus(_usage(event))
                 by = self._by.setdefault(event.run, [0, 0])
                 by[event.attributes.get(ANSWERED_BY) == RECORDING] += 1
+                kind = (event.error or "").partition(":")[0]
+                if kind in _NOT_THERE or kind.endswith(("ConnectionError", "ConnectError")):  # LangChain has its own
+                    self._unreached.add(event.run)
             elif event.kind == "cache":
                 self._cached[event.run] += 1
             elif event.kind == "run" and event.end_ns is not None:
                 labels = (c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}
                 token, by_model = labels.get("token"), self._usage.pop(event.run, {})
                 live, memo = self._by.pop(event.run, [0, 0])
-                cached = self._cached.pop(event.run, 0)
+                hits = self._cached.pop(event.run, 0)
                 latency_s = (event.end_ns - event.start_ns) / 1e9
                 if token is not None:
-                    self._seen[token] = Seen(event.run, latency_s, by_model, live, memo, cached)
+                    gone = event.run in self._unreached
+                    self._unreached.discard(event.run)
+                    waits = bool(event.attributes.get(c.INTERRUPTED))
+                    self._seen[token] = Seen(event.run, latency_s, by_model, live, memo, hits, gone, waits)
                 elif labels.items() >= SCORER.items():
                     for model, usage in by_model.items():
                         self._judging[model] = self._judging.get(model, Usage()).plus(usage)
@@ -104,7 +114,7 @@ def _usage(event: SpanEvent) -> Usage:
         uncounted=int(not told and (event.status == "ok" or event.error == c.CUT_SHORT)),
         input_tokens=a.get(c.INPUT_TOKENS) or 0,
         output_tokens=a.get(c.OUTPUT_TOKENS) or 0,
-        cached_tokens=a.get(c.CACHED_TOKENS) or 0,
+        cached_tokens=cached(a, a.get(c.CACHED_TOKENS) or 0, a.get(c.INPUT_TOKENS) or 0),
         engine_s=spent / 1e9,
     )
 
@@ -264,9 +274,12 @@ class Runner:
             except Exception as error:  # whatever a candidate's graph raises is a failure of the candidate
                 failed = error
             took = loop.time() - begun
-            if failed is None or (gone := not_there(failed)) is None:
-                return self._outcome(case, failed, token, took), output
-            self.watch.take(token)
+            seen = self.watch.take(token)
+            if failed is None and seen is not None and seen.waits:
+                failed = RuntimeError(f"it waits for an answer to an interrupt, which nobody gives here{_asks(output)}")
+            # What a node itself could not reach is that run's failure; so it was in production.
+            if failed is None or (gone := not_there(failed)) is None or (seen is not None and not seen.unreached):
+                return self._outcome(case, failed, seen, took), output
             if wait_s is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
             await asyncio.sleep(wait_s)
@@ -279,6 +292,7 @@ class Runner:
         config = {
             "metadata": {c.GIVEN_LABELS: marks},
             "run_name": getattr(graph, "name", None) or self.spec.name,
+            **case.limits,
             # A graph with a checkpointer begins anew. One with a cache of nodes has none: it has answers of other
             # candidates and of production, under a key that need not know what a context sets.
             "configurable": {**case.configurable, "thread_id": f"{MODE}/{token}", _CACHE: None, **_memory(graph)},
@@ -287,8 +301,7 @@ class Runner:
         with nullcontext() if caches is None else elsewhere(caches):
             return await graph.ainvoke(as_given(graph, case.input), config, **given)
 
-    def _outcome(self, case: Case, failed: Exception | None, token: str, took: float) -> Outcome:
-        seen = self.watch.take(token)
+    def _outcome(self, case: Case, failed: Exception | None, seen: Seen | None, took: float) -> Outcome:
         error = None if failed is None else f"{type(failed).__name__}: {failed}"[:500]
         if seen is None:
             return Outcome(case=case.id, run_id=None, quality=None, latency_s=took, error=error)
@@ -320,14 +333,22 @@ class Runner:
         return quality
 
 
-def _memory(graph: Any) -> dict[str, Any]:
-    """What lets a run read the graph's store and keep what it writes to itself: it is production's, too."""
-    store = memory_of(graph)
-    if store is None:
-        return {}
-    from redecode.tracer.langgraph.memory import apart  # LangGraph is the agent's, and there if it has such a store
+def _asks(output: Any) -> str:
+    """What a run that was interrupted asks, if it says so."""
+    asked = output.get("__interrupt__") if isinstance(output, Mapping) else None
+    return "".join(f": {getattr(one, 'value', one)!r}" for one in (asked or ())[:1])[:200]
 
-    return apart(store)
+
+def _memory(graph: Any) -> dict[str, Any]:
+    """What lets a run read the graph's store and keep what it writes to itself, and its conversation: the store and the
+    checkpointer are production's, too.
+    """
+    store, checkpointer = memory_of(graph), checkpointer_of(graph)
+    if store is None and checkpointer is None:
+        return {}
+    from redecode.tracer.langgraph.memory import apart  # LangGraph is the agent's, and there if it has one of them
+
+    return apart(store, checkpointer)
 
 
 def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcome]:
@@ -362,6 +383,7 @@ def not_there(error: BaseException) -> str | None:
         if names & _SLOW:
             return None
         if names & _NOT_THERE:
-            return f"{type(found).__name__}: {found}"[:200]
+            asked = getattr(getattr(found, "request", None), "url", None)
+            return f"{type(found).__name__}: {found}"[:200] + ("" if asked is None else f" (at {asked})")
         found = found.__cause__ or found.__context__
     return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,7 +121,7 @@ class Session:
             memo: Evaluator(self._memo if memo else None, tools, self._sources, self._spec.stand_in)
             for memo in (True, False)
         }
-        self._cold = True
+        self._cold, self._threaded = True, False
         self._warming = None
         if self._spec.caches:
             past = past_of(Store(settings.source).runs(besides=True), self._spec)
@@ -130,6 +132,8 @@ class Session:
 
     async def block(self, block: Block) -> list[Outcome]:
         """As `Evaluates.evaluate`."""
+        if not self._threaded:
+            self._threads_of_their_own()
         player = self._players[block.memo]
         if block.recorded:
             play(player)
@@ -151,6 +155,16 @@ class Session:
             if why is not None:
                 raise BadSpec(f"the cache around '{name}' can keep none of its answers: {why}")
         return outcomes
+
+    def _threads_of_their_own(self) -> None:
+        """As many threads as each run's own `invoke` would have, for all of them together.
+
+        Nodes that are plain functions run on the loop's default pool: runs would wait for each other's, or for good,
+        where one holds a thread while it waits for another.
+        """
+        many = int(self._load) * min(32, (os.cpu_count() or 1) + 4)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(many, thread_name_prefix="redecode-run"))
+        self._threaded = True
 
     async def close(self) -> None:
         """Let go of what the graph opened."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from redecode.optimizer.objectives import Measured
+from redecode.optimizer.evaluation.racing import breaks_slo
+from redecode.optimizer.objectives import Goals, Measured, Outcome
 from redecode.optimizer.promotion.decide import Margins
-from redecode.optimizer.study.search import Done
-from redecode.optimizer.tuning import finalists
+from redecode.optimizer.spec import Spec
+from redecode.optimizer.study.search import Done, Evaluated
+from redecode.optimizer.tuning import _odd, finalists
 
 
 def trial(number: int, values: tuple[float, float, float], *, se: float = 0.0, median_s: float | None = None) -> Done:
@@ -49,3 +51,18 @@ def test_what_is_just_within_a_margin_is_within() -> None:
     assert chosen(trial(0, (0.1, 0.0, 0.9)), trial(1, (0.1, 0.1, 0.3))) == []
     same = finalists([trial(0, (0.1, 1.0, 0.9)), trial(1, (0.1, 1.0, 0.3))], {"k": 0}, Margins(cost=1.0))
     assert [d.number for d in same] == [1]
+
+
+def test_runs_that_fail_are_told_as_failed_and_not_only_as_late() -> None:
+    missing = [
+        Outcome(case=f"c{n}", run_id=None, quality=None, latency_s=0.1, error="404: no such model") for n in range(3)
+    ]
+    fine = [Outcome(case=f"d{n}", run_id=None, quality=1.0, latency_s=0.1) for n in range(9)]
+    outcomes = (*missing, *fine)
+    said = _odd(Evaluated(outcomes=outcomes), Spec(name="a", build=lambda _: None))
+    assert said is not None and said.startswith(
+        "3 of 12 runs of the incumbent failed, mostly with 404: no such model (inputs of c0"
+    )
+    late = breaks_slo(outcomes, Goals(slo_s=1.0))
+    assert late is not None and "3 of 12 runs missed the SLO (3 failed: 404: no such model)" in late
+    assert _odd(Evaluated(outcomes=tuple(fine)), Spec(name="a", build=lambda _: None)) is None

@@ -1,4 +1,4 @@
-"""What a graph was given besides its input: LangGraph's context, and what is configurable.
+"""What a graph was given besides its input: LangGraph's context, what is configurable, limits, and a history.
 
 A tenant, a user, a region: without it a run cannot be made again. Only plain values are kept, and what is made of them;
 connections and the like are the program's own, and keys are never written down.
@@ -7,6 +7,7 @@ connections and the like are the program's own, and keys are never written down.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -22,23 +23,41 @@ from redecode.tracer.records import JsonObject
 _RUNTIME = "__pregel_runtime"
 # Whose conversation it is, and where in it: a run of its own has others.
 _PLACES = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id"})
+_LIMITS = ("recursion_limit", "max_concurrency")
 _PLAIN = (str, int, float, bool, type(None), Enum, date, time, timedelta, Decimal, UUID, PurePath)
 _DEEPEST = 20
 
 
 def besides(loop: Any) -> JsonObject:
-    """By "context" and "configurable", of LangGraph's own state of a graph, and by "left_out" the names of what of a
-    context cannot be kept, but for what it has by default; what is empty is left out.
+    """By "context" and "configurable", of LangGraph's own state of a graph that begins, and by "left_out" the names of
+    what of a context cannot be kept, but for what it has by default; by "limits" its config's recursion_limit and
+    max_concurrency, where they are not LangGraph's own; by "history" whether its checkpointer knew the thread before.
+    What is empty is left out.
     """
-    configurable = (getattr(loop, "config", None) or {}).get("configurable") or {}
+    config = getattr(loop, "config", None) or {}
+    configurable = config.get("configurable") or {}
     context = getattr(configurable.get(_RUNTIME), "context", None)
     own = {k: v for k, v in configurable.items() if isinstance(k, str) and not k.startswith("__") and k not in _PLACES}
     fields = _fields(context) or {}
     kept = _kept(fields)
     lost = sorted(n for n, v in fields.items() if n not in kept and isinstance(n, str) and not _usual(context, n, v))
     lost += getattr(context, "model_extra", None) or ()
-    found = {"context": kept, "configurable": _kept(own), "left_out": lost}
+    found = {
+        "context": kept,
+        "configurable": _kept(own),
+        "left_out": lost,
+        "limits": _limits(config),
+        "history": getattr(loop, "step", 0) > 0,  # steps are counted on from a thread's last checkpoint
+    }
     return {name: told for name, told in found.items() if told}
+
+
+def _limits(config: Mapping[str, Any]) -> JsonObject:
+    """What of a config says how far a run may go, and how wide."""
+    defaults = sys.modules.get("langgraph._internal._config")  # nothing public says what it would be
+    usual = {"recursion_limit": getattr(defaults, "DEFAULT_RECURSION_LIMIT", None)}
+    said = {name: config.get(name) for name in _LIMITS}
+    return {n: int(value) for n, value in said.items() if isinstance(value, int) and value != usual.get(n)}
 
 
 def _kept(values: Mapping[str, Any]) -> JsonObject:

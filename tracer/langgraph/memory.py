@@ -1,7 +1,8 @@
-"""LangGraph's long-term memory (a graph's store) for one run alone: reads find what is there, writes stay with the run.
+"""What a graph remembers, for one run alone. Of its store (LangGraph's long-term memory) reads find what is there, and
+writes stay with the run; its conversations stay in memory.
 
-An evaluation runs a graph again and again on inputs of the past. A store that these runs wrote to would be
-production's, and one candidate would find in it what another one left.
+An evaluation runs a graph again and again on inputs of the past. A store or a checkpointer that these runs wrote to
+would be production's, and one candidate would find in the store what another one left.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from langchain_core.embeddings import Embeddings
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime
 from langgraph.store.base import (
     BaseStore,
@@ -30,17 +32,23 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 _RUNTIME = "__pregel_runtime"
+_CHECKPOINTER = "__pregel_checkpointer"
 _Place: TypeAlias = tuple[tuple[str, ...], str]
 _I = TypeVar("_I", bound=Item)
 
 
-def apart(store: BaseStore) -> dict[str, Any]:
-    """What one run of a graph with this store is given, among what is configurable, to have an `Overlay` of its own.
+def apart(store: BaseStore | None, checkpointer: Any = None) -> dict[str, Any]:
+    """What one run of a graph is given, among what is configurable, to have an `Overlay` of its store and its own
+    checkpointer, where the graph has such.
 
     LangGraph takes the store of the runtime that a run is given before the graph's, and hands it on from there: to
-    nodes, tools, tasks and the graphs within, also those that were compiled with another one.
+    nodes, tools, tasks and the graphs within, also those that were compiled with another one. So it does with a
+    checkpointer. The run's own can be asked in either way, which not every kind can, and keeps what the graph's can.
     """
-    return {_RUNTIME: Runtime(store=Overlay(store))}
+    given: dict[str, Any] = {} if store is None else {_RUNTIME: Runtime(store=Overlay(store))}
+    if checkpointer is not None:
+        given[_CHECKPOINTER] = InMemorySaver(serde=getattr(checkpointer, "serde", None))
+    return given
 
 
 class _Put(NamedTuple):

@@ -111,13 +111,16 @@ def runs(read: Read, *, limit: int | None = None, run_ids: list[str] | None = No
 
 
 def with_besides(read: Read, found: list[Run]) -> list[Run]:
-    """The runs with what their graphs were given besides their inputs."""
+    """The runs with what their graphs were given besides their inputs, and where those wait that were interrupted."""
     told = read.rows(
-        f"""SELECT run_id, attributes->>'$."{c.RUN_BESIDES}"' FROM spans
-        WHERE kind = 'run' AND {_PICKED} AND contains(attributes, '"{c.RUN_BESIDES}"')""",
+        f"""SELECT run_id, attributes->>'$."{c.RUN_BESIDES}"', attributes->>'$."{c.INTERRUPTED}"' FROM spans
+        WHERE kind = 'run' AND {_PICKED}
+        AND (contains(attributes, '"{c.RUN_BESIDES}"') OR contains(attributes, '"{c.INTERRUPTED}"'))""",
         [[run.run_id for run in found]],
     )
-    known = {run_id: c.from_json(text) for run_id, text in told}
+    known = {
+        run_id: (c.from_json(text) or {}) | ({"interrupted": where} if where else {}) for run_id, text, where in told
+    }
     return [replace(run, besides=known.get(run.run_id) or {}) for run in found]
 
 
