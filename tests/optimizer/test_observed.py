@@ -124,8 +124,8 @@ def test_without_a_graph_nobody_knows_what_was_an_object(
 def test_a_scorer_that_ends_its_process_costs_the_lane_and_no_more(one: ModuleType, store: Path) -> None:
     workers = Workers(Settings(spec="scored_as_recorded:ending", store=store, source=store))
     try:
-        assert observed([recorded(one, 1, duration_s=1.0)], workers, {"heat": 0}, {})[0] == []
-        told = observed([recorded(one, 1, duration_s=1.0)], workers, {"heat": 0}, {})[1]
+        seen, told = observed([recorded(one, 1, duration_s=1.0)], workers, {"heat": 0}, {})
+        assert seen == []
         assert told is not None and "could not be scored as recorded: a worker died 3 times" in told
     finally:
         workers.close()

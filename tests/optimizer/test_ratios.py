@@ -109,3 +109,15 @@ def test_what_lies_on_its_margin_asks_for_no_number_of_runs() -> None:
     nearly *= 1.0499 * base.sum() / nearly.sum()
     found = decided(lane(base, base), lane(nearly, base * 0.5))
     assert (found.verdict, found.more) == (Verdict.UNSURE, None)
+
+
+def test_one_long_run_of_the_incumbents_leaves_what_all_others_say() -> None:
+    """Each run costs the candidate half; one of the incumbent's took a hundred times as long as usual."""
+    rng = np.random.default_rng(7)
+    theirs = np.exp(rng.normal(0, 0.1, 40))
+    ours = theirs * 0.5
+    theirs[3] *= 100
+    e = paired(ours.tolist(), theirs.tolist(), range(40), seed=0, ratio=True, resamples=1000)
+    assert e.p_not_above(MARGIN) < 0.01 and e.p_not_above(0.0) < 0.01
+    back = paired(theirs.tolist(), ours.tolist(), range(40), seed=0, ratio=True, resamples=1000)
+    assert back.p_not_below(MARGIN) < 0.01 and back.p_not_above(MARGIN) > 0.5
