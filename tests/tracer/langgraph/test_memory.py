@@ -66,8 +66,9 @@ def said(found: Any) -> Any:
 
 
 def asked(store: BaseStore, ops: list[Op], how: str) -> Any:
+    # Where an item would have been that matches since it was written anew, nobody can tell, nor so on which page.
+    ops = [op._replace(offset=0, limit=100) if isinstance(op, SearchOp) and op.filter else op for op in ops]
     found = said(store.batch(ops) if how == "sync" else asyncio.run(store.abatch(ops)))
-    # Where an item would have been that matches since it was written anew, nobody can tell.
     return [sorted(f, key=str) if getattr(op, "filter", None) else f for op, f in zip(ops, found, strict=True)]
 
 
