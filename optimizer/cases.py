@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from redecode.optimizer import besides
+from redecode.optimizer import besides, conversations
+from redecode.optimizer.conversations import Histories
 from redecode.optimizer.errors import BadSpec, NoRuns
 from redecode.optimizer.inputs import UNTOLD, Inputs, Told
 from redecode.optimizer.spec import Case, Spec
@@ -36,9 +36,6 @@ _ROLES = {"user": "human", "assistant": "ai", **{k: k for k in ("system", "devel
 _MESSAGES = {**{k: k for k in ("human", "ai", "system", "tool", "function", "chat")}, "AIMessageChunk": "ai"}
 _OF_MESSAGES = frozenset({"type", "role", "name", "content", "id", "tool_calls", "tool_call_id", "usage_metadata"})
 _WITH_IDS = frozenset({"text", "reasoning", "tool_use", "tool_call", "tool_result"})
-_LATER = (
-    "later turns of a conversation: an evaluation does not have the history that the graph's checkpointer gave them"
-)
 _WHICH = re.compile(r"last-(\d+)([smhdw]?)|all")
 
 
@@ -104,10 +101,11 @@ def select(
     out: list[Case] = []
     inputs, told, in_use = Inputs(spec, values), dict[str, Told](), values or {}
     graph = _graph_of(spec, in_use, runs)
-    later, waited = _later(runs, agents, graph), _waited(runs, agents)
+    own = _own(runs, agents)
+    histories, waited = Histories(own, graph), conversations.waited(own)
     asked = _asked(runs, which, now_ns)
     for run in asked:
-        case = _case(run, expected or {})
+        case = _case(run, expected or {}, histories)
         if run.source_run_id is not None or MODE in run.labels:
             gone["replays"] += 1
         elif run.agent not in agents:
@@ -117,12 +115,12 @@ def select(
             gone["still open"] += 1
         elif run.input is None:
             gone["without a recorded input (--no-content leaves it out)"] += 1
-        elif _resumes(run.input):
+        elif conversations.resumes(run.input):
             gone["that go on after an interrupt: their input is the answer to it"] += 1
-        elif run.run_id in waited or _interrupted(run):
+        elif run.run_id in waited or conversations.interrupted(run):
             gone["that ended in an interrupt: what they were to come to is another run's"] += 1
-        elif run.run_id in later:
-            gone[_LATER] += 1
+        elif (unknown := histories.refused(run)) is not None:
+            gone[unknown] += 1
         elif spec.needs_expected and case.expected is None:
             gone["without an expected answer (label `expected`, or --expected FILE)"] += 1
         elif not (found := inputs.of(run)).known:
@@ -186,47 +184,6 @@ def _untold(told: Sequence[Told], spec: Spec) -> Iterator[str]:
         )
 
 
-def _resumes(given: Any) -> bool:
-    """Whether a run's input is LangGraph's `Command`, to a graph that has begun."""
-    return isinstance(given, Mapping) and given.keys() == {"graph", "update", "resume", "goto"}
-
-
-def _interrupted(run: Run) -> bool:
-    """Whether a run says that it ended to be gone on with."""
-    said = isinstance(run.output, Mapping) and "__interrupt__" in run.output
-    return said or bool((run.besides or {}).get("interrupted"))
-
-
-def _threads(runs: Sequence[Run], agents: Collection[str]) -> Iterator[list[Run]]:
-    """What these agents' conversations were, each in its order; evaluations and replays are no part of them."""
-    threads: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted(runs, key=lambda r: (r.started_ns, r.run_id)):
-        own = run.agent in agents and run.source_run_id is None and MODE not in run.labels
-        if own and run.conversation_id is not None:
-            threads.setdefault((run.agent, run.conversation_id), []).append(run)
-    yield from threads.values()
-
-
-def _later(runs: Sequence[Run], agents: Collection[str], graph: Any) -> frozenset[str]:
-    """Runs whose graph knew their conversations before. Of a store of before that was recorded all but the first of
-    each, if this graph has a checkpointer; without one an input says all that there is to know.
-    """
-    found = {run.run_id for run in runs if (run.besides or {}).get("history")}
-    if besides.checkpointer_of(graph) is not None:
-        found |= {run.run_id for thread in _threads(runs, agents) for run in thread[1:]}
-    return frozenset(found)
-
-
-def _waited(runs: Sequence[Run], agents: Collection[str]) -> frozenset[str]:
-    """Runs that another one went on with, which says that they ended in an interrupt, whatever was recorded of it."""
-    pairs = [pair for thread in _threads(runs, agents) for pair in pairwise(thread)]
-    return frozenset(run.run_id for run, after in pairs if run.status == "ok" and _goes_on(after.input))
-
-
-def _goes_on(given: Any) -> bool:
-    return given is None or _resumes(given)  # None is what a graph is given that stopped before or after a node
-
-
 def _graph_of(spec: Spec, values: Mapping[str, Any], runs: Sequence[Run]) -> Any:
     """The graph in use, for runs with a conversation or limits; `None` if these have none, and where what is known of
     it does not build one, which is told of elsewhere.
@@ -256,7 +213,12 @@ def _asked(runs: Sequence[Run], which: str, now_ns: int) -> list[Run]:
     return [r for r in recorded if r.started_ns >= now_ns - int(number) * _UNITS_S[unit] * 1_000_000_000]
 
 
-def _case(run: Run, expected: Mapping[str, Any]) -> Case:
+def _own(runs: Sequence[Run], agents: Collection[str]) -> list[Run]:
+    """What was recorded of these agents; evaluations and replays are none of theirs."""
+    return [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
+
+
+def _case(run: Run, expected: Mapping[str, Any], histories: Histories | None = None) -> Case:
     return Case(
         id=run.run_id,
         input=run.input,
@@ -271,6 +233,7 @@ def _case(run: Run, expected: Mapping[str, Any]) -> Case:
         configurable=(run.besides or {}).get("configurable", {}),
         left_out=(run.besides or {}).get("left_out", ()),
         limits=(run.besides or {}).get("limits", {}),
+        history=None if histories is None else histories.of(run),
     )
 
 
@@ -323,8 +286,9 @@ def _elsewhere(one: Case, other: Case) -> bool:
 
 
 def same_input(case: Case) -> str:
-    """Equal for cases of equal inputs, whatever ids their messages have."""
-    return json.dumps(by_words(case.input), sort_keys=True, default=str)
+    """Equal for cases of equal inputs after equal histories, whatever ids their messages have."""
+    told = case.input if case.history is None else [case.history, case.input]
+    return json.dumps(by_words(told), sort_keys=True, default=str)
 
 
 def by_words(value: Any) -> Any:
@@ -376,17 +340,17 @@ def _part(part: Any) -> Any:
 
 def past_of(runs: Sequence[Run], spec: Spec, values: Mapping[str, Any] | None = None) -> list[Case]:
     """What has been recorded of an agent: every run that ended well, replays and evaluations left out, and later turns
-    of conversations, which would ask something else without what was said before.
+    of conversations of which is not known what was said before.
 
     Args:
         values: as `Inputs` takes them.
     """
     agents = set(spec.agents) or {spec.name}
-    own = [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
-    later = _later(runs, agents, _graph_of(spec, values or {}, runs))
-    well = [r for r in own if r.status == "ok" and not _goes_on(r.input) and r.run_id not in later]
+    own = _own(runs, agents)
+    histories = Histories(own, _graph_of(spec, values or {}, runs))
+    asked = [r for r in own if r.status == "ok" and not conversations.goes_on(r.input)]
     inputs = Inputs(spec, values)
-    told = [(_case(run, {}), inputs.of(run)) for run in well]
+    told = [(_case(run, {}, histories), inputs.of(run)) for run in asked if histories.refused(run) is None]
     return [_as_told(case, found, spec) for case, found in told if found.known]
 
 
@@ -410,18 +374,20 @@ def of_runs(
     expected: Mapping[str, Any] | None = None,
     spec: Spec | None = None,
     values: Mapping[str, Any] | None = None,
+    among: Sequence[Run] = (),
 ) -> list[Case]:
     """A case of each run.
 
     Args:
         spec: whose graph was given the inputs; without, they are as they were recorded.
         values: as `Inputs` takes them.
+        among: all runs there are, of which some say what the graph of another one knew before.
     """
-    cases = [_case(run, expected or {}) for run in runs]
     if spec is None:
-        return cases
+        return [_case(run, expected or {}) for run in runs]
     inputs, graph = Inputs(spec, values), _graph_of(spec, values or {}, runs)
-    told = [_as_told(case, inputs.of(run), spec) for case, run in zip(cases, runs, strict=True)]
+    histories = Histories(_own(among, set(spec.agents) or {spec.name}), graph)
+    told = [_as_told(_case(run, expected or {}, histories), inputs.of(run), spec) for run in runs]
     return [besides.within_limits(case, graph) for case in told]
 
 

@@ -218,7 +218,7 @@ def _again(request: Request, spec: Spec, runs: Sequence[Run], storage: Any, expe
         raise BadStudy(f"the knobs of {spec.name} are others than those of study {name}: {changes}; begin a new one")
     in_use = {**about.base, **about.incumbent}
     asked_for = [r for r in runs if r.run_id in {*about.search, *about.decide}]
-    known = same(selecting.of_runs(asked_for, expected, spec, in_use), about.settings.get(_BROUGHT, ()))
+    known = same(selecting.of_runs(asked_for, expected, spec, in_use, among=runs), about.settings.get(_BROUGHT, ()))
     cases = selecting.kept(known, about.search, about.decide)
     alike = about.scoring in ("", scoring_of(spec.score, [*cases.search, *cases.decide]))
     return Prepared(

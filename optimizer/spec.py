@@ -37,6 +37,7 @@ class Case:
         context: fields of the graph's context that each run brings itself; `configurable` likewise, all of it.
         left_out: fields of which nothing could be recorded.
         limits: what LangGraph's config said of the recorded run: recursion_limit, max_concurrency.
+        history: of a later turn of a conversation, the state that the turn before had left.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Case:
     configurable: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
+    history: Mapping[str, Any] | None = None
 
 
 class Spec(BaseModel):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from redecode.optimizer.besides import checkpointer_of, contexts
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
 from redecode.optimizer.cases import MODE, SCORER, by_words, scorers
+from redecode.optimizer.conversations import before
 from redecode.optimizer.errors import BadSpec, EngineGone, ScorerFailed
 from redecode.optimizer.evaluation.memo import FIRST, RECORDING
 from redecode.optimizer.evaluation.prefixes import cached
@@ -125,6 +126,9 @@ class Runner:
 
     Args:
         timeout_s: a run that takes longer has failed.
+
+    Attributes:
+        _sync: graphs are invoked, each in a thread: one of them cannot be awaited.
     """
 
     spec: Spec
@@ -134,6 +138,7 @@ class Runner:
     again_s: Sequence[float] = AGAIN_S
     warming: Warming | None = None
     _number: int = 0
+    _sync: bool = False
 
     async def block(
         self,
@@ -264,8 +269,9 @@ class Runner:
         self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None = None
     ) -> tuple[Outcome, Any]:
         """What came of a run, not judged yet, and its output."""
-        for wait_s in (*self.again_s, None):
-            token = self._token(labels)
+        waits, unawaited = iter((*self.again_s, None)), None
+        while True:
+            token, sync = self._token(labels), self._sync
             loop = asyncio.get_running_loop()
             begun, output, failed = loop.time(), None, None
             try:
@@ -275,30 +281,37 @@ class Runner:
                 failed = error
             took = loop.time() - begun
             seen = self.watch.take(token)
+            if isinstance(failed, NotImplementedError) and not sync:
+                unawaited, self._sync = failed, True  # a middleware, say, so production did not await it either
+                continue
+            if unawaited is not None and isinstance(failed, NotImplementedError | TypeError):
+                failed, self._sync = unawaited, False  # nor can it be invoked
             if failed is None and seen is not None and seen.waits:
                 failed = RuntimeError(f"it waits for an answer to an interrupt, which nobody gives here{_asks(output)}")
             # What a node itself could not reach is that run's failure; so it was in production.
             if failed is None or (gone := not_there(failed)) is None or (seen is not None and not seen.unreached):
                 return self._outcome(case, failed, seen, took), output
-            if wait_s is None:
+            if (wait_s := next(waits)) is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
             await asyncio.sleep(wait_s)
-        raise AssertionError  # the loop returns or raises
 
     async def _invoke(
         self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], token: str, caches: Elsewhere | None
     ) -> Any:
         marks = {MODE: {**labels, "case": case.id, "token": token}}
+        thread = f"{MODE}/{token}"
         config = {
             "metadata": {c.GIVEN_LABELS: marks},
             "run_name": getattr(graph, "name", None) or self.spec.name,
             **case.limits,
-            # A graph with a checkpointer begins anew. One with a cache of nodes has none: it has answers of other
-            # candidates and of production, under a key that need not know what a context sets.
-            "configurable": {**case.configurable, "thread_id": f"{MODE}/{token}", _CACHE: None, **_memory(graph)},
+            # A graph with a checkpointer begins anew, or where the case's does. One with a cache of nodes has none: it
+            # has answers of other candidates and of production, under a key that need not know what a context sets.
+            "configurable": {**case.configurable, "thread_id": thread, _CACHE: None, **_memory(graph, case, thread)},
         }
         given = {} if context is None else {"context": context}
         with nullcontext() if caches is None else elsewhere(caches):
+            if self._sync:  # a thread that goes on after its time has run out cannot be stopped
+                return await asyncio.to_thread(graph.invoke, as_given(graph, case.input), config, **given)
             return await graph.ainvoke(as_given(graph, case.input), config, **given)
 
     def _outcome(self, case: Case, failed: Exception | None, seen: Seen | None, took: float) -> Outcome:
@@ -339,16 +352,17 @@ def _asks(output: Any) -> str:
     return "".join(f": {getattr(one, 'value', one)!r}" for one in (asked or ())[:1])[:200]
 
 
-def _memory(graph: Any) -> dict[str, Any]:
+def _memory(graph: Any, case: Case, thread: str) -> dict[str, Any]:
     """What lets a run read the graph's store and keep what it writes to itself, and its conversation: the store and the
     checkpointer are production's, too.
     """
     store, checkpointer = memory_of(graph), checkpointer_of(graph)
-    if store is None and checkpointer is None:
+    known = None if case.history is None else before(graph, case.history)
+    if store is None and checkpointer is None and known is None:
         return {}
     from redecode.tracer.langgraph.memory import apart  # LangGraph is the agent's, and there if it has one of them
 
-    return apart(store, checkpointer)
+    return apart(store, checkpointer, thread, known)
 
 
 def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcome]:

@@ -14,9 +14,12 @@ def schema_of(graph: Any) -> Any:
     return getattr(getattr(graph, "builder", None), "state_schema", None)
 
 
-def state_of(graph: Any, given: Any) -> Any:
+def state_of(graph: Any, given: Any, known: Mapping[str, Any] | None = None) -> Any:
     """What a node is given after an input, if no other has run: reducers applied (so messages are messages), defaults
     there, and an instance where the schema is a class. An input that is no state stays as it is.
+
+    Args:
+        known: what channels have of turns before.
 
     Raises:
         Exception: whatever a reducer or the schema's own checks raise.
@@ -31,7 +34,7 @@ def state_of(graph: Any, given: Any) -> Any:
         # What LangGraph manages itself (steps that remain) is no channel, and follows from no input.
         if not hasattr(kind, "from_checkpoint") or not (name in taken or name in schemas[schema]):
             continue
-        channel = kind.from_checkpoint(kind.checkpoint())
+        channel = kind.from_checkpoint((known or {}).get(name, kind.checkpoint()))
         if name in taken:
             channel.update([taken[name]])
         if channel.is_available():

@@ -25,6 +25,7 @@ import numpy as np
 from redecode.optimizer.caching import CachedStep, Setting
 from redecode.optimizer.caching.calls import digest
 from redecode.optimizer.caching.steps import Elsewhere
+from redecode.optimizer.conversations import before
 from redecode.optimizer.evaluation.states import schema_of, state_of
 from redecode.optimizer.inputs import as_given
 from redecode.optimizer.spec import Case
@@ -58,7 +59,7 @@ class Past:
         ordered = sorted(runs, key=lambda c: (c.started_ns, c.id))[-MOST:]
         self.cases: Mapping[str, Case] = {c.id: c for c in ordered}
         self.steps = tuple(steps)
-        self._states = {c.id: _states(graph, c.input) for c in ordered}
+        self._states = {c.id: _states(graph, c) for c in ordered}
         self._unasked: dict[str, list[str]] = {step.name: [] for step in steps}
         self._asks = {step.name: [a for c in ordered if (a := self._ask(step, c)) is not None] for step in steps}
         self._likeness: dict[str, Any] = {}
@@ -162,12 +163,13 @@ class Past:
         return self._likeness[step.name]
 
 
-def _states(graph: Any, given: Any) -> tuple[Any, ...]:
+def _states(graph: Any, case: Case) -> tuple[Any, ...]:
     """What a step may be given of an input: the state, or, of a graph that has none, the input itself."""
+    known = None if case.history is None else before(graph, case.history)
     try:
-        return state_of(graph, as_given(graph, given)), given
+        return state_of(graph, as_given(graph, case.input), known), case.input
     except Exception:  # whatever somebody's reducers and checks do
-        return (given,)
+        return (case.input,)
 
 
 @dataclass(slots=True)

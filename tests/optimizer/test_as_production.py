@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from redecode.cli.main import app
 from redecode.optimizer.besides import checkpointer_of, within_limits
 from redecode.optimizer.cases import of_runs, past_of, select
+from redecode.optimizer.conversations import UNTOLD
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import load
@@ -135,21 +136,16 @@ def test_a_conversation_stays_with_its_run_whatever_keeps_those_of_production(
     assert {thread: dict(kept) for thread, kept in module.saver.storage.items()} == before
 
 
-def test_later_turns_that_a_checkpointer_gave_their_history_are_no_cases(folder: Path, store: Path) -> None:
+def test_later_turns_of_which_nobody_said_what_their_graph_knew_are_no_cases(folder: Path, store: Path) -> None:
     runs = turns(module_of(folder, AGENTS["graph"]), store, 4, turns=3)
-    assert [r.besides or {} for r in runs[:3]] == [{"history": True, **_context(runs[0])}] * 2 + [_context(runs[0])]
     spec = load("tuning:spec")
-    reason = "later turns of a conversation: an evaluation does not have the history that the graph's checkpointer gave"
     first = {r.run_id for r in runs if r.input["q"].startswith("q0")}
+    told = [replace(r, besides={"history": True} if r.run_id not in first else {}) for r in runs]
     older = [replace(r, besides={}) for r in runs]
-    for found in (runs, older):  # of before it was recorded as well
+    for found in (told, older):  # of before it was recorded as well
         cases = select(found, spec, "all", now_ns=0, held_out=0)
         assert {c.id for c in cases.search} == first == {c.id for c in past_of(found, spec)}
-        assert [(why[: len(reason)], count) for why, count in cases.left_out.items()] == [(reason, 8)]
-
-
-def _context(run: Run) -> Mapping[str, Any]:
-    return {"context": (run.besides or {})["context"]}
+        assert cases.left_out == {UNTOLD: 8}
 
 
 def test_without_a_checkpointer_an_input_has_its_whole_history_and_is_a_case(folder: Path, store: Path) -> None:
@@ -240,3 +236,26 @@ def test_a_graph_without_a_name_is_told_whose_runs_are_taken(folder: Path, store
         result = CliRunner().invoke(app, [*command, "--trials", "1"], catch_exceptions=False)
         notes = json.loads(result.stdout)["notes"]
         assert sum("the graph has no name" in note for note in notes) == told, notes
+
+
+ONLY_AWAITED = """
+async def odd(state: State, runtime: Runtime[Context]):
+    if runtime.context.style == "loop":
+        raise NotImplementedError("of mine")
+    return {"said": [state["q"]]}
+graph = graph_of(odd, name="agent")
+"""
+
+
+def test_a_graph_that_can_only_be_awaited_stays_awaited(folder: Path, store: Path) -> None:
+    module = module_of(folder, ONLY_AWAITED)
+    instrument(store)
+    asyncio.run(module.graph.ainvoke({"q": "a"}, context=module.Context()))
+    uninstrument()
+    cases = select(Store(store).runs(besides=True), load("tuning:spec"), "all", now_ns=0, held_out=0).search
+    here = InProcess(Settings(spec="tuning:spec", store=store, source=store))
+    try:
+        tried = [here.evaluate(Block(values={"style": style}, cases=cases))[0] for style in ("good", "loop", "good")]
+    finally:
+        here.close()
+    assert [o.error for o in tried] == [None, "NotImplementedError: of mine", None]

@@ -28,11 +28,15 @@ _PLAIN = (str, int, float, bool, type(None), Enum, date, time, timedelta, Decima
 _DEEPEST = 20
 
 
-def besides(loop: Any) -> JsonObject:
+def besides(loop: Any, *, first: bool = False) -> JsonObject:
     """By "context" and "configurable", of LangGraph's own state of a graph that begins, and by "left_out" the names of
     what of a context cannot be kept, but for what it has by default; by "limits" its config's recursion_limit and
-    max_concurrency, where they are not LangGraph's own; by "history" whether its checkpointer knew the thread before.
-    What is empty is left out.
+    max_concurrency, where they are not LangGraph's own; by "history", where its checkpointer knew the thread before,
+    the digest of the state that this left (`conventions.digest`), or true where that is not known. What is empty is
+    left out.
+
+    Args:
+        first: the graph has not been given its input yet.
     """
     config = getattr(loop, "config", None) or {}
     configurable = config.get("configurable") or {}
@@ -47,9 +51,19 @@ def besides(loop: Any) -> JsonObject:
         "configurable": _kept(own),
         "left_out": lost,
         "limits": _limits(config),
-        "history": getattr(loop, "step", 0) > 0,  # steps are counted on from a thread's last checkpoint
+        "history": _history(loop, first=first),
     }
     return {name: told for name, told in found.items() if told}
+
+
+def _history(loop: Any, *, first: bool) -> str | bool:
+    """What a thread's last checkpoint left, as the output of the run that left it says it."""
+    if getattr(loop, "step", 0) <= 0:  # steps are counted on from it
+        return False
+    keys, channels = getattr(loop, "stream_keys", None), getattr(loop, "channels", None)
+    if not first or not isinstance(keys, list | tuple) or not isinstance(channels, Mapping):
+        return True  # of a function, say, what is kept need not be what came out
+    return c.digest(c.plain({key: channels[key].get() for key in keys if channels[key].is_available()}))
 
 
 def _limits(config: Mapping[str, Any]) -> JsonObject:

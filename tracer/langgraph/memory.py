@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime
 from langgraph.store.base import (
@@ -37,18 +39,35 @@ _Place: TypeAlias = tuple[tuple[str, ...], str]
 _I = TypeVar("_I", bound=Item)
 
 
-def apart(store: BaseStore | None, checkpointer: Any = None) -> dict[str, Any]:
+def apart(
+    store: BaseStore | None, checkpointer: Any = None, thread: str = "", known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What one run of a graph is given, among what is configurable, to have an `Overlay` of its store and its own
     checkpointer, where the graph has such.
 
     LangGraph takes the store of the runtime that a run is given before the graph's, and hands it on from there: to
     nodes, tools, tasks and the graphs within, also those that were compiled with another one. So it does with a
     checkpointer. The run's own can be asked in either way, which not every kind can, and keeps what the graph's can.
+
+    Args:
+        thread: the run's `thread_id`.
+        known: channel → what it has there already; the graph then is as after a run that ended so.
     """
     given: dict[str, Any] = {} if store is None else {_RUNTIME: Runtime(store=Overlay(store))}
-    if checkpointer is not None:
-        given[_CHECKPOINTER] = InMemorySaver(serde=getattr(checkpointer, "serde", None))
+    if checkpointer is not None or known is not None:
+        given[_CHECKPOINTER] = saver = InMemorySaver(serde=getattr(checkpointer, "serde", None))
+        if known is not None:
+            _begun(saver, thread, known)
     return given
+
+
+def _begun(saver: InMemorySaver, thread: str, known: Mapping[str, Any]) -> None:
+    """Keep a checkpoint of values themselves: to write them as a node would run that node's conditional edges."""
+    versions = dict.fromkeys(known, saver.get_next_version(None, None))
+    checkpoint = empty_checkpoint()
+    checkpoint["channel_values"], checkpoint["channel_versions"] = dict(known), {**versions}
+    where: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
+    saver.put(where, checkpoint, {"source": "update", "step": 0, "parents": {}}, {**versions})
 
 
 class _Put(NamedTuple):

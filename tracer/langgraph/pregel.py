@@ -195,6 +195,7 @@ class PregelSeam:
         """Wrap what is there; says in the log what is missing."""
         missing = []
         for module, owner, name, wrap in (
+            ("langgraph.pregel._loop", "PregelLoop", "_first", self._first),
             ("langgraph.pregel._loop", "PregelLoop", "tick", self._tick),
             ("langgraph.pregel._loop", "PregelLoop", "after_tick", self._after_tick),
             ("langgraph.pregel._loop", "SyncPregelLoop", "match_cached_writes", self._match),
@@ -232,18 +233,28 @@ class PregelSeam:
             self._working = not isinstance(error, AttributeError | KeyError | TypeError)
             count_fault(what, self._graphs.recorder, error)
 
-    def _graph(self, loop: Any) -> Graph | None:
+    def _graph(self, loop: Any, *, first: bool = False) -> Graph | None:
         if loop.manager is None:
             return None
         graph = self._graphs.graph(loop.manager.run_id)
         if graph is not None and graph.loop is not loop:
             if graph.loop is None and graph.span.parent is None:
                 with never_raise("what a graph is given besides its input", self._graphs.recorder, graph.span.run_id):
-                    if told := besides(loop):
+                    if told := besides(loop, first=first):
                         graph.span.set({c.RUN_BESIDES: c.to_json(told)})
             graph.loop = loop
             graph.span.strands.scheduled = True
         return graph
+
+    def _first(self, original: Any) -> Any:
+        def see(loop: Any) -> None:
+            self._graph(loop, first=True)
+
+        def first(loop: Any, *args: Any, **kwargs: Any) -> Any:
+            self._watch("reading what a graph knew before", see, loop)
+            return original(loop, *args, **kwargs)
+
+        return first
 
     def _tick(self, original: Any) -> Any:
         def see(loop: Any) -> None:

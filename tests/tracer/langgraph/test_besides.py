@@ -20,6 +20,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, SecretStr
 
 from redecode.tracer import Store, instrument, uninstrument
+from redecode.tracer import conventions as c
 from tests.tracer.langgraph.support import State, says
 
 
@@ -91,6 +92,35 @@ def test_what_is_configurable_is_recorded_but_not_whose_conversation_it_is(recor
     graph(checkpointer=InMemorySaver()).invoke({"out": []}, {"configurable": own})
     (run,) = Store(recording).runs(besides=True)
     assert run.besides == {"configurable": {"region": "eu", "limits": {"a": 1}}} and run.conversation_id == "t1"
+
+
+@pytest.mark.parametrize("how", ["invoke", "stream", "ainvoke"])
+def test_what_a_thread_knew_before_is_told_by_its_digest(recording: Path, how: str) -> None:
+    remembers = graph(checkpointer=InMemorySaver())
+    where: Any = {"configurable": {"thread_id": "t1"}}
+    for _ in range(3):
+        if how == "ainvoke":
+            asyncio.run(remembers.ainvoke({"out": ["in"]}, where))
+        elif how == "stream":
+            list(remembers.stream({"out": ["in"]}, where, stream_mode="values"))
+        else:
+            remembers.invoke({"out": ["in"]}, where)
+    remembers.invoke({"out": []}, {"configurable": {"thread_id": "t2"}})
+    other, third, second, first = Store(recording).runs(besides=True)
+    assert other.besides == {} == first.besides
+    assert [third.besides, second.besides] == [{"history": c.digest(r.output)} for r in (second, first)]
+    assert second.output["out"] == ["in", "one", "in", "one"]
+
+
+def test_what_a_function_knew_before_is_not_told(recording: Path) -> None:
+    @entrypoint(checkpointer=InMemorySaver())
+    def whole(given: int, *, previous: int = 0) -> Any:
+        return entrypoint.final(value=given, save=previous)
+
+    called: Any = whole
+    for _ in range(2):
+        called.invoke(1, {"configurable": {"thread_id": "t1"}})
+    assert [r.besides for r in Store(recording).runs(besides=True)] == [{"history": True}, {}]
 
 
 def test_of_graphs_in_graphs_and_of_functions_the_outermost_tells(recording: Path) -> None:
