@@ -21,7 +21,8 @@ def spec() -> dict[str, Any]:
     the one before. Examples in the prompt are none or one (wording `few_shot`), as the bundled FM has learnt it.
     Models stand on the command line, since an engine need not have two: `--knob model=a,b`, `--knob judge_model=a,b`.
     """
-    sampled = {"debate_temperature": {"low": 0.0, "high": 1.0, "step": 0.1, "when": {"architecture": ["debate"]}}}
+    # Of use from the second round on.
+    again = {"architecture": ["debate"], "max_rounds": [2, 3]}
     return {
         "name": "extraction",
         "build": _built,
@@ -35,7 +36,7 @@ def spec() -> dict[str, Any]:
             # Copying gains nothing from sampling; to search it all the same: --knob temperature=0..1:0.1.
             "temperature": None,
             "max_rounds": {"low": 1, "high": 3, "when": {"architecture": ["debate"]}},
-            **sampled,
+            "debate_temperature": {"low": 0.0, "high": 1.0, "step": 0.1, "when": again},
             "stream": None,
         },
         "fixed": {"seed": 0},

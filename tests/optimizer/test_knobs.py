@@ -215,6 +215,8 @@ def test_a_factory_gets_the_topology_and_its_context_the_rest() -> None:
     values = space.decoded({**incumbent, "architecture": "debate", "max_rounds": 3})
     assert spec.built(values).name == "debate"
     assert spec.context_of(values).max_rounds == 3
+    debates = [space.canonical({**values, "max_rounds": n, "debate_temperature": 0.3}) for n in (1, 2)]
+    assert ["debate_temperature" in config for config in debates] == [False, True]
     broken = Spec(build=lambda values: 1 / 0, knobs={"a": [1, 2]})
     with pytest.raises(BadSpec, match="ZeroDivisionError"):
         broken.built({"a": 1})
