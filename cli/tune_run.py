@@ -208,7 +208,9 @@ def _say_what(prepared: Prepared) -> None:
         say(f"  {name}: {knob}{when}")
     if not p.cases.decide:
         threads = {case.conversation for case in p.cases.search}
-        why = " (all are of one conversation)" if len(threads) == 1 < len(p.cases.search) and None not in threads else ""
+        why = (
+            " (all are of one conversation)" if len(threads) == 1 < len(p.cases.search) and None not in threads else ""
+        )
         say(f"redecode: no run is kept apart to decide on{why}: nothing can be promoted")
 
 

@@ -85,10 +85,7 @@ class Prompt:
 
 
 def counts_of(source: Store | Dataset, run_ids: Sequence[str]) -> list[Counts]:
-    """How many FM calls these runs have, and of how many tokens.
-
-    A dataset is read a run at a time, so it takes as long as loading these.
-    """
+    """How many FM calls these runs have, and of how many tokens; of a dataset these runs are loaded."""
     if isinstance(source, Store):
         return [Counts(**row) for row in _asked(source, _COUNTS, run_ids)]
     out: dict[tuple[str, str, str], Counts] = {}
@@ -125,8 +122,9 @@ def _first(told: int | None, ids: Sequence[int] | None) -> int | None:
 
 
 def _loaded(source: Dataset, run_ids: Sequence[str]) -> Iterator[Decode]:
-    for run_id in run_ids:
-        yield from (call for call in source.load(run_id).decodes if call.error is None)
+    for place in range(0, len(run_ids), _IN):
+        for one in source.load_many(run_ids[place : place + _IN]):
+            yield from (call for call in one.decodes if call.error is None)
 
 
 def _asked(store: Store, sql: str, ids: Sequence[str]) -> list[dict[str, Any]]:

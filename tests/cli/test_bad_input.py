@@ -12,11 +12,16 @@ from typing import Any
 
 import duckdb
 import pytest
+from typer.testing import CliRunner
 
+from redecode.cli.main import app
 from redecode.tracer import Recorder, Store
 
 
 def redecode(*arguments: str) -> subprocess.CompletedProcess[str]:
+    if arguments[0] in ("runs", "show"):  # most of it, and what only reads needs no process of its own
+        result = CliRunner().invoke(app, list(arguments), env={"REDECODE_STORE": None})
+        return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
     env = {k: v for k, v in os.environ.items() if k != "REDECODE_STORE"}
     command = [sys.executable, "-m", "redecode.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)

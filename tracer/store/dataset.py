@@ -33,7 +33,9 @@ from redecode.tracer.store.store import Reader, Store
 from redecode.tracer.store.structures import RunStructure, structures
 
 T = TypeVar("T")
+W = TypeVar("W", RecordedRun, RunStructure)
 _PAUSES_S = (0.0, 0.05, 0.2)
+_AT_ONCE = 100
 
 
 class ReadableStore(Protocol):
@@ -188,42 +190,71 @@ class Dataset:
             run_id = self._find(read, prefix)
             part = self._part(read, run_id)
         assert part is not None
-        for table in layout.TABLES:
-            self._show(read, table, part, run_id)
-        self._last_part = part
+        self._show_part(read, part, [run_id])
         return run_id
+
+    def _show_part(self, read: queries.Read, part: str, run_ids: Sequence[str]) -> None:
+        """Let the rows of a part stand where the queries look for them; prompts of these runs alone."""
+        for table in layout.TABLES:
+            self._show(read, table, part, run_ids)
+        self._last_part = part
 
     @staticmethod
     def _part(read: queries.Read, run_id: str) -> str | None:
         """Partition and part of a run, if it has been listed."""
         rows = read("SELECT file FROM catalogue WHERE run_id = ?", [run_id])
-        return "/".join(rows[0]["file"].split("/")[-3:]) if rows else None
+        return _part_of(rows[0]["file"]) if rows else None
 
-    def _show(self, read: queries.Read, table: str, part: str, run_id: str) -> None:
+    def _show(self, read: queries.Read, table: str, part: str, run_ids: Sequence[str]) -> None:
         """Let a part's rows stand for those of the store's tables, which are empty here."""
         name = f"{table}/{part}"
         if not self._has(name):
             return
-        file = _parquet([self._place.uri(name)])
+        file, picked = _parquet([self._place.uri(name)]), ", ".join(f"'{run_id}'" for run_id in run_ids)
         for view, rows in _VIEWS.get(table, {table: "SELECT * FROM {file}"}).items():
             columns = "SELECT column_name FROM duckdb_columns() WHERE database_name = 'memory' AND table_name = ?"
             wanted = ", ".join(row["column_name"] for row in read(columns, [view]))
-            both = f"SELECT * FROM memory.main.{view} UNION ALL BY NAME {rows.format(file=file, run=run_id)}"
+            both = f"SELECT * FROM memory.main.{view} UNION ALL BY NAME {rows.format(file=file, runs=picked)}"
             read(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {wanted} FROM ({both})", [])
 
     def load_many(self, run_ids: Sequence[str]) -> list[RecordedRun]:
-        """As `Store.load_many`; a run at a time."""
-        return [self.load(run.run_id) for run in self.runs(run_ids=list(run_ids))]
+        """As `Store.load_many`."""
+        return self._together(run_ids, queries.load_many)
 
     def structures(self, *, limit: int | None = None, run_ids: list[str] | None = None) -> list[RunStructure]:
-        """As `Store.structures`; a run at a time, so it takes as long as loading them."""
-        return [
-            self._ask(partial(self._structure, run_id=run.run_id)) for run in self.runs(limit=limit, run_ids=run_ids)
-        ]
+        """As `Store.structures`."""
+        found = [run.run_id for run in self.runs(limit=limit, run_ids=run_ids)]
+        return self._together(found, lambda read, ids: structures(read, run_ids=ids))
 
-    def _structure(self, read: queries.Read, run_id: str) -> RunStructure:
-        self._show_run(read, run_id)
-        return structures(read, run_ids=[run_id])[0]
+    def _together(self, run_ids: Sequence[str], of: Callable[[queries.Read, list[str]], list[W]]) -> list[W]:
+        """What is asked of runs, newest first: of those of one part together."""
+        found = list[W]()
+        for part, ids in self._ask(partial(self._parts, run_ids=list(run_ids))).items():
+            for place in range(0, len(ids), _AT_ONCE):
+                some = ids[place : place + _AT_ONCE]
+                told = self._ask(partial(self._of_part, of=of, part=part, run_ids=some))
+                gone = {*some} - {one.run.run_id for one in told}  # into another part, meanwhile
+                found += told
+                for run_id in gone:
+                    found += self._ask(partial(self._of_run, of=of, run_id=run_id))
+        return sorted(found, key=lambda one: one.run.started_ns, reverse=True)
+
+    def _parts(self, read: queries.Read, run_ids: list[str]) -> dict[str, list[str]]:
+        """Partition and part → which of these runs are there."""
+        self._list_runs(read)
+        out: dict[str, list[str]] = {}
+        for row in read("SELECT run_id, file FROM catalogue WHERE run_id IN (SELECT unnest(?))", [run_ids]):
+            out.setdefault(_part_of(row["file"]), []).append(row["run_id"])
+        return out
+
+    def _of_part(
+        self, read: queries.Read, of: Callable[[queries.Read, list[str]], list[W]], part: str, run_ids: list[str]
+    ) -> list[W]:
+        self._show_part(read, part, run_ids)
+        return of(read, run_ids)
+
+    def _of_run(self, read: queries.Read, of: Callable[[queries.Read, list[str]], list[W]], run_id: str) -> list[W]:
+        return of(read, [self._show_run(read, run_id)])
 
     def engine(self, engine_id: str | None) -> JsonObject | None:
         """As `Store.engine`."""
@@ -325,12 +356,17 @@ _VIEWS = {
             SELECT hash, any_value(tokens) AS tokens FROM (
                 SELECT prompt_blocks[n] AS hash, {_BLOCK} AS tokens
                 FROM {{file}}, LATERAL (SELECT unnest(range(1, len(prompt_blocks) + 1)) AS n)
-                WHERE run_id = '{{run}}' AND prompt_ids IS NOT NULL
+                WHERE run_id IN ({{runs}}) AND prompt_ids IS NOT NULL
             ) GROUP BY hash
         """,
     },
 }
 """How the store's tables come out of a published one that is not just its namesake."""
+
+
+def _part_of(file: str) -> str:
+    """Partition and part, of a file of `runs`."""
+    return "/".join(file.split("/")[-3:])
 
 
 def _parquet(files: list[str]) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,7 @@ from redecode.tracer.errors import StoreError, StoreUnwritable, StoreVersion
 from redecode.tracer.records import Decode, JsonObject, Run
 from redecode.tracer.spool import SUFFIX, make_private
 from redecode.tracer.store import queries
+from redecode.tracer.store.attached import reading
 from redecode.tracer.store.drain import drain_spool
 from redecode.tracer.store.modes import private_files
 from redecode.tracer.store.overview import RunColumns, labelled, run_columns
@@ -36,6 +37,7 @@ from redecode.tracer.store.structures import CallTimes, RunStructure, call_times
 
 _log = logging.getLogger("redecode")
 _AT_ONCE = 200  # runs, read whole
+_TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,10 @@ class Store:
     @contextmanager
     def opened(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection to the database, while it is `held`."""
-        with private_files():
+        with private_files(), ExitStack() as stack:
             try:
-                # The threshold: a long drain checkpoints every few batches instead of after each.
-                connection = duckdb.connect(
-                    str(self.database),
-                    read_only=not write and self.database.exists(),
-                    config={"checkpoint_threshold": "64MB"},
+                connection = stack.enter_context(
+                    self._alone() if write or not self.database.exists() else reading(self.database)
                 )
             except duckdb.Error as error:
                 raise StoreError(
@@ -142,8 +141,11 @@ class Store:
                     f"cannot use {self.database}: {error}. What is still in the spool stays there: where the disk is "
                     "full, make room, and start again"
                 ) from error
-            finally:
-                connection.close()
+
+    def _alone(self) -> duckdb.DuckDBPyConnection:
+        """The database in a DuckDB of its own, to write: one that fails is none that others read by."""
+        # The threshold: a long drain checkpoints every few batches instead of after each.
+        return duckdb.connect(str(self.database), config={"checkpoint_threshold": "64MB"})
 
     def _lock_file(self) -> IO[str]:
         try:
@@ -164,7 +166,7 @@ class Store:
         try:
             applied = {name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()}
         except (duckdb.CatalogException, duckdb.BinderException):  # to look for it first takes ten times as long
-            tables = sorted(name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall())
+            tables = sorted(name for (name,) in connection.execute(_TABLES).fetchall())
             if tables:
                 raise StoreError(
                     f"{self.database} is a DuckDB database of something else (it has {', '.join(tables[:3])}); "

@@ -52,8 +52,12 @@ def equal(store: Store, dataset: Dataset) -> bool:
     """Whether the dataset has the runs of the store, field by field."""
     runs = {run.run_id: run for run in store.runs()}
     assert {run.run_id: run for run in dataset.runs()} == runs
-    for run in runs.values():
-        assert same(dataset.load(run.run_id)) == same(store.load(run.run_id))
+    whole = {run_id: store.load(run_id) for run_id in runs}
+    for run_id, run in whole.items():
+        assert same(dataset.load(run_id)) == same(run)
+    together = dataset.load_many([*runs, "f" * 32])
+    assert [same(run) for run in together] == [same(whole[run.run.run_id]) for run in together]
+    assert {run.run.run_id for run in together} == runs.keys() == {thin.run.run_id for thin in dataset.structures()}
     return True
 
 
