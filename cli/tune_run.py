@@ -207,10 +207,9 @@ def _say_what(prepared: Prepared) -> None:
         when = f", when {', '.join(f'{k} is {list(v)}' for k, v in knob.when.items())}" if knob.when else ""
         say(f"  {name}: {knob}{when}")
     if not p.cases.decide:
-        threads = {case.conversation for case in p.cases.search}
-        why = (
-            " (all are of one conversation)" if len(threads) == 1 < len(p.cases.search) and None not in threads else ""
-        )
+        threads = [case.conversation for case in p.cases.search]
+        alone = len(threads) > 1 and threads[0] is not None and len({*threads}) == 1
+        why = " (all are of one conversation)" if alone else ""
         say(f"redecode: no run is kept apart to decide on{why}: nothing can be promoted")
 
 

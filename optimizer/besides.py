@@ -17,8 +17,9 @@ from typing import Any
 
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.inputs import value_of
-from redecode.optimizer.knobs import as_json, label
+from redecode.optimizer.knobs import label
 from redecode.optimizer.spec import Case, Spec
+from redecode.tracer import plain
 
 
 def of_requests(cases: Sequence[Case], spec: Spec, said: Collection[str]) -> tuple[str, ...]:
@@ -113,10 +114,12 @@ def told(
             )
         if name in names or len(recorded) != 1 or not all(name in c.context for c in cases):
             continue
-        was, now = next(iter(recorded)), values.get(name, field.default if field.has_default else None)
-        if was != _text(as_json(now)):
+        was, said = next(iter(recorded)), values.get(name, field.default if field.has_default else None)
+        now = _text(plain(spec.own({name: said})[name]))  # as the record has it
+        if was != now:
+            had, has = (label(json.loads(text)) for text in (was, now))
             yield (
-                f"all runs were recorded with {name}={label(json.loads(was))}, and {label(now)} is taken to be in use "
+                f"all runs were recorded with {name}={had}, and {has} is taken to be in use "
                 "(--incumbent and --fix say otherwise)"
             )
 

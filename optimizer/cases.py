@@ -105,7 +105,7 @@ def select(
     histories, waited = Histories(own, graph), conversations.waited(own)
     asked = _asked(runs, which, now_ns)
     for run in asked:
-        case = _case(run, expected or {}, histories)
+        case = histories.given(_case(run, expected or {}))
         if run.source_run_id is not None or MODE in run.labels:
             gone["replays"] += 1
         elif run.agent not in agents:
@@ -119,7 +119,7 @@ def select(
             gone["that go on after an interrupt: their input is the answer to it"] += 1
         elif run.run_id in waited or conversations.interrupted(run):
             gone["that ended in an interrupt: what they were to come to is another run's"] += 1
-        elif (unknown := histories.refused(run)) is not None:
+        elif (unknown := histories.refused(run, case)) is not None:
             gone[unknown] += 1
         elif spec.needs_expected and case.expected is None:
             gone["without an expected answer (label `expected`, or --expected FILE)"] += 1
@@ -218,7 +218,7 @@ def _own(runs: Sequence[Run], agents: Collection[str]) -> list[Run]:
     return [r for r in runs if r.agent in agents and r.source_run_id is None and MODE not in r.labels]
 
 
-def _case(run: Run, expected: Mapping[str, Any], histories: Histories | None = None) -> Case:
+def _case(run: Run, expected: Mapping[str, Any]) -> Case:
     return Case(
         id=run.run_id,
         input=run.input,
@@ -233,7 +233,6 @@ def _case(run: Run, expected: Mapping[str, Any], histories: Histories | None = N
         configurable=(run.besides or {}).get("configurable", {}),
         left_out=(run.besides or {}).get("left_out", ()),
         limits=(run.besides or {}).get("limits", {}),
-        history=None if histories is None else histories.of(run),
     )
 
 
@@ -350,7 +349,8 @@ def past_of(runs: Sequence[Run], spec: Spec, values: Mapping[str, Any] | None = 
     histories = Histories(own, _graph_of(spec, values or {}, runs))
     asked = [r for r in own if r.status == "ok" and not conversations.goes_on(r.input)]
     inputs = Inputs(spec, values)
-    told = [(_case(run, {}, histories), inputs.of(run)) for run in asked if histories.refused(run) is None]
+    cases = [(histories.given(_case(run, {})), run) for run in asked]
+    told = [(case, inputs.of(run)) for case, run in cases if histories.refused(run, case) is None]
     return [_as_told(case, found, spec) for case, found in told if found.known]
 
 
@@ -387,7 +387,7 @@ def of_runs(
         return [_case(run, expected or {}) for run in runs]
     inputs, graph = Inputs(spec, values), _graph_of(spec, values or {}, runs)
     histories = Histories(_own(among, set(spec.agents) or {spec.name}), graph)
-    told = [_as_told(_case(run, expected or {}, histories), inputs.of(run), spec) for run in runs]
+    told = [_as_told(histories.given(_case(run, expected or {})), inputs.of(run), spec) for run in runs]
     return [besides.within_limits(case, graph) for case in told]
 
 

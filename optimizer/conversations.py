@@ -8,15 +8,20 @@ says (by the digest of the state that it found), so a thread that was forked, or
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from redecode.optimizer.besides import checkpointer_of
-from redecode.optimizer.inputs import as_came
+from redecode.optimizer.inputs import as_came, value_of
+from redecode.optimizer.spec import Case
 from redecode.tracer import Run
 from redecode.tracer import conventions as c
+from redecode.tracer.langgraph.besides import kind_of
 
 UNTOLD = "later turns of a conversation, before which no recorded run says what the graph knew (docs/tune.md)"
 UNFIT = "later turns of a conversation whose history this graph cannot be given (docs/tune.md)"
@@ -33,54 +38,79 @@ class Histories:
     """
 
     def __init__(self, runs: Sequence[Run], graph: Any) -> None:
-        told = {run.run_id: said for run in runs if (said := (run.besides or {}).get(_HISTORY))}
-        self._told, wanted = told, set(told.values())
-        self._left = {}
-        if wanted - {True}:
-            outputs = (run.output for run in runs if run.status == "ok" and isinstance(run.output, Mapping))
-            self._left = {digest: left for left in outputs if (digest := c.digest(left)) in wanted}
+        self._told = {run.run_id: said for run in runs if (said := (run.besides or {}).get(_HISTORY))}
+        self._remembering = {run.run_id for run in runs if (run.besides or {}).get("remembering")}
+        wanted = {said["digest"] for said in self._told.values() if isinstance(said, Mapping)}
+        outputs = (run.output for run in runs if run.status == "ok" and isinstance(run.output, Mapping) and wanted)
+        self._left = {digest: left for left in outputs if (digest := c.digest(left)) in wanted}
         # Of a store of before it was recorded: all but the first of each, if this graph has a checkpointer. Without one
         # an input says all that there is to know.
         self._later = set[str]()
         if checkpointer_of(graph) is not None:
             self._later = {run.run_id for thread in _threads(runs) for run in thread[1:]}
-        self._graph, self._fit = graph, dict[str, bool]()
+        self._graph = graph
 
-    def of(self, run: Run) -> Mapping[str, Any] | None:
-        """The state that its thread was in, as it was recorded; `None` of a first turn, and where it is unknown."""
-        return self._left.get(self._told.get(run.run_id, ""))
+    def given(self, case: Case) -> Case:
+        """The case of a run, with its history; without one of a first turn, and where it is unknown."""
+        told = self._told.get(case.id)
+        if not isinstance(told, Mapping) or (left := self._left.get(told["digest"])) is None:
+            return case
+        return replace(case, history={**left, **told.get("rest", {})}, objects=told.get("objects", {}))
 
-    def refused(self, run: Run) -> str | None:
+    def refused(self, run: Run, case: Case) -> str | None:
         """Why a candidate cannot be given what this run's graph knew."""
-        said = self._told.get(run.run_id)
-        if said is None:
+        if run.run_id in self._remembering:
+            return UNFIT
+        if run.run_id not in self._told:
             return UNTOLD if run.run_id in self._later else None
-        if said not in self._left:
+        if case.history is None:
             return UNTOLD
-        if said not in self._fit:
-            self._fit[said] = _fits(self._graph, self._left[said])
-        return None if self._fit[said] else UNFIT
+        return None if _fits(self._graph, case) else UNFIT
 
 
-def before(graph: Any, left: Mapping[str, Any]) -> dict[str, Any]:
-    """What a graph's channels have after a run that left this, with the objects that it has plain.
+def before(graph: Any, case: Case) -> dict[str, Any]:
+    """What a graph's channels have before a later turn, with the objects that its history has plain.
 
-    A value is what the hints of the schema say, or what the channel's reducer makes of it (so messages are messages).
-    Fields that the graph has not are left out, as of a conversation that another version of a program began.
+    A value is what the hints of the schema say, or what the channel's reducer makes of it (so messages are messages),
+    or of the class that it was. Fields that the graph has not are left out, as of a conversation that another version
+    of a program began.
     """
-    out = {}
-    for name, value in as_came(graph, left).items():
+    out, known = {}, case.history or {}
+    for name, value in as_came(graph, known).items():
         if hasattr(kind := _channels(graph).get(name), "from_checkpoint"):
-            made = [value] if value is not left[name] else [*_reduced(kind, value), value]
-            out[name] = next((one for one in made if _comes_back(kind, one, left[name])), value)
+            told = known[name]
+            was = case.objects.get(name)
+            made = (value, *_reduced(kind, told), *_of_class(was, told))
+            out[name] = next((one for one in made if _is_of(one, was) and _comes_back(kind, one, told)), value)
     return out
 
 
-def _fits(graph: Any, left: Mapping[str, Any]) -> bool:
-    """Whether all of it is what this graph then has."""
-    given = before(graph, left)
-    again = (_comes_back(_channels(graph)[name], value, left[name]) for name, value in given.items())
-    return given.keys() == left.keys() and all(again) and not any(True for _ in _remembering(graph))
+def _fits(graph: Any, case: Case) -> bool:
+    """Whether all of a history is what this graph then has."""
+    given, known = before(graph, case), case.history or {}
+    return given.keys() == known.keys() and all(
+        _comes_back(_channels(graph)[name], value, known[name]) and _is_of(value, case.objects.get(name))
+        for name, value in given.items()
+    )
+
+
+def _is_of(value: Any, kinds: str | None) -> bool:
+    """Whether a value is of the kind that was recorded; a script's own classes are in a module now."""
+    now = kind_of(value)
+    if now is None or kinds is None or "__main__:" not in kinds:
+        return now == kinds
+    return {k.partition(":")[2] or k for k in now.split(", ")} == {k.partition(":")[2] or k for k in kinds.split(", ")}
+
+
+def _of_class(name: str | None, told: Any) -> Iterator[Any]:
+    """What was of a class that this program has, too."""
+    module, _, qualname = ("langchain_core.messages:BaseMessage" if name == "message" else name or "").partition(":")
+    kind: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        kind = getattr(kind, part, None)
+    if isinstance(kind, type):
+        of: Any = types.GenericAlias(list, (kind,)) if isinstance(told, list) else kind
+        yield value_of(of, told)
 
 
 def _channels(graph: Any) -> Mapping[str, Any]:
@@ -102,14 +132,6 @@ def _comes_back(kind: Any, value: Any, told: Any) -> bool:
         return bool(c.plain(kind.from_checkpoint(value).get()) == told)
     except Exception:  # a channel that is kept in no checkpoint, or in another form
         return False
-
-
-def _remembering(graph: Any) -> Iterator[Any]:
-    """Graphs within a graph that keep conversations of their own, of which its state says nothing."""
-    with suppress(Exception):  # one that runs elsewhere cannot tell
-        for _, inner in graph.get_subgraphs(recurse=True):
-            if inner.checkpointer is True:
-                yield inner
 
 
 def waited(runs: Sequence[Run]) -> frozenset[str]:

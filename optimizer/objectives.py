@@ -46,6 +46,9 @@ class Usage:
         )
 
 
+_USED = ("usage", "embeddings", "judging")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """One run of one candidate on one case.
@@ -56,7 +59,7 @@ class Outcome:
         error: why it failed; a failed run has quality 0 and misses the SLO.
         latency_s: of the run, sent → done.
         simulated_s: what it would take at load, if that was simulated.
-        usage: by model.
+        usage: of its FM calls, by model; `embeddings` of its calls for embeddings, which are none of them.
         live, memo: FM calls that an engine answered, and that the memo did; with those made first, to fill its caches.
         cached: steps that a cache of the agent's own answered.
         provisioned_s: its share of the time of all replicas, at the load that was simulated.
@@ -71,6 +74,7 @@ class Outcome:
     error: str | None = None
     simulated_s: float | None = None
     usage: Mapping[str, Usage] = field(default_factory=dict)
+    embeddings: Mapping[str, Usage] = field(default_factory=dict)
     live: int = 0
     memo: int = 0
     cached: int = 0
@@ -86,7 +90,7 @@ class Outcome:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """Its inverse is `to_json`."""
-        used = {of: {m: Usage(**u) for m, u in data.get(of, {}).items()} for of in ("usage", "judging")}
+        used = {of: {m: Usage(**u) for m, u in data.get(of, {}).items()} for of in _USED}
         return cls(**{**data, **used})
 
     @property
@@ -151,6 +155,27 @@ class Goals:
         known = {model: used for model, used in usage.items() if model not in unknown}
         return self.spending.cost(Outcome(case="", run_id=None, quality=None, latency_s=0.0, usage=known)), unknown
 
+    def embedded(self, outcome: Outcome) -> float:
+        """What the calls for embeddings of one run cost, of which the memo answers none: nothing without a price.
+
+        Raises:
+            BadSpec: nobody knows how much.
+        """
+        if not self.prices:
+            return sum(used.engine_s for used in outcome.embeddings.values())
+        priced = {model: used for model, used in outcome.embeddings.items() if model in self.prices}
+        for model, used in priced.items():
+            if used.uncounted and self.prices[model].input > 0:
+                raise BadSpec(
+                    f"model {model} has a price, and nobody told how many tokens {used.uncounted} calls for embeddings "
+                    f"of run {(outcome.run_id or '?')[:12]} had; without a price of its own they cost nothing here"
+                )
+        return sum(self.prices[model].usd(used.input_tokens, 0, 0) for model, used in priced.items())
+
+    def unpriced(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Models of embeddings that cost nothing here for want of a price: unlike FM calls, they were free before."""
+        return sorted({model for o in outcomes for model in o.embeddings if self.prices and model not in self.prices})
+
     def cost(self, outcome: Outcome) -> float:
         """Of one run, as if no memo had answered.
 
@@ -159,9 +184,9 @@ class Goals:
         """
         if self.provisioned:
             return (outcome.provisioned_s if self.replica_usd_h is None else outcome.provisioned_usd) or 0.0
+        total = self.embedded(outcome)
         if not self.prices:
-            return sum(used.engine_s for used in outcome.usage.values())
-        total = 0.0
+            return total + sum(used.engine_s for used in outcome.usage.values())
         for model, used in outcome.usage.items():
             if model not in self.prices:
                 raise BadSpec(

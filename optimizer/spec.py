@@ -37,7 +37,8 @@ class Case:
         context: fields of the graph's context that each run brings itself; `configurable` likewise, all of it.
         left_out: fields of which nothing could be recorded.
         limits: what LangGraph's config said of the recorded run: recursion_limit, max_concurrency.
-        history: of a later turn of a conversation, the state that the turn before had left.
+        history: of a later turn of a conversation, the state that the turn before had left; `objects`: fields of it
+            that were no plain data, and of which class.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Case:
     left_out: Sequence[str] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
+    objects: Mapping[str, str] = field(default_factory=dict)
 
 
 class Spec(BaseModel):

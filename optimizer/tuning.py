@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 from redecode.optimizer import cases as selecting
@@ -15,11 +16,11 @@ from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates,
 from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.evaluation.session import Evaluates
 from redecode.optimizer.knobs import Config
-from redecode.optimizer.objectives import Measured, Outcome, measured
+from redecode.optimizer.objectives import Measured, Outcome, measured, nearest_rank
 from redecode.optimizer.observed import observed, worse_again
 from redecode.optimizer.preparing import Prepared
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
-from redecode.optimizer.promotion.pairs import block_size, blocks_of
+from redecode.optimizer.promotion.pairs import block_size, blocks_of, failing
 from redecode.optimizer.spec import Case, Spec
 from redecode.optimizer.study.hypervolume import dominates, subset
 from redecode.optimizer.study.search import Asked, Done, Evaluated, Search, warm_starts
@@ -133,7 +134,7 @@ class Tuner:
         stopped = self._search(search, ladder)
         searched = self._live, self._memo
         done = search.done()
-        chosen = finalists(done, p.incumbent, self.margins, self.finalists)
+        chosen = finalists(done, p.incumbent, self.margins, self.finalists, percentile=p.goals.percentile)
         named = {f"trial-{d.number}": d.config for d in chosen}
         ran: dict[str, list[Outcome]] = {INCUMBENT: []}
         cut: str | None = None
@@ -210,10 +211,15 @@ class Tuner:
         self._memo += memo
         # Calls that were made beside a run, to fill a cache say, cost as much as others do.
         calls = sum(used.calls for o in outcomes for used in o.usage.values())
+        goals = self.prepared.goals.spending
+        embedded = sum(map(goals.embedded, outcomes))  # of which the memo answers none
         if calls:
-            self._per_call = sum(map(self.prepared.goals.spending.cost, outcomes)) / calls
+            self._per_call = (sum(map(goals.cost, outcomes)) - embedded) / calls
+        for model in sorted({*self.prepared.goals.unpriced(outcomes)} - self._unpriced):
+            self._unpriced.add(model)
+            self._warn(f"embeddings of {model} cost nothing here: they have no price (--price {model}=INPUT,0)")
         judging, cost = self._judges(outcomes)
-        self.budget.spend(live + judging, self._per_call * live + cost)
+        self.budget.spend(live + judging, self._per_call * live + embedded + cost)
         return self.budget.over(self._share)
 
     def _judges(self, outcomes: Sequence[Outcome]) -> tuple[int, float]:
@@ -352,10 +358,13 @@ def _check_first(found: Evaluated, notes: Sequence[str] = ()) -> None:
         raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}{others}")
 
 
-def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3) -> list[Done]:
+def finalists(
+    done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3, *, percentile: float = 95.0
+) -> list[Done]:
     """Feasible candidates within the margins of the incumbent that cover most of what is better than it.
 
-    Where there is none, that may be noise in the numbers of either; those within it are for the decision to tell.
+    Where there is none, that may be noise in the numbers of either; those within it are for the decision to tell. As
+    there, a run that failed at once is neither fast nor cheap.
     """
     if not done or done[0].config != incumbent:  # nothing to compare with
         return []
@@ -365,23 +374,41 @@ def finalists(done: Sequence[Done], incumbent: Config, margins: Margins, most: i
         kept: list[tuple[float, ...]] = [d.measured.values for d in done if d.feasible]
         limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
     whole = [
-        d
-        for d in done[1:]
-        if d.feasible and d.why is None and not dominates(now.values, d.measured.values)
-        and any(a < b for a, b in zip(d.measured.values, now.values, strict=True))
-    ]  # fmt: skip
-    excess = [[v - a for v, a in zip(d.measured.values, limit, strict=True)] for d in whole]
-    noise = [[math.hypot(a, b) for a, b in zip(_noise(now), _noise(d.measured), strict=True)] for d in whole]
+        (d, values)
+        for d, values in ((d, _beside(done[0], d, percentile)) for d in done[1:] if d.feasible and d.why is None)
+        if not dominates(now.values, values) and any(a < b for a, b in zip(values, now.values, strict=True))
+    ]
+    excess = [[v - a for v, a in zip(values, limit, strict=True)] for _, values in whole]
+    noise = [[math.hypot(a, b) for a, b in zip(_noise(now), _noise(d.measured), strict=True)] for d, _ in whole]
     for allowed in ([[0.0] * len(limit)] * len(whole), noise):
         near = [
-            d for d, over, most_over in zip(whole, excess, allowed, strict=True)
+            one for one, over, most_over in zip(whole, excess, allowed, strict=True)
             if all(x <= y for x, y in zip(over, most_over, strict=True))
         ]  # fmt: skip
         if near:
-            points = [_relative(d.measured, limit) for d in near]
+            points = [_relative(values, limit) for _, values in near]
             far = tuple(1.05 * max(1.0, *values) for values in zip(*points, strict=True))
-            return [near[i] for i in subset(points, far, most)]
+            return [near[i][0] for i in subset(points, far, most)]
     return []
+
+
+def _beside(base: Done, one: Done, percentile: float) -> tuple[float, float, float]:
+    """A candidate's objectives, where runs of the incumbent have them as measured: of runs that failed, which are over
+    sooner, in the proportion that they have to each other on the same cases.
+    """
+    cases = [case for case in one.outcomes if case in base.outcomes]
+    ran = [(one.outcomes[case], base.outcomes[case]) for case in cases]
+    if not any(a.failed or b.failed for a, b in ran):
+        return one.measured.values
+    costs = failing([(a.cost, b.cost, a.failed, b.failed) for a, b in ran])
+    seconds = (sorted(side) for side in failing([(a.seconds, b.seconds, a.failed, b.failed) for a, b in ran]))
+    ours, theirs = (nearest_rank(side, percentile) for side in seconds)
+    cost = _in_proportion(base.measured.cost, fmean(costs[0]), fmean(costs[1]))
+    return one.measured.error, cost, _in_proportion(base.measured.latency_s, ours, theirs)
+
+
+def _in_proportion(base: float, ours: float, theirs: float) -> float:
+    return base * ours / theirs if base > 0 and theirs > 0 else base + ours - theirs
 
 
 def _noise(found: Measured) -> tuple[float, float, float]:
@@ -389,9 +416,9 @@ def _noise(found: Measured) -> tuple[float, float, float]:
     return 2 * found.error_se, 2 * found.cost_se, found.latency_s - found.median_s
 
 
-def _relative(found: Measured, limit: Sequence[float]) -> tuple[float, ...]:
+def _relative(values: Sequence[float], limit: Sequence[float]) -> tuple[float, ...]:
     """Objectives as shares of what they may be; of what may be nothing as they are."""
-    return tuple(v / m if m > 0 else v for v, m in zip(found.values, limit, strict=True))
+    return tuple(v / m if m > 0 else v for v, m in zip(values, limit, strict=True))
 
 
 def _line(asked: Asked, found: Measured | None, why: str | None) -> str:

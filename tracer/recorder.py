@@ -59,6 +59,7 @@ class LiveSpan:
         strands: who works below it.
         tool_order: tool call id → its place among the calls of the message that asked for it.
         run_input: of a run, its input as plain data.
+        memories: of a run, those of graphs within that have begun in it.
     """
 
     event: SpanEvent
@@ -75,6 +76,7 @@ class LiveSpan:
     tool_order: dict[str, int] = field(default_factory=dict)
     ended: bool = False
     run_input: Any = None
+    memories: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def root(self) -> LiveSpan:

@@ -4,18 +4,18 @@ A call is known again by its engine, model, messages, tools and sampling paramet
 seed of its caller's is known only at the same step of the same case: so each case has one draw, the same for all
 candidates, and different cases have different ones. An answer that ended by itself is the answer under any limit on its
 tokens that it stays below and that the engine takes: a lower one, or one that its context has room for, as far as it
-says. Only decodes of evaluations count, since those of the recorded runs had another load around them. The store is the
-memo: nothing is kept besides, and what is forgotten there is forgotten here.
+says. A call that has ever failed is known ask by ask, and fails again (`failures`). Only decodes of evaluations count,
+since those of the recorded runs had another load around them. The store is the memo: nothing is kept besides, and what
+is forgotten there is forgotten here.
 
 The first calls of each model at each address in a process always go to the engine: they tell which one is there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,19 +23,25 @@ from statistics import median
 from typing import Any
 
 from redecode.optimizer.cases import MODE, STUDY, of_runs
-from redecode.optimizer.evaluation.prefixes import SHARED, Prefixes, salted, without_salt
+from redecode.optimizer.evaluation.calls import (
+    Known,
+    engine_of,
+    known_of,
+    named,
+    possible_names,
+    recorded_name,
+    times_s,
+)
+from redecode.optimizer.evaluation.failures import Ask, Asks, as_raised, fails_again
+from redecode.optimizer.evaluation.prefixes import SHARED, Prefixes, salted
 from redecode.optimizer.spec import Case
 from redecode.replay import ReplayDivergence
-from redecode.replay.comparison.changes import without_tracers_own
 from redecode.replay.comparison.divergence import diverged
 from redecode.replay.program.answers import answer, tool_answer
 from redecode.tracer import (
     ANSWERED_BY,
     SOURCE_SPAN,
-    Choice,
-    Decode,
     Dependency,
-    Fidelity,
     FmRequest,
     Live,
     LiveSpan,
@@ -43,7 +49,6 @@ from redecode.tracer import (
     RecordedRun,
     Span,
     SpanEvent,
-    SpanKind,
     Store,
     ToolStep,
     plain,
@@ -53,11 +58,13 @@ from redecode.tracer import conventions as c
 RECORDING, LIVE, STAND_IN = "recording", "live", "stand-in"
 FIRST = "first"
 """A label, under `tune`, of a process's first run, whose calls wait for what is imported and connected."""
+ASKED = "redecode.tune.asked"
+"""Of a decode: how often its run had asked the same before, and the call's name."""
 _QUERY = f"""
     SELECT d.run_id, d.span_id, d.step_key, d.model, d.base_url, d.fingerprint, d.engine_id, d.seed_source, d.sampling,
            d.messages, d.tool_definitions, d.stream, d.sent_ns, d.first_chunk_ns, d.done_ns, d.output, d.sampled_ids,
            d.logprobs, d.prompt_tail, d.chunk_gaps_us, d.chunk_tokens, d.fidelity, d.finish_reason, d.output_tokens,
-           d.input_tokens, d.cached_tokens,
+           d.input_tokens, d.cached_tokens, d.error,
            (SELECT max(TRY_CAST(e.info->>'max_model_len' AS BIGINT)) FROM engines e WHERE e.engine_id = d.engine_id)
                - d.input_tokens AS room,
            s.attributes, s.name, s.start_ns, s.end_ns,
@@ -71,60 +78,18 @@ _QUERY = f"""
     FROM decodes d LEFT JOIN runs r USING (run_id)
     LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
     JOIN spans s ON s.run_id = d.run_id AND s.span_id = d.span_id
-    WHERE d.error IS NULL AND d.output IS NOT NULL AND d.messages IS NOT NULL AND d.sent_ns > {{after}}
+    WHERE (d.output IS NOT NULL OR d.error IS NOT NULL) AND d.messages IS NOT NULL AND d.sent_ns > {{after}}
       AND s.attributes->>'$."{c.ANSWERED_BY}"' = '{LIVE}'
       AND coalesce(r.replay_mode, b.attributes->>'$."{c.REPLAY_MODE}"', '{MODE}') = '{MODE}'
       AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{FIRST}') IS NULL
     ORDER BY d.sent_ns
 """
 _MOST = 200_000
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_CHAT, _TEXT, _RESPONSES = "/chat/completions", "/completions", "/responses"
 _BY_ITSELF = ("stop", "tool_calls", "function_call")
-
-
-def engine_of(engine_id: str | None, base_url: str | None, fingerprint: str | None) -> str:
-    """What an engine is known by: the description it gave of itself, else where it is and its fingerprint."""
-    return engine_id or f"{base_url} {fingerprint}"
-
-
-def call_key(
-    *,
-    engine: str,
-    load: str,
-    path: str,
-    model: str,
-    messages: Any,
-    tools: Any,
-    sampling: Mapping[str, Any],
-    stream: bool,
-    place: str,
-) -> str:
-    """The name of a call: equal for calls that one answer can serve.
-
-    Args:
-        path: of the API that is asked.
-        load: how many runs there were at a time, which their times depend on.
-        sampling: without what the tracer had added, and without the limit on its tokens (`limited`).
-        place: case and step of the call.
-    """
-    drawn = sampling.get("temperature") != 0 and sampling.get("seed") is None
-    what = [engine, load, path, model, messages, tools or None, dict(sampling), stream, place if drawn else None]
-    return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 Answers = Callable[[str, Any, Case], Any]
 """A spec's `stand_in`."""
-Known = tuple[Decode, Span]
-"""What answers a call: held in memory, since reading it from the store would be part of the time that is measured."""
-
-
-def limited(sampling: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """Sampling parameters without the limit on the tokens of the answer, and that limit, if there is just one."""
-    named = [name for name in _LIMITS if isinstance(sampling.get(name), int)]
-    if len(named) != 1:
-        return dict(sampling), None
-    return {k: v for k, v in sampling.items() if k not in _LIMITS}, sampling[named[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,57 +117,12 @@ class Made:
         return self.tokens < limit and (lower or (self.room is not None and limit <= self.room))
 
 
-def known_of(row: Mapping[str, Any]) -> Known:
-    """A decode and its span, as far as an answer is made of them."""
-    tail = row["prompt_tail"]
-    decode = Decode(
-        run_id=row["run_id"],
-        span_id=row["span_id"],
-        step_key=row["step_key"],
-        model=row["model"],
-        fidelity=Fidelity(row["fidelity"] or Fidelity.TEXT),
-        sent_ns=row["sent_ns"],
-        first_chunk_ns=row["first_chunk_ns"],
-        done_ns=row["done_ns"],
-        base_url=row["base_url"],
-        fingerprint=row["fingerprint"],
-        sampling=c.from_json(row["sampling"]) or {},
-        tool_definitions=c.from_json(row["tool_definitions"]),
-        output=c.from_json(row["output"]),
-        stream=bool(row["stream"]),
-        prompt_ids=None if tail is None else (*(row["prompt_body"] or ()), *tail),
-        sampled_ids=None if row["sampled_ids"] is None else tuple(row["sampled_ids"]),
-        logprobs=None if row["logprobs"] is None else tuple(row["logprobs"]),
-        chunk_times_ns=None if row["chunk_gaps_us"] is None else c.times_ns(row["chunk_gaps_us"]),
-        chunk_tokens=None if row["chunk_tokens"] is None else tuple(row["chunk_tokens"]),
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        cached_tokens=row["cached_tokens"],
-        more_choices=tuple(
-            Choice(*(None if v is None else tuple(v) for v in (x["ids"], x["logprobs"])))
-            for x in row["more_choices"] or ()
-        ),
-    )
-    span = Span(
-        run_id=row["run_id"],
-        span_id=row["span_id"],
-        parent_span_id=None,
-        kind=SpanKind.DECODE,
-        name=row["name"],
-        step_key=row["step_key"],
-        start_ns=row["start_ns"],
-        end_ns=row["end_ns"],
-        status="ok",
-        attributes=c.from_json(row["attributes"]) or {},
-    )
-    return decode, span
+@dataclass(slots=True)
+class _Call:
+    """What is known of one call: its answers, the first under each limit, and what came of its asks."""
 
-
-def _path(attributes: Mapping[str, Any], output: Any) -> str:
-    """Of the API that a recorded decode was asked of: the items of a response are in its message."""
-    if attributes.get(c.OPERATION) == "text_completion":
-        return _TEXT
-    return _RESPONSES if any("output" in message for message in output or ()) else _CHAT
+    made: list[Made] = field(default_factory=list)
+    asks: Asks = field(default_factory=Asks)
 
 
 @dataclass(slots=True)
@@ -210,12 +130,20 @@ class Memo:
     """Calls already made, from a store.
 
     Args:
-        load: how many runs there are at a time in this evaluation.
+        load: how many runs there are at a time in this evaluation, which times depend on.
+
+    Attributes:
+        _there: the engine that answered last, by address and model: a failure does not say whose it is.
+        _of_nobody: failures before any such answer.
     """
 
     store: Store
     load: str
-    _known: dict[str, list[Made]] = field(default_factory=dict)
+    _known: defaultdict[tuple[str, str], _Call] = field(default_factory=lambda: defaultdict(_Call))
+    _there: dict[tuple[str, str], str] = field(default_factory=dict)
+    _of_nobody: defaultdict[tuple[str, str], list[tuple[str, Ask, Known]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     _latest: int = 0
 
     def refresh(self) -> int:
@@ -223,46 +151,63 @@ class Memo:
         answer = self.store.ask(_QUERY.format(after=self._latest), limit=_MOST, timeout_s=60.0)
         for row in answer.rows():
             self._latest = max(self._latest, row["sent_ns"])
-            attributes, output = c.from_json(row["attributes"]) or {}, c.from_json(row["output"])
-            sampling = without_salt(without_tracers_own(c.from_json(row["sampling"]) or {}, attributes))
-            if row["seed_source"] == "tracer":
-                sampling.pop("seed", None)
-            sampling, limit = limited(sampling)
-            key = call_key(
-                engine=engine_of(row["engine_id"], row["base_url"], row["fingerprint"]),
-                load=row["load"] or "",
-                path=_path(attributes, output),
-                model=row["model"],
-                messages=c.from_json(row["messages"]),
-                tools=c.from_json(row["tool_definitions"]),
-                sampling=sampling,
-                stream=bool(row["stream"]),
-                place=f"{row['case_id']} {row['step_key']}",
-            )
-            made = self._known.setdefault(key, [])
-            if all(m.limit != limit for m in made):
-                by_itself = row["finish_reason"] in _BY_ITSELF and not row["more_choices"]
-                tokens = row["output_tokens"] if by_itself else None
-                made.append(Made(limit, tokens, row["room"], known_of(row)))
-        return sum(map(len, self._known.values()))
+            if row["case_id"] is None or row["load"] != self.load:
+                continue
+            nth, _, name = str((c.from_json(row["attributes"]) or {}).get(ASKED) or "0").partition(" ")
+            if row["error"] is None:
+                self._answered(row, int(nth))
+            else:
+                self._failed(row, int(nth), name)
+        return len(self._known)
 
-    def find(self, engine: str, request: FmRequest, place: str) -> Known | None:
-        """The decode and span that answer a call, if one does."""
-        sampling, limit = limited(without_tracers_own(plain(request.sampling)))
-        key = call_key(
-            engine=engine,
-            load=self.load,
-            path=next(p for p in (_CHAT, _TEXT, _RESPONSES, request.path) if request.path.endswith(p)),
-            model=request.model,
-            messages=plain(request.messages),
-            tools=plain(request.tools),
-            sampling=sampling,
-            stream=request.stream,
-            place=place,
-        )
+    def _answered(self, row: Mapping[str, Any], nth: int) -> None:
+        engine = engine_of(row["engine_id"], row["base_url"], row["fingerprint"])
+        where = row["base_url"], row["model"]
+        self._there[where] = engine
+        for name, ask, failure in self._of_nobody.pop(where, ()):
+            self._learn_failure(engine, name, ask, failure)
+        name, limit = recorded_name(row)
+        call = self._known[engine, name]
+        call.asks.learn(Ask(row["case_id"], nth, limit), None)
+        if all(m.limit != limit for m in call.made):
+            by_itself = row["finish_reason"] in _BY_ITSELF and not row["more_choices"]
+            tokens = row["output_tokens"] if by_itself else None
+            call.made.append(Made(limit, tokens, row["room"], known_of(row)))
+
+    def _failed(self, row: Mapping[str, Any], nth: int, name: str) -> None:
+        # Its name was kept; one that is not that of what is stored (a secret was taken out of it) no answer has either.
+        limits = dict(possible_names(row))
+        if name not in limits:
+            return
+        failure = known_of(row)
+        if fails_again(failure) is None:
+            return
+        where, ask = (row["base_url"], row["model"]), Ask(row["case_id"], nth, limits[name])
+        engine = self._there.get(where)
+        if row["engine_id"] is not None or row["fingerprint"] is not None:
+            engine = engine_of(row["engine_id"], row["base_url"], row["fingerprint"])
+        if engine is None:
+            self._of_nobody[where].append((name, ask, failure))
+        else:
+            self._learn_failure(engine, name, ask, failure)
+
+    def _learn_failure(self, engine: str, name: str, ask: Ask, failure: Known) -> None:
+        asks = self._known[engine, name].asks
+        asks.learn(ask, failure)
+        asks.lost = asks.lost or not fails_again(failure)
+
+    def find(self, engine: str, name: str, ask: Ask) -> Known | None:
+        """The decode and span that answer an ask of a call, if one does; they may be a failure's."""
+        call = self._known.get((engine, name))
+        if call is None:
+            return None
+        if not call.asks.lost and (failure := call.asks.failure(ask)) is not None:
+            return failure
+        if call.asks.is_open(ask):
+            return None
         # The very same limit first.
-        made = sorted(self._known.get(key, []), key=lambda m: m.limit != limit)
-        return next((m.known for m in made if m.answers(limit)), None)
+        made = sorted(call.made, key=lambda m: m.limit != ask.limit)
+        return next((m.known for m in made if m.answers(ask.limit)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,15 +302,19 @@ class Evaluator:
         self.refused: str | None = None
 
     def decode(self, span: LiveSpan, request: FmRequest) -> Played | Live:
-        """From the memo, in the time it took; else live."""
+        """From the memo, in the time it took, also what failed; else live."""
         case, lane = self._marked(span), lane_of(span)
         where = (request.base_url, request.model)
         engine = self._engines.get(where)
         if lane is not None:
             span.set({SHARED: self._prefixes.share(lane, request)})
         found = None
-        if self._memo is not None and engine is not None:
-            found = self._memo.find(engine, request, f"{case} {span.step_key}")
+        if case is not None:
+            name, limit = named(request, f"{case} {span.step_key}")
+            nth = self._asked_before(span.root.run_id, f"{request.base_url} {name}")
+            span.set({ASKED: f"{nth} {name}"})
+            if self._memo is not None and engine is not None:
+                found = self._memo.find(engine, name, Ask(case, nth, limit))
         if found is None:
             span.set({ANSWERED_BY: LIVE})
             return Live(change=partial(salted, lane)) if lane is not None and where in self._vllms else Live()
@@ -375,10 +324,9 @@ class Evaluator:
         counts[c.CACHED_TOKENS] = decode.cached_tokens
         told = {name: count for name, count in counts.items() if count is not None}
         span.set({ANSWERED_BY: RECORDING, SOURCE_SPAN: there.span_id, **told})
-        chunks = tuple(t / 1e9 for t in decode.chunk_times_ns or ()) if decode.stream else ()
+        wait_s, chunks_s = times_s(found)
         patience = partial(self.unmade, span, "the recorded answer to this call was cut short")
-        wait_s = (decode.e2e_ns or 0) / 1e9
-        return answer(decode, request.path, there, wait_s=wait_s, chunks_s=chunks, patience=patience)
+        return as_raised(answer(decode, request.path, there, wait_s=wait_s, chunks_s=chunks_s, patience=patience))
 
     def model(self, span: LiveSpan, request: FmRequest) -> Played | Live | None:
         """Live: the OpenAI client beneath asks again; a model without one is not in the memo."""
@@ -413,7 +361,7 @@ class Evaluator:
         return tool_answer(chosen, then, wait_s=(then.duration_ns or 0) / 1e9)
 
     def _asked_before(self, run_id: str, what: str) -> int:
-        """How often a run has asked a tool that; counts this time."""
+        """How often a run has asked a tool or an FM that; counts this time."""
         with self._lock:
             counts = self._taken.setdefault(run_id, Counter())
             counts[what] += 1
@@ -451,11 +399,14 @@ class Evaluator:
         if event.kind == "run":
             with self._lock:
                 self._taken.pop(event.run, None)
-        if event.kind == "decode" and event.status == "ok" and a.get(ANSWERED_BY) == LIVE:
+        if event.kind == "decode" and a.get(ANSWERED_BY) == LIVE:
             engine = engine_of(a.get(c.ENGINE), a.get(c.BASE_URL), a.get(c.FINGERPRINT))
             where = a.get(c.BASE_URL), str(a.get(c.REQUEST_MODEL))
-            self._engines[where] = engine
-            if a.get(c.PROVIDER) == "vllm":
+            if event.status == "ok":
+                self._engines[where] = engine
+            elif c.HTTP_STATUS in a:  # it is there, and may have no more to say of itself than that
+                self._engines.setdefault(where, engine)
+            if event.status == "ok" and a.get(c.PROVIDER) == "vllm":
                 self._vllms.add(where)
 
     def other(self, span: LiveSpan | None, what: str) -> None:

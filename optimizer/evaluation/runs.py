@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from redecode.optimizer.evaluation.memo import FIRST, RECORDING
 from redecode.optimizer.evaluation.prefixes import cached
 from redecode.optimizer.evaluation.warming import Warming
 from redecode.optimizer.inputs import as_came, as_given
+from redecode.optimizer.knobs import as_json
 from redecode.optimizer.objectives import Outcome, Usage
 from redecode.optimizer.spec import Case, Spec, memory_of
 from redecode.tracer import ANSWERED_BY, SpanEvent, begun_for
@@ -35,6 +37,8 @@ _NOT_THERE = frozenset(
 _CACHE = "__pregel_cache"
 """LangGraph's own cache of nodes, in a run's configuration; a graph's, and its subgraphs', where it is not there."""
 _SLOW = frozenset({"APITimeoutError", "TimeoutError", "ReadTimeout", "TimeoutException"})
+_ONLY_AWAITED = ("No synchronous function provided", "Cannot invoke a coroutine function")
+"""What LangGraph and LangChain say where something is invoked that can only be awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Seen:
     run_id: str
     latency_s: float
     usage: Mapping[str, Usage]
+    embeddings: Mapping[str, Usage]
     live: int
     memo: int
     cached: int
@@ -57,6 +62,7 @@ class Watch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._usage: dict[str, dict[str, Usage]] = {}
+        self._embeddings: dict[str, dict[str, Usage]] = {}
         self._by: dict[str, list[int]] = {}
         self._cached: Counter[str] = Counter()
         self._seen: dict[str, Seen] = {}
@@ -67,9 +73,7 @@ class Watch:
         """A span has ended."""
         with self._lock:
             if event.kind == "decode":
-                model = str(event.attributes.get(c.REQUEST_MODEL))
-                used = self._usage.setdefault(event.run, {})
-                used[model] = used.get(model, Usage()).plus(_usage(event))
+                _add(self._usage, event, _usage(event))
                 by = self._by.setdefault(event.run, [0, 0])
                 by[event.attributes.get(ANSWERED_BY) == RECORDING] += 1
                 kind = (event.error or "").partition(":")[0]
@@ -77,19 +81,21 @@ class Watch:
                     self._unreached.add(event.run)
             elif event.kind == "cache":
                 self._cached[event.run] += 1
+            elif event.kind == "retrieval" and event.attributes.get(c.OPERATION) == "embeddings":
+                _add(self._embeddings, event, _embedded(event))
             elif event.kind == "run" and event.end_ns is not None:
                 labels = (c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}
                 token, by_model = labels.get("token"), self._usage.pop(event.run, {})
                 live, memo = self._by.pop(event.run, [0, 0])
-                hits = self._cached.pop(event.run, 0)
+                hits, embedded = self._cached.pop(event.run, 0), self._embeddings.pop(event.run, {})
                 latency_s = (event.end_ns - event.start_ns) / 1e9
                 if token is not None:
                     gone = event.run in self._unreached
                     self._unreached.discard(event.run)
                     waits = bool(event.attributes.get(c.INTERRUPTED))
-                    self._seen[token] = Seen(event.run, latency_s, by_model, live, memo, hits, gone, waits)
+                    self._seen[token] = Seen(event.run, latency_s, by_model, embedded, live, memo, hits, gone, waits)
                 elif labels.items() >= SCORER.items():
-                    for model, usage in by_model.items():
+                    for model, usage in (*by_model.items(), *embedded.items()):
                         self._judging[model] = self._judging.get(model, Usage()).plus(usage)
 
     def take(self, token: str) -> Seen | None:
@@ -102,6 +108,22 @@ class Watch:
         with self._lock:
             used, self._judging = self._judging, {}
             return used
+
+
+def _add(by_run: dict[str, dict[str, Usage]], event: SpanEvent, usage: Usage) -> None:
+    """What a call used, to what others of its run and its model did."""
+    used, model = by_run.setdefault(event.run, {}), str(event.attributes.get(c.REQUEST_MODEL))
+    used[model] = used.get(model, Usage()).plus(usage)
+
+
+def _embedded(event: SpanEvent) -> Usage:
+    """Of a call for embeddings: no FM call, since nothing is sampled, but an engine's work, and paid for."""
+    tokens, end_ns = event.attributes.get(c.INPUT_TOKENS), event.end_ns
+    return Usage(
+        uncounted=int(tokens is None and event.status == "ok"),
+        input_tokens=tokens or 0,
+        engine_s=0.0 if end_ns is None else (end_ns - event.start_ns) / 1e9,
+    )
 
 
 def _usage(event: SpanEvent) -> Usage:
@@ -120,6 +142,36 @@ def _usage(event: SpanEvent) -> Usage:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A candidate's graph.
+
+    Attributes:
+        name: the same of graphs that are alike: where they are built, each block has its own.
+    """
+
+    graph: Any
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A run as it was tried: invoked in a thread (`sync`), or awaited."""
+
+    sync: bool
+    output: Any
+    failed: Exception | None
+    seen: Seen | None
+    took: float
+
+    @property
+    def wrong_way(self) -> bool:
+        """Whether it may have failed since its graph can only be run the other way; a node may say the same."""
+        if isinstance(self.failed, NotImplementedError):
+            return True
+        return self.sync and isinstance(self.failed, TypeError) and any(w in str(self.failed) for w in _ONLY_AWAITED)
+
+
 @dataclass(slots=True)
 class Runner:
     """Runs candidates' graphs.
@@ -128,7 +180,7 @@ class Runner:
         timeout_s: a run that takes longer has failed.
 
     Attributes:
-        _sync: graphs are invoked, each in a thread: one of them cannot be awaited.
+        _invoked: names of graphs that could not be awaited, and could be invoked.
     """
 
     spec: Spec
@@ -138,7 +190,7 @@ class Runner:
     again_s: Sequence[float] = AGAIN_S
     warming: Warming | None = None
     _number: int = 0
-    _sync: bool = False
+    _invoked: set[str] = field(default_factory=set)
 
     async def block(
         self,
@@ -158,14 +210,14 @@ class Runner:
             ScorerFailed: the scorer raised.
             BadSpec: the graph cannot be built, or does not take these values.
         """
-        graph, context = self._candidate(values, cases)
+        built, context = self._candidate(values, cases)
         if self.warming is None:
-            ran = await self._all([partial(self._run, graph, context(case), case, labels) for case in cases])
+            ran = await self._all([partial(self._run, built, context(case), case, labels) for case in cases])
             return await self._judged(cases, ran, labels)
         warming, fills = self.warming, {**labels, "fills": True}
-        read, first = warming.wanted(graph, values, context, cases, withheld)
+        read, first = warming.wanted(built.graph, values, context, cases, withheld)
         filling = [
-            partial(self._run, graph, context(source), source, fills, warming.of_source(values, source.id))
+            partial(self._run, built, context(source), source, fills, warming.of_source(values, source.id))
             for source in first
         ]
         filled = [outcome for outcome, _ in await self._all(filling)]
@@ -173,23 +225,23 @@ class Runner:
             warming.warmed(values, source)
         ran = await self._all(
             [
-                partial(self._run, graph, context(case), case, labels, warming.of_case(self._token(labels), its))
+                partial(self._run, built, context(case), case, labels, warming.of_case(self._token(labels), its))
                 for case, its in ((case, read.get(case.id, {})) for case in cases)
             ]
         )
         return besides(await self._judged(cases, ran, labels), filled)
 
     async def first(self, values: Mapping[str, Any], case: Case, labels: Mapping[str, Any]) -> Outcome:
-        """A run before any that counts: in a new process it is what imports and connects that takes the time.
+        """A run before those that count, of what has not run in this process yet: it imports, and it connects.
 
         Its answers are in no memo, since they took as long.
 
         Raises:
             EngineGone, BadSpec: as `block`.
         """
-        graph, context = self._candidate(values, [case])
+        built, context = self._candidate(values, [case])
         caches = None if self.warming is None else self.warming.of_case(self._token(labels), {})
-        outcome, _ = await self._run(graph, context(case), case, {**labels, "fills": True, FIRST: True}, caches)
+        outcome, _ = await self._run(built, context(case), case, {**labels, "fills": True, FIRST: True}, caches)
         return outcome
 
     async def recorded(
@@ -201,7 +253,7 @@ class Runner:
             values: of the configuration in use, whose graph's schema says what was an object in a recorded output.
         """
         try:
-            graph = self._candidate(values, cases)[0]
+            graph = self._candidate(values, cases)[0].graph
         except BadSpec:
             graph = None
         given = scorers(labels)
@@ -221,10 +273,13 @@ class Runner:
 
         return self._with_judging(await self._all([partial(scored, case) for case in cases]))
 
-    def _candidate(self, values: Mapping[str, Any], cases: Sequence[Case]) -> tuple[Any, Callable[[Case], Any]]:
+    def _candidate(self, values: Mapping[str, Any], cases: Sequence[Case]) -> tuple[_Built, Callable[[Case], Any]]:
         """Its graph, and its context on each case."""
         own = self.spec.own(values)
-        return self.spec.built(own), contexts(self.spec, own, {name for case in cases for name in case.context})
+        name = "" if self.spec.build is None else json.dumps(as_json(values), sort_keys=True)
+        return _Built(self.spec.built(own), name), contexts(
+            self.spec, own, {name for case in cases for name in case.context}
+        )
 
     async def _judged(
         self, cases: Sequence[Case], ran: Sequence[tuple[Outcome, Any]], labels: Mapping[str, Any]
@@ -266,37 +321,56 @@ class Runner:
         return f"{labels.get('study')}/{self._number}"
 
     async def _run(
-        self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None = None
+        self, built: _Built, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None = None
     ) -> tuple[Outcome, Any]:
         """What came of a run, not judged yet, and its output."""
-        waits, unawaited = iter((*self.again_s, None)), None
+        waits, sync, before = iter((*self.again_s, None)), built.name in self._invoked, None
         while True:
-            token, sync = self._token(labels), self._sync
-            loop = asyncio.get_running_loop()
-            begun, output, failed = loop.time(), None, None
-            try:
-                invoked = self._invoke(graph, context, case, labels, token, caches)
-                output = await asyncio.wait_for(invoked, self.timeout_s)
-            except Exception as error:  # whatever a candidate's graph raises is a failure of the candidate
-                failed = error
-            took = loop.time() - begun
-            seen = self.watch.take(token)
-            if isinstance(failed, NotImplementedError) and not sync:
-                unawaited, self._sync = failed, True  # a middleware, say, so production did not await it either
+            tried = await self._try(built.graph, context, case, labels, caches, sync=sync)
+            if before is None and tried.wrong_way:  # a sync middleware, say, so production did not await it either
+                before, sync = tried, not sync
                 continue
-            if unawaited is not None and isinstance(failed, NotImplementedError | TypeError):
-                failed, self._sync = unawaited, False  # nor can it be invoked
-            if failed is None and seen is not None and seen.waits:
-                failed = RuntimeError(f"it waits for an answer to an interrupt, which nobody gives here{_asks(output)}")
+            if before is not None and tried.wrong_way:
+                tried, before = before, tried  # it is the run that fails, whichever way
+            elif before is not None and not isinstance(tried.failed, TimeoutError):
+                (self._invoked.add if sync else self._invoked.discard)(built.name)
+            failed, seen = tried.failed, tried.seen
             # What a node itself could not reach is that run's failure; so it was in production.
             if failed is None or (gone := not_there(failed)) is None or (seen is not None and not seen.unreached):
-                return self._outcome(case, failed, seen, took), output
+                outcome, also = self._outcome(case, tried), None if before is None else before.seen
+                if also is not None:  # its calls were paid for
+                    outcome = replace(outcome, live=outcome.live + also.live, memo=outcome.memo + also.memo)
+                return outcome, tried.output
             if (wait_s := next(waits)) is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
             await asyncio.sleep(wait_s)
 
+    async def _try(
+        self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None, *, sync: bool
+    ) -> _Tried:
+        token, loop = self._token(labels), asyncio.get_running_loop()
+        begun, output, failed = loop.time(), None, None
+        try:
+            invoked = self._invoke(graph, context, case, labels, token, caches, sync=sync)
+            output = await asyncio.wait_for(invoked, self.timeout_s)
+        except Exception as error:  # whatever a candidate's graph raises is a failure of the candidate
+            failed = error
+        took = loop.time() - begun
+        seen = self.watch.take(token)
+        if failed is None and seen is not None and seen.waits:
+            failed = RuntimeError(f"it waits for an answer to an interrupt, which nobody gives here{_asks(output)}")
+        return _Tried(sync, output, failed, seen, took)
+
     async def _invoke(
-        self, graph: Any, context: Any, case: Case, labels: Mapping[str, Any], token: str, caches: Elsewhere | None
+        self,
+        graph: Any,
+        context: Any,
+        case: Case,
+        labels: Mapping[str, Any],
+        token: str,
+        caches: Elsewhere | None,
+        *,
+        sync: bool,
     ) -> Any:
         marks = {MODE: {**labels, "case": case.id, "token": token}}
         thread = f"{MODE}/{token}"
@@ -310,14 +384,15 @@ class Runner:
         }
         given = {} if context is None else {"context": context}
         with nullcontext() if caches is None else elsewhere(caches):
-            if self._sync:  # a thread that goes on after its time has run out cannot be stopped
+            if sync:  # a thread that goes on after its time has run out cannot be stopped
                 return await asyncio.to_thread(graph.invoke, as_given(graph, case.input), config, **given)
             return await graph.ainvoke(as_given(graph, case.input), config, **given)
 
-    def _outcome(self, case: Case, failed: Exception | None, seen: Seen | None, took: float) -> Outcome:
+    def _outcome(self, case: Case, tried: _Tried) -> Outcome:
+        failed, seen = tried.failed, tried.seen
         error = None if failed is None else f"{type(failed).__name__}: {failed}"[:500]
         if seen is None:
-            return Outcome(case=case.id, run_id=None, quality=None, latency_s=took, error=error)
+            return Outcome(case=case.id, run_id=None, quality=None, latency_s=tried.took, error=error)
         return Outcome(
             case=case.id,
             run_id=seen.run_id,
@@ -325,6 +400,7 @@ class Runner:
             latency_s=seen.latency_s,
             error=error,
             usage=seen.usage,
+            embeddings=seen.embeddings,
             live=seen.live,
             memo=seen.memo,
             cached=seen.cached,
@@ -357,7 +433,7 @@ def _memory(graph: Any, case: Case, thread: str) -> dict[str, Any]:
     checkpointer are production's, too.
     """
     store, checkpointer = memory_of(graph), checkpointer_of(graph)
-    known = None if case.history is None else before(graph, case.history)
+    known = None if case.history is None else before(graph, case)
     if store is None and checkpointer is None and known is None:
         return {}
     from redecode.tracer.langgraph.memory import apart  # LangGraph is the agent's, and there if it has one of them

@@ -165,7 +165,7 @@ class Past:
 
 def _states(graph: Any, case: Case) -> tuple[Any, ...]:
     """What a step may be given of an input: the state, or, of a graph that has none, the input itself."""
-    known = None if case.history is None else before(graph, case.history)
+    known = None if case.history is None else before(graph, case)
     try:
         return state_of(graph, as_given(graph, case.input), known), case.input
     except Exception:  # whatever somebody's reducers and checks do

@@ -388,6 +388,7 @@ def _absolute(config: NightlyConfig, folder: Path) -> NightlyConfig:
     tune = config.tune.model_copy(
         update={"incumbent": seen(config.tune.incumbent), "expected": seen(config.tune.expected)}
     )
-    return config.model_copy(
-        update={"spec": spec, "store": seen(config.store), "kill_switch": seen(config.kill_switch), "tune": tune}
-    )
+    program = config.trends.otava  # a name is looked for where programs are
+    trends = config.trends.model_copy(update={"otava": str(seen(Path(program))) if "/" in program else program})
+    own = {"spec": spec, "store": seen(config.store), "kill_switch": seen(config.kill_switch)}
+    return config.model_copy(update={**own, "tune": tune, "trends": trends})

@@ -16,7 +16,7 @@ from redecode.optimizer.nightly.history import config_id
 from redecode.optimizer.nightly.tuning import outcomes_of
 from redecode.optimizer.nightly.window import Evidence
 from redecode.optimizer.preparing import goals_of
-from redecode.optimizer.promotion.decide import Decision, Margins, Verdict, decide
+from redecode.optimizer.promotion.decide import NO_MORE, Decision, Margins, Verdict, decide
 from redecode.optimizer.tuning import INCUMBENT
 
 _SINCE = " recorded since the rollback"
@@ -93,7 +93,8 @@ def gate(tuned: Mapping[str, Any], rejected: Sequence[Rejected], *, hold: str | 
     if verdict is not Verdict.PROMOTE:
         why, lacking, held = tuned["why"], tuned["more_runs"], len(tuned["cases"])
         if lacking is None:
-            return Gated(verdict=verdict, why=why, **stays)
+            told = f"{why}; {NO_MORE}" if verdict is Verdict.UNSURE and not tuned.get("cut") else why
+            return Gated(verdict=verdict, why=told, **stays)
         why = f"{why}; a decision needs {evidence.words(held, lacking)}"
         return Gated(verdict=verdict, why=why, more=lacking, wanted=evidence.short(held, lacking), **stays)
     back: dict[str, str] = {}

@@ -154,6 +154,8 @@ class Nightly:
                 in_use = self.settled(History(home, self.tell), check=True)
                 open_.keep(DONE, {"verdict": GIVEN_UP, "why": why, "promoted": False, "config": in_use})
         elif other is None and not self.again and (last := _just_been(home, now)) is not None:
+            if changed := self._changed(last.step("begin")):
+                self.tell(f"the configuration has changed since that night ({changed}): --again begins one with it")
             return last
         return home.new_night(now)
 

@@ -45,6 +45,10 @@ class Verdict(StrEnum):
     UNSURE = "not enough evidence"
 
 
+NO_MORE = "more runs would tell only if they look otherwise"
+"""Where no number of them would do if things go on as they look."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margins:
     """How much worse a candidate may be: error by a difference, cost and latency by a factor.
@@ -155,12 +159,7 @@ class Decision:
         if self.cut is not None:
             return f"{self.verdict.value}: a budget was used up"
         if self.verdict is Verdict.UNSURE:
-            need = (
-                "more runs would tell only if they look otherwise"
-                if self.more is None
-                else f"need {self.more} more runs"
-            )
-            return f"not enough evidence: {need}"
+            return f"not enough evidence: {NO_MORE if self.more is None else f'need {self.more} more runs'}"
         return "keep"
 
 

@@ -10,7 +10,7 @@ would seem to say the same again and again; so times are resampled by whole turn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,11 +45,16 @@ def of_pairs(
     lane: Sequence[Outcome], base: Sequence[Outcome], value: Callable[[Outcome], float]
 ) -> tuple[list[float], list[float]]:
     """A value of the candidate's runs and of the incumbent's."""
+    pairs = zip(lane, base, strict=True)
+    return failing([(value(a), value(b), a.error is not None, b.error is not None) for a, b in pairs])
+
+
+def failing(pairs: Iterable[tuple[float, float, bool, bool]]) -> tuple[list[float], list[float]]:
+    """Both sides of pairs of values, each with whether its run failed."""
     ours, theirs = [], []
-    for a, b in zip(lane, base, strict=True):
-        x, y = value(a), value(b)
-        ours.append(x if a.error is None else max(x, y))
-        theirs.append(y if b.error is None else max(x, y))
+    for x, y, our_failed, their_failed in pairs:
+        ours.append(max(x, y) if our_failed else x)
+        theirs.append(max(x, y) if their_failed else y)
     return ours, theirs
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -90,19 +90,29 @@ class Evaluated:
     failed: str | None = None
 
 
+class Ran(NamedTuple):
+    """A run of a trial that is over."""
+
+    run_id: str | None
+    loss: float | None
+    seconds: float
+    cost: float
+    failed: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """A trial that is over, as the study has it.
 
     Attributes:
-        outcomes: case → (run id, loss, seconds, cost).
+        outcomes: case → its run.
         violation: by how much constraints are exceeded, scaled; at or below 0 it is feasible.
     """
 
     number: int
     config: Config
     measured: Measured
-    outcomes: Mapping[str, tuple[str | None, float | None, float, float]]
+    outcomes: Mapping[str, Ran]
     violation: float
     pruned: bool
     why: str | None = None
@@ -278,7 +288,10 @@ class Search:
                 trial.set_user_attr(WHY, found.failed or "nothing was measured")
                 self._study.tell(trial, state=TrialState.FAIL)
                 return
-            rows = [[o.case, o.run_id, o.loss, o.seconds, self.goals.cost(o), o.live, o.memo] for o in found.outcomes]
+            rows = [
+                [o.case, o.run_id, o.loss, o.seconds, self.goals.cost(o), o.live, o.memo, o.error is not None]
+                for o in found.outcomes
+            ]
             trial.set_user_attr(MEASURED, asdict(found.measured))
             trial.set_user_attr(OUTCOMES, rows)
             if found.out is not None:
@@ -343,7 +356,8 @@ def done_of(study: Study, goals: Goals) -> list[Done]:
         if MEASURED not in trial.user_attrs:
             continue
         measured = Measured(**trial.user_attrs[MEASURED])
-        outcomes = {r[0]: (r[1], r[2], r[3], r[4]) for r in trial.user_attrs[OUTCOMES]}
+        # Of a study of before it was kept nobody knows which runs failed.
+        outcomes = {r[0]: Ran(r[1], r[2], r[3], r[4], any(r[7:])) for r in trial.user_attrs[OUTCOMES]}
         violation = sum(max(0.0, v) for v in goals.constraints(measured).values())
         out.append(
             Done(

@@ -259,3 +259,153 @@ def test_a_graph_that_can_only_be_awaited_stays_awaited(folder: Path, store: Pat
     finally:
         here.close()
     assert [o.error for o in tried] == [None, "NotImplementedError: of mine", None]
+
+
+SOME_RAISE = """
+import time
+def chat(state: State, runtime: Runtime[Context]):
+    time.sleep(0.2)
+    return {}
+async def look(state: State, runtime: Runtime[Context]):
+    if state["q"] == "q0":
+        raise NotImplementedError("no songs yet")
+    return {"said": [state["q"]]}
+builder = StateGraph(State, context_schema=Context)
+builder.add_sequence([chat, look])
+builder.add_edge(START, "chat")
+graph = builder.compile(name="agent")
+"""
+
+
+def test_a_run_that_is_invoked_since_it_raised_takes_no_other_along(folder: Path, store: Path) -> None:
+    """Those that begin in the meantime, too: their graph can only be awaited."""
+    module = module_of(folder, SOME_RAISE)
+
+    async def all_runs() -> None:
+        for number in range(1, 13):
+            await module.graph.ainvoke({"q": f"q{number}"}, context=module.Context())
+
+    instrument(store)
+    asyncio.run(all_runs())
+    uninstrument()
+    cases = select(Store(store).runs(besides=True), load("tuning:spec"), "all", now_ns=0, held_out=0).search
+    sung = [replace(case, input={"q": "q0"}) if n % 4 == 0 else case for n, case in enumerate(cases)]
+    outcomes = evaluated(store, sung, "good")
+    assert len(outcomes) == 12 and {o.error for o in outcomes[::4]} == {"NotImplementedError: no songs yet"}
+    assert {o.error for n, o in enumerate(outcomes) if n % 4} == {None}
+
+
+EITHER = """
+from langchain_core.runnables import RunnableLambda
+from langchain_openai import ChatOpenAI
+asked = []
+def ask(state: State, runtime: Runtime[Context]):
+    asked.append(runtime.context.style)
+    ChatOpenAI(model="m", temperature=0).invoke(state["q"])
+    return {}
+def say(state: State):
+    if state["q"] == "fails":
+        raise ValueError("of mine")
+    return {"said": [state["q"]]}
+async def not_awaited(state: State):
+    raise NotImplementedError("no async methods")
+async def awaited(state: State):
+    return say(state)
+def built(last):
+    builder = StateGraph(State, context_schema=Context)
+    builder.add_node("ask", ask)
+    builder.add_node("say", last)
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "say")
+    return builder.compile(name="agent")
+def build(values):
+    return built(awaited if values["style"] == "good" else RunnableLambda(say, not_awaited))
+graph = built(RunnableLambda(say, not_awaited))
+"""
+
+
+@pytest.fixture
+def either(folder: Path, store: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("OPENAI_BASE_URL", serve().base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    module = module_of(folder, EITHER)
+    turns(module, store, 3)
+    module.asked.clear()
+    return module
+
+
+def test_that_a_graph_cannot_be_awaited_is_known_of_that_graph(either: Any, folder: Path, store: Path) -> None:
+    either.factory = either.spec.model_copy(update={"graph": None, "build": either.build, "context": either.Context})
+    cases = select(Store(store).runs(besides=True), either.spec, "all", now_ns=0, held_out=0).search
+    here = InProcess(Settings(spec="tuning:factory", store=store, source=store))
+    found = []
+    try:
+        for style in ("good", "ask", "good", "ask"):
+            either.asked.clear()
+            outcomes = here.evaluate(Block(values={"style": style}, cases=cases, memo=False))
+            assert [(o.error, o.quality) for o in outcomes] == [(None, 1.0)] * 3
+            found.append(len(either.asked))
+    finally:
+        here.close()
+    # Three runs, one before them of what is new; the one that finds out is tried twice, and nothing is tried again.
+    assert found == [4, 5, 3, 3]
+
+
+@pytest.mark.parametrize("q", ["q0 of 0", "fails"])
+def test_a_run_that_is_tried_twice_counts_once_and_has_paid_for_both(either: Any, store: Path, q: str) -> None:
+    """Also where it fails: that it can be invoked is known then."""
+    case = select(Store(store).runs(besides=True), either.spec, "all", now_ns=0, held_out=0).search[0]
+    here = InProcess(Settings(spec="tuning:spec", store=store, source=store))
+    try:
+        asked = replace(case, input={"q": q})
+        first, second = (here.evaluate(Block(values={}, cases=[asked], memo=False))[0] for _ in range(2))
+    finally:
+        here.close()
+    assert [o.error for o in (first, second)] == [None if q != "fails" else "ValueError: of mine"] * 2
+    assert [(o.live, o.usage["m"].calls) for o in (first, second)] == [(3, 1), (1, 1)]  # one before it, tried twice
+    assert len(either.asked) == 4
+
+
+MIXED = """
+from langchain_core.runnables import RunnableLambda
+def either(state: State, runtime: Runtime[Context]):
+    if runtime.context.style == "loop":
+        raise TypeError("of mine")
+    return {"said": [state["q"]]}
+async def only_awaited(state: State):
+    return {"said": [state["q"]]}
+async def not_awaited(state: State):
+    raise NotImplementedError("no async methods")
+def route(state: State):
+    return state["q"]
+builder = StateGraph(State, context_schema=Context)
+builder.add_node("either", either)
+builder.add_node("sync", RunnableLambda(lambda state: {"said": [state["q"]]}, not_awaited))
+builder.add_node("async", only_awaited)
+builder.add_edge(START, "either")
+builder.add_conditional_edges("either", route, {"sync": "sync", "async": "async", "both": "sync"})
+builder.add_conditional_edges("sync", route, {"sync": END, "both": "async"})
+graph = builder.compile(name="agent")
+"""
+
+
+def test_a_run_that_can_only_be_awaited_is_where_its_graph_was_invoked(folder: Path, store: Path) -> None:
+    """What no way can run fails with what it failed with first; what fails by itself is not tried again."""
+    module = module_of(folder, MIXED)
+    instrument(store)
+    module.graph.invoke({"q": "sync"}, context=module.Context())
+    uninstrument()
+    (case,) = select(Store(store).runs(besides=True), load("tuning:spec"), "all", now_ns=0, held_out=0).search
+    here = InProcess(Settings(spec="tuning:spec", store=store, source=store, concurrency=1))
+
+    def ran(q: str, style: str = "good") -> str | None:
+        return here.evaluate(Block(values={"style": style}, cases=[replace(case, input={"q": q})]))[0].error
+
+    try:
+        assert [ran(q) for q in ("sync", "sync", "async", "async", "sync")] == [None] * 5
+        assert str(ran("both")).startswith('TypeError: No synchronous function provided to "async"')
+        before = len(Store(store).runs())
+        assert [ran("sync", "loop"), ran("sync", "loop")] == ["TypeError: of mine"] * 2
+        assert len(Store(store).runs()) == before + 3  # with the first of what is new
+    finally:
+        here.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -23,9 +23,10 @@ from redecode.cli.main import app
 from redecode.optimizer.besides import contexts, of_requests, refused, told
 from redecode.optimizer.cases import MODE, SCORER, _cut, of_runs, same_input, select
 from redecode.optimizer.errors import NoRuns
+from redecode.optimizer.knobs import Choice
 from redecode.optimizer.nightly.window import own_runs
 from redecode.optimizer.spec import Case, Spec, load
-from redecode.tracer import Store
+from redecode.tracer import Store, plain
 
 PROGRAM = """
 from dataclasses import dataclass, field
@@ -192,6 +193,42 @@ def test_what_all_runs_had_and_nobody_has_now_is_told() -> None:
         "all runs were recorded with tone=cold, and warm",
         "all runs were recorded with heat=1, and 0",
     ]
+
+
+class Style(BaseModel):
+    prefix: str = "Dear"
+    many: int = 1
+
+
+class Mixed(BaseModel):
+    voters: Annotated[list[str], Choice(["good"], ["cheap", "bad"])] = ["good"]
+    style: Style = Style()
+    styles: tuple[Style, ...] = (Style(),)
+    tone: Tone = Tone.WARM
+
+
+@pytest.mark.parametrize(
+    ("now", "differ"),
+    [
+        ({}, []),
+        ({"voters": ["good"], "style": {"prefix": "Dear", "many": 1}, "tone": "warm"}, []),  # as a file says it
+        (
+            {"style": {"prefix": "Hi", "many": 1}},
+            ["style={'many': 1, 'prefix': 'Dear'}, and {'many': 1, 'prefix': 'Hi'}"],
+        ),
+        ({"style": Style(many=2)}, ["style={'many': 1, 'prefix': 'Dear'}, and {'many': 2, 'prefix': 'Dear'}"]),
+        (
+            {"voters": ["cheap", "bad"], "tone": "cold"},
+            ["voters=['good'], and ['cheap', 'bad']", "tone=warm, and cold"],
+        ),
+        ({"voters": "['cheap', 'bad']"}, ["voters=['good'], and ['cheap', 'bad']"]),  # its label
+    ],
+)
+def test_what_is_no_scalar_is_compared_as_the_record_has_it(now: dict[str, Any], differ: list[str]) -> None:
+    spec = owned().model_copy(update={"context": Mixed})
+    cases = [Case(id=str(n), input={"out": n}, context=plain(Mixed().model_dump())) for n in range(2)]
+    lines = [line.removeprefix("all runs were recorded with ") for line in told(cases, spec, (), now)]
+    assert [line.partition(" is taken")[0] for line in lines] == differ
 
 
 def test_what_is_searched_and_varied_and_what_could_not_be_recorded_is_told() -> None:

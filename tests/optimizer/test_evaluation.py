@@ -354,7 +354,8 @@ def test_another_engine_of_the_same_model_is_another_engine(
     finally:
         made.close()
     right, wrongs = [1.0] * len(cases), [0.0] * len(cases)
-    assert found == [right, wrongs, right] and len(wrong.requests) == len(cases)
+    # It is met by a run that counts in nothing.
+    assert found == [right, wrongs, right] and len(wrong.requests) == 1 + len(cases)
 
 
 TICKS = """

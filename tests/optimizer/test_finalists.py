@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from redecode.optimizer.evaluation.racing import breaks_slo
-from redecode.optimizer.objectives import Goals, Measured, Outcome
+from redecode.optimizer.objectives import Goals, Measured, Outcome, Usage, measured
 from redecode.optimizer.promotion.decide import Margins
 from redecode.optimizer.spec import Spec
-from redecode.optimizer.study.search import Done, Evaluated
+from redecode.optimizer.study.search import Done, Evaluated, Ran
 from redecode.optimizer.tuning import _odd, finalists
 
 
@@ -51,6 +53,35 @@ def test_what_is_just_within_a_margin_is_within() -> None:
     assert chosen(trial(0, (0.1, 0.0, 0.9)), trial(1, (0.1, 0.1, 0.3))) == []
     same = finalists([trial(0, (0.1, 1.0, 0.9)), trial(1, (0.1, 1.0, 0.3))], {"k": 0}, Margins(cost=1.0))
     assert [d.number for d in same] == [1]
+
+
+def ran(number: int, *outcomes: Outcome) -> Done:
+    goals = Goals()
+    return Done(
+        number=number, config={"k": number}, measured=measured(outcomes, goals), violation=0.0, pruned=False,
+        outcomes={o.case: Ran(o.run_id, o.loss, o.seconds, goals.cost(o), o.error is not None) for o in outcomes},
+    )  # fmt: skip
+
+
+def one(case: int, cost: float, *, fails: bool = False) -> Outcome:
+    usage = {"m": Usage(calls=1, engine_s=cost)} if cost else {}
+    return Outcome(
+        case=f"c{case}", run_id=None, quality=None if fails else 1.0, latency_s=0.01 if fails else 1.0,
+        error="500" if fails else None, usage=usage,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
+def test_an_incumbent_that_fails_is_neither_cheap_nor_fast(share: float) -> None:
+    """A run that failed at once has cost nothing, and what mends it costs as much as those that did not fail."""
+    many = 40
+    failing = [one(n, 0.0 if n < share * many else 1.0, fails=n < share * many) for n in range(many)]
+    mended = ran(1, *(one(n, 1.0) for n in range(many)))
+    dear = ran(2, *(one(n, 1.3) for n in range(many)))
+    fails_more = ran(3, *(one(n, 0.0, fails=True) for n in range(many)))
+    assert chosen(ran(0, *failing), mended, dear, fails_more) == [1]
+    fine = ran(0, *(one(n, 1.0) for n in range(many)))
+    assert chosen(fine, ran(1, *failing)) == [], "nor is a candidate"
 
 
 def test_runs_that_fail_are_told_as_failed_and_not_only_as_late() -> None:

@@ -122,10 +122,8 @@ class State(TypedDict, total=False):
     count: int
 graph = graph_of(State, note, checkpointer=saver)
 """,
-    "given its checkpointer": "graph = graph_of(MessagesState, chat)",
-}
-UNKNOWN = {
-    "narrow output": (UNTOLD, NOTES + """
+    "narrow output": NOTES
+    + """
 class Out(TypedDict):
     said: list[str]
 class State(TypedDict, total=False):
@@ -133,7 +131,46 @@ class State(TypedDict, total=False):
     said: Annotated[list[str], operator.add]
     count: int
 graph = graph_of(State, note, schemas={"output_schema": Out}, checkpointer=saver)
-"""),
+""",
+    "stock middleware": """
+from langchain.agents.middleware import ModelCallLimitMiddleware, wrap_model_call
+@wrap_model_call
+def windowed(request, handler):
+    return handler(request.override(messages=seen(request.messages, request.runtime)))
+graph = create_agent(Counts(), [], context_schema=Context, checkpointer=saver, name="agent",
+                     middleware=[windowed, ModelCallLimitMiddleware(thread_limit=50)])
+""",
+    "an object without a hint": NOTES
+    + """
+class Item(BaseModel):
+    text: str
+class State(TypedDict, total=False):
+    q: str
+    said: Annotated[list[str], operator.add]
+    count: int
+    last: Any
+    items: Any
+def node(state, runtime: Runtime[Context]):
+    assert state.get("last") is None or type(state["last"]) is Item
+    assert all(type(item) is Item for item in state.get("items", []))
+    item = Item(text=state["q"])
+    return {**note({"said": [], **state}, runtime), "last": item, "items": [*state.get("items", []), item]}
+graph = graph_of(State, node, checkpointer=saver)
+""",
+    "messages of any list": """
+from langgraph.graph.message import add_messages
+class State(TypedDict):
+    messages: Annotated[list, add_messages]
+    kept: list
+def node(state, runtime: Runtime[Context]):
+    assert all(isinstance(message, AIMessage) for message in state.get("kept", []))
+    said = chat(state, runtime)["messages"]
+    return {"messages": said, "kept": [*state.get("kept", []), AIMessage("aside")]}
+graph = graph_of(State, node, checkpointer=saver)
+""",
+    "given its checkpointer": "graph = graph_of(MessagesState, chat)",
+}
+UNKNOWN = {
     "function": (UNTOLD, NOTES + """
 @entrypoint(checkpointer=saver, context_schema=Context)
 def agent(q, runtime: Runtime[Context], *, previous=None):
@@ -143,6 +180,29 @@ graph = agent
     "a memory within": (UNFIT, """
 inner = graph_of(MessagesState, chat, checkpointer=True)
 graph = graph_of(MessagesState, inner, checkpointer=saver)
+"""),
+    "a memory that a tool has": (UNFIT, """
+inner = graph_of(MessagesState, chat, checkpointer=True)
+class Helper:
+    def ask(self, messages):
+        return inner.invoke({"messages": messages}, context=Context())["messages"][-1:]
+helper = Helper()
+def call(state, runtime: Runtime[Context]):
+    return {"messages": helper.ask(state["messages"][-1:])}
+graph = graph_of(MessagesState, call, checkpointer=saver)
+"""),
+    "a join that waits": (UNTOLD, NOTES + """
+class State(TypedDict, total=False):
+    q: str
+    said: Annotated[list[str], operator.add]
+    count: int
+builder = StateGraph(State, context_schema=Context)
+builder.add_node("a", note)
+builder.add_node("b", lambda state: {})
+builder.add_node("both", lambda state: {"said": ["both"]})
+builder.add_conditional_edges(START, lambda state: "a" if len(state.get("said", [])) % 3 == 0 else "b", ["a", "b"])
+builder.add_edge(["a", "b"], "both")
+graph = builder.compile(name="agent", checkpointer=saver)
 """),
     "untracked": (UNTOLD, NOTES + """
 class State(TypedDict, total=False):
@@ -218,7 +278,8 @@ def test_what_no_output_says_of_a_history_is_no_case(folder: Path, store: Path, 
     why, agent = UNKNOWN[kind]
     runs = converse(module_of(folder, agent), store)
     found = chosen(runs)
-    assert found.left_out == {why: 4} and len(found.search) == 2 == len(past_of(runs, load("tuning:spec")))
+    count = 6 - len(found.search)
+    assert found.left_out == {why: count} and count >= 2 and 6 - count == len(past_of(runs, load("tuning:spec")))
 
 
 def test_a_history_is_that_of_the_run_which_left_it(folder: Path, store: Path) -> None:
@@ -262,4 +323,5 @@ def test_a_study_decides_on_later_turns_too_and_goes_on_with_them(folder: Path, 
     begun = json.loads(CliRunner().invoke(app, [*asked, "1"]).stdout)
     told = json.loads(CliRunner().invoke(app, [*asked, "2", "--resume", begun["study"]]).stdout)
     assert told["verdict"] == "keep" and told["runs"] == {"search": 24, "held_out": 12, "left_out": {}}
-    assert {t["candidate"]["window"]: t["measured"]["error"] for t in told["trials"]} == {"all": 0, "last": 2 / 3}
+    error = {t["candidate"]["window"]: t["measured"]["error"] for t in told["trials"]}
+    assert error["all"] == 0 and 0.3 < error["last"] < 0.7, "which is out by then, or evaluated on all"

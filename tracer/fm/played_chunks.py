@@ -71,7 +71,7 @@ def _slots(
         mine = range(place, slots, len(choices))
         tokens = [played.chunk_tokens[n] for n in mine] if played.chunk_tokens and len(choices) == 1 else []
         streams.append(_parts(choice, len(mine), tokens, ended=played.cut is None, chat=chat))
-    for slot in range(slots):
+    for slot in range(slots if choices else 0):  # a stream may fail before it has said anything
         yield slot, next(streams[slot % len(choices)])
 
 

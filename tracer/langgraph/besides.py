@@ -25,15 +25,16 @@ _RUNTIME = "__pregel_runtime"
 _PLACES = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id"})
 _LIMITS = ("recursion_limit", "max_concurrency")
 _PLAIN = (str, int, float, bool, type(None), Enum, date, time, timedelta, Decimal, UUID, PurePath)
+_JSON = frozenset({str, int, float, bool, type(None), list, dict, tuple})  # checkpoints have tuples as lists
 _DEEPEST = 20
+_MOST = 1 << 16  # bytes of what is said anew in each turn
 
 
 def besides(loop: Any, *, first: bool = False) -> JsonObject:
     """By "context" and "configurable", of LangGraph's own state of a graph that begins, and by "left_out" the names of
     what of a context cannot be kept, but for what it has by default; by "limits" its config's recursion_limit and
     max_concurrency, where they are not LangGraph's own; by "history", where its checkpointer knew the thread before,
-    the digest of the state that this left (`conventions.digest`), or true where that is not known. What is empty is
-    left out.
+    what it knew (`_history`), or true where that cannot be told. What is empty is left out.
 
     Args:
         first: the graph has not been given its input yet.
@@ -56,14 +57,54 @@ def besides(loop: Any, *, first: bool = False) -> JsonObject:
     return {name: told for name, told in found.items() if told}
 
 
-def _history(loop: Any, *, first: bool) -> str | bool:
-    """What a thread's last checkpoint left, as the output of the run that left it says it."""
+def _history(loop: Any, *, first: bool) -> JsonObject | bool:
+    """What a thread's last checkpoint left: by "digest" the output of the run that left it (`conventions.digest`), by
+    "rest" what of the state is in no output, by "objects" of which kind values are that are no plain data.
+    """
     if getattr(loop, "step", 0) <= 0:  # steps are counted on from it
         return False
-    keys, channels = getattr(loop, "stream_keys", None), getattr(loop, "channels", None)
+    keys, outputs, channels = (getattr(loop, name, None) for name in ("stream_keys", "output_keys", "channels"))
     if not first or not isinstance(keys, list | tuple) or not isinstance(channels, Mapping):
         return True  # of a function, say, what is kept need not be what came out
-    return c.digest(c.plain({key: channels[key].get() for key in keys if channels[key].is_available()}))
+    if any(getattr(channel, "seen", None) for name, channel in channels.items() if name not in keys):
+        return True  # one of several that a node waits for has come
+    state = {key: channels[key].get() for key in keys if channels[key].is_available()}
+    left = {key: value for key, value in state.items() if key in (outputs or ())}
+    rest = c.plain({key: value for key, value in state.items() if key not in left})
+    if len(c.to_json(rest)) > _MOST or public_fields(rest) != rest:
+        return True
+    objects = {key: kind for key, value in state.items() if (kind := kind_of(value)) is not None}
+    return {
+        "digest": c.digest(c.plain(left)),
+        **({"rest": rest} if rest else {}),
+        **({"objects": objects} if objects else {}),
+    }
+
+
+def kind_of(value: Any) -> str | None:
+    """The class of a value, or those of the items of a list, as "module:name", and of messages "message"; `None` of
+    plain data.
+    """
+    names = {_class_of(item) for item in (value if isinstance(value, list) else [value])}
+    return ", ".join(sorted(name or "plain" for name in names)) if names - {None} else None
+
+
+def _class_of(value: Any) -> str | None:
+    kind = type(value)
+    if kind in _JSON:
+        return None
+    if any(base.__name__ == "BaseMessage" for base in kind.__mro__):
+        return "message"
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def memory_of(loop: Any) -> tuple[str, str] | None:
+    """Where the memory of a graph within another one is: its thread, and its name there; `None` if it has none."""
+    configurable = (getattr(loop, "config", None) or {}).get("configurable") or {}
+    thread = configurable.get("thread_id")
+    if thread is None or getattr(loop, "checkpointer", None) is None:
+        return None
+    return str(thread), str(configurable.get("checkpoint_ns", ""))
 
 
 def _limits(config: Mapping[str, Any]) -> JsonObject:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from redecode.tracer import conventions as c
-from redecode.tracer.langgraph.besides import besides
+from redecode.tracer.langgraph.besides import besides, memory_of
 from redecode.tracer.langgraph.task_names import PUSH, SENDS, caller_path, failed_path, task_step
 from redecode.tracer.recorder import Dependency, LiveSpan, Recorder, count_fault, never_raise
 from redecode.tracer.records import EdgeKind, Provenance, SpanKind
@@ -242,9 +242,24 @@ class PregelSeam:
                 with never_raise("what a graph is given besides its input", self._graphs.recorder, graph.span.run_id):
                     if told := besides(loop, first=first):
                         graph.span.set({c.RUN_BESIDES: c.to_json(told)})
+            elif graph.loop is None and first:
+                self._remembers(graph.span.root, loop)
             graph.loop = loop
             graph.span.strands.scheduled = True
         return graph
+
+    @staticmethod
+    def _remembers(run: LiveSpan, loop: Any) -> None:
+        """A graph within a run begins: the run says of one that remembers earlier ones of its conversation that it
+        does, since its own state says nothing of that.
+        """
+        memory = memory_of(loop)
+        if memory is None or memory[0] != run.event.attributes.get(c.CONVERSATION):
+            return
+        if loop.step > 0 and memory not in run.memories:
+            told = c.from_json(run.event.attributes.get(c.RUN_BESIDES)) or {}
+            run.set({c.RUN_BESIDES: c.to_json({**told, "remembering": True})})
+        run.memories.add(memory)
 
     def _first(self, original: Any) -> Any:
         def see(loop: Any) -> None:

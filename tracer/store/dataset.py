@@ -231,7 +231,7 @@ class Dataset:
         found = list[W]()
         for part, ids in self._ask(partial(self._parts, run_ids=list(run_ids))).items():
             for place in range(0, len(ids), _AT_ONCE):
-                some = ids[place : place + _AT_ONCE]
+                some: list[str] = ids[place : place + _AT_ONCE]
                 told = self._ask(partial(self._of_part, of=of, part=part, run_ids=some))
                 gone = {*some} - {one.run.run_id for one in told}  # into another part, meanwhile
                 found += told

@@ -133,6 +133,9 @@ def test_paths_are_seen_from_the_files_folder(tmp_path: Path) -> None:
     found = load_config(path)
     assert (found.spec, found.store) == (f"{tmp_path}/my.py:spec", tmp_path / "runs")
     assert found.tune.expected == tmp_path / "right.jsonl" and found.name == "my"
+    for said, then in (("otv/bin/otava", f"{tmp_path}/otv/bin/otava"), ("otava", "otava"), ("/o/otava", "/o/otava")):
+        path.write_text(f'spec = "my.py:spec"\n[trends]\notava = "{said}"')
+        assert load_config(path).trends.otava == then
 
 
 def test_budgets_may_change_in_the_middle_of_a_night_and_nothing_else(tmp_path: Path) -> None:

@@ -109,6 +109,12 @@ def test_what_is_lacking_is_said_of_one_night(runs: str, way: str) -> None:
     assert found.why == f"{lacking['why']}; a decision needs {found.wanted}, {about}: {way}"
 
 
+@pytest.mark.parametrize(("cut", "told"), [(None, "; more runs would tell only if they look otherwise"), ("late", "")])
+def test_that_no_number_of_runs_would_do_is_said(cut: str | None, told: str) -> None:
+    lacking = {**tuned(count=40), "verdict": Verdict.UNSURE.value, "more_runs": None, "cut": cut}
+    assert gate(lacking, [], hold=None, evidence=EVIDENCE).why == f"{lacking['why']}{told}"
+
+
 def test_another_finalist_takes_its_place() -> None:
     both = tuned(better=outcomes(0.0, 0.8, 2, 60), also=outcomes(0.0, 1.0, 3, 60))
     assert both["chosen"] == "better"

@@ -57,11 +57,15 @@ def test_what_stays_in_use_is_exit_1_and_no_failure_for_a_scheduler(job: Job) ->
     first = job.run("--json")
     found = json.loads(first.stdout)
     assert (first.exit_code, found["verdict"]) == (1, "not enough evidence") and found["more_runs"] > 0
-    assert job.run("--ok-if-kept").exit_code == 0 and "was over already" in job.run().stdout
+    again = job.run("--ok-if-kept")
+    assert again.exit_code == 0 and "was over already" in again.stdout and "has changed" not in again.stderr
     assert found["config"] == found["config_before"] and job.home.current.exists()
     assert found["profile"]["made"] == [] and "step clock" in str(found["profile"]["refused"])
     assert "0 full days are recorded" in found["worth"]["words"]
     assert "change points were not looked for (switched off)" in (job.home.nights()[0].path / "report.md").read_text()
+    job.configure(("held_out = 0.6", "held_out = 0.5"))
+    told = "has changed since that night (tune.held_out: 0.6 → 0.5; ", "--again begins one with it"
+    assert all(words in job.run().stderr for words in told)
 
 
 def test_rolled_back_from_it_wants_new_runs_and_gets_them(

@@ -78,7 +78,7 @@ def test_a_night_says_it_in_both_reports(job: Job) -> None:
 
 def test_a_night_whose_calls_end_the_decision_names_them(job: Job, more: Callable[[int], None]) -> None:
     more(22)
-    job.configure(('time = "10m"', "fm_calls = 26"), ("trials = 3", 'trials = 2\nknobs = ["wording"]'))
+    job.configure(('time = "10m"', "fm_calls = 28"), ("trials = 3", 'trials = 2\nknobs = ["wording"]'))
     found = job.json()
     assert found["more_runs"] is None and found["verdict_words"] == "not enough evidence: a budget was used up"
-    assert "FM calls were made, of at most 26, after 4 of 13 held-out runs" in found["why"]
+    assert "FM calls were made, of at most 28, after 4 of 13 held-out runs" in found["why"]

@@ -34,6 +34,8 @@ from typer.testing import CliRunner
 from redecode.cli.main import app
 from redecode.replay import ReplayDivergence, playback
 from redecode.tracer import Store, instrument, run, uninstrument
+from redecode.tracer.fm.played_chunks import chunks_of
+from redecode.tracer.player import ERROR_EVENT, Played
 
 Serve = Callable[..., Any]
 LIVE: list[str] = []  # what went live
@@ -434,3 +436,9 @@ def test_a_retrieval_of_an_exported_run_is_played_back(tmp_path: Path) -> None:
         assert CliRunner().invoke(app, command).exit_code == 0
     with playback(summary.run_id, store=other, into=tmp_path / "played", pace=0.0):
         assert program() == first
+
+
+def test_a_stream_that_failed_before_it_said_anything_fails_then() -> None:
+    error = {"error": {"message": "overloaded"}}
+    played = Played(value={"id": "c", "choices": [], ERROR_EVENT: error}, chunks_s=(0.1,))
+    assert list(chunks_of("/v1/chat/completions", played)) == [(0, error)]

@@ -108,7 +108,7 @@ def test_what_a_thread_knew_before_is_told_by_its_digest(recording: Path, how: s
     remembers.invoke({"out": []}, {"configurable": {"thread_id": "t2"}})
     other, third, second, first = Store(recording).runs(besides=True)
     assert other.besides == {} == first.besides
-    assert [third.besides, second.besides] == [{"history": c.digest(r.output)} for r in (second, first)]
+    assert [third.besides, second.besides] == [{"history": {"digest": c.digest(r.output)}} for r in (second, first)]
     assert second.output["out"] == ["in", "one", "in", "one"]
 
 
