@@ -324,20 +324,20 @@ class Runner:
         self, built: _Built, context: Any, case: Case, labels: Mapping[str, Any], caches: Elsewhere | None = None
     ) -> tuple[Outcome, Any]:
         """What came of a run, not judged yet, and its output."""
-        waits, sync, before = iter((*self.again_s, None)), built.name in self._invoked, None
+        waits, sync, other = iter((*self.again_s, None)), built.name in self._invoked, None
         while True:
             tried = await self._try(built.graph, context, case, labels, caches, sync=sync)
-            if before is None and tried.wrong_way:  # a sync middleware, say, so production did not await it either
-                before, sync = tried, not sync
+            if other is None and tried.wrong_way:  # a sync middleware, say, so production did not await it either
+                other, sync = tried, not sync
                 continue
-            if before is not None and tried.wrong_way:
-                tried, before = before, tried  # it is the run that fails, whichever way
-            elif before is not None and not isinstance(tried.failed, TimeoutError):
+            if other is not None and tried.wrong_way:
+                tried, other = other, tried  # it is the run that fails, whichever way
+            elif other is not None and not isinstance(tried.failed, TimeoutError):
                 (self._invoked.add if sync else self._invoked.discard)(built.name)
             failed, seen = tried.failed, tried.seen
             # What a node itself could not reach is that run's failure; so it was in production.
             if failed is None or (gone := not_there(failed)) is None or (seen is not None and not seen.unreached):
-                outcome, also = self._outcome(case, tried), None if before is None else before.seen
+                outcome, also = self._outcome(case, tried), None if other is None else other.seen
                 if also is not None:  # its calls were paid for
                     outcome = replace(outcome, live=outcome.live + also.live, memo=outcome.memo + also.memo)
                 return outcome, tried.output

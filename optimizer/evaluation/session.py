@@ -170,9 +170,8 @@ class Session:
         if self._met is not None and new <= self._met:
             return []
         made = [await self._runner.first(block.values, block.cases[0], labels)]
-        if (
-            self._alone
-        ):  # a collection that goes through all that was imported takes 0.3 s, of whichever runs go on then
+        if self._alone:  # to go through all that was imported takes 0.3 s, of whichever runs go on then
+            gc.collect()
             gc.freeze()
         self._met = new | (self._met or set())
         return made

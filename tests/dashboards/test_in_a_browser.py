@@ -121,6 +121,7 @@ def test_a_filter_goes_into_the_address_and_comes_back(tab: Any, dashboard: str)
     tab.get_by_test_id("stDataFrame").wait_for()
     tab.wait_for_function("window.redecodeKeys !== undefined")  # keys are heard once the page is there
     tab.keyboard.press("/")
+    expect(tab.get_by_label("Search", exact=True)).to_be_focused()
     tab.keyboard.type("brancher")
     tab.wait_for_url("**q=brancher**")
     tab.get_by_text("3 runs, newest first").wait_for()
