@@ -84,7 +84,6 @@ _QUERY = f"""
       AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{FIRST}') IS NULL
     ORDER BY d.sent_ns
 """
-_MOST = 200_000
 _BY_ITSELF = ("stop", "tool_calls", "function_call")
 
 
@@ -148,8 +147,7 @@ class Memo:
 
     def refresh(self) -> int:
         """Learn what was recorded since the last time; returns how many calls are known."""
-        answer = self.store.ask(_QUERY.format(after=self._latest), limit=_MOST, timeout_s=60.0)
-        for row in answer.rows():
+        for row in self.store.rows(_QUERY.format(after=self._latest)):
             self._latest = max(self._latest, row["sent_ns"])
             if row["case_id"] is None or row["load"] != self.load:
                 continue

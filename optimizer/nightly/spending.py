@@ -26,18 +26,28 @@ MEASURING = "measuring"
 """Kept of a night: FM calls that measuring the engine has taken so far, by starts that were killed too."""
 _EVERY = 8
 _MARK_S = 1.0
+_OF_NIGHT = f"""
+    LEFT JOIN runs r ON r.run_id = s.run_id
+    LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = s.run_id AND b.kind = 'run'
+    WHERE s.start_ns >= {{since}}
+      AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{NIGHT}') = '{{night}}'
+      AND coalesce(coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{JOB}', '{{job}}') = '{{job}}'
+"""
 _MADE = f"""
     SELECT d.model, count(*)::BIGINT AS calls,
            coalesce(sum(d.input_tokens), 0)::BIGINT AS input, coalesce(sum(d.output_tokens), 0)::BIGINT AS output,
            coalesce(sum(d.cached_tokens), 0)::BIGINT AS cached,
            coalesce(sum(coalesce(d.prefill_ns + d.decode_ns, d.done_ns - d.sent_ns)), 0)::BIGINT AS engine_ns
     FROM decodes d JOIN spans s ON s.run_id = d.run_id AND s.span_id = d.span_id
-    LEFT JOIN runs r ON r.run_id = d.run_id
-    LEFT JOIN span_starts b ON r.run_id IS NULL AND b.run_id = d.run_id AND b.kind = 'run'
-    WHERE (s.attributes->>'$."{c.ANSWERED_BY}"') = '{LIVE}' AND d.sent_ns >= {{since}}
-      AND (coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{NIGHT}') = '{{night}}'
-      AND coalesce(coalesce(r.labels, b.attributes->>'$."{c.LABELS}"')->>'$.{MODE}.{JOB}', '{{job}}') = '{{job}}'
+    {_OF_NIGHT} AND (s.attributes->>'$."{c.ANSWERED_BY}"') = '{LIVE}'
     GROUP BY d.model
+"""
+_EMBEDDED = f"""
+    SELECT s.attributes->>'$."{c.REQUEST_MODEL}"' AS model, 0 AS calls, 0 AS output, 0 AS cached,
+           coalesce(sum((s.attributes->>'$."{c.INPUT_TOKENS}"')::BIGINT), 0)::BIGINT AS input,
+           sum(s.end_ns - s.start_ns)::BIGINT AS engine_ns
+    FROM spans s {_OF_NIGHT} AND s.kind = 'retrieval' AND s.attributes->>'$."{c.OPERATION}"' = 'embeddings'
+    GROUP BY model
 """
 
 
@@ -47,7 +57,7 @@ class Spent:
 
     Attributes:
         calls: FM calls that an engine answered.
-        cost: theirs, in USD where there are prices, else in seconds of the engine.
+        cost: theirs, and that of calls for embeddings, in USD where there are prices, else in seconds of the engine.
     """
 
     calls: int
@@ -65,18 +75,18 @@ def is_for(run: Run, job: str, night: str, since_ns: int) -> bool:
 
 
 def made_for(store: Store, job: str, night: str, since_ns: int, goals: Goals) -> Spent:
-    """FM calls of a night's evaluations, from the store."""
-    rows = store.ask(_MADE.format(since=since_ns, job=job, night=night), timeout_s=60.0).rows()
-    usage: Mapping[str, Usage] = {
-        row["model"]: Usage(
-            calls=row["calls"],
-            input_tokens=row["input"],
-            output_tokens=row["output"],
-            cached_tokens=row["cached"],
-            engine_s=row["engine_ns"] / 1e9,
-        )
-        for row in rows
-    }
+    """FM calls of a night's evaluations, from the store, and what they cost; with that of calls for embeddings."""
+    usage: dict[str, Usage] = {}
+    for query in (_MADE, _EMBEDDED):
+        for row in store.rows(query.format(since=since_ns, job=job, night=night)):
+            used = Usage(
+                calls=row["calls"],
+                input_tokens=row["input"],
+                output_tokens=row["output"],
+                cached_tokens=row["cached"],
+                engine_s=row["engine_ns"] / 1e9,
+            )
+            usage[row["model"]] = usage.get(row["model"], Usage()).plus(used)
     return Spent(calls=sum(u.calls for u in usage.values()), cost=goals.spent(usage)[0])
 
 

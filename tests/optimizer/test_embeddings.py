@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from redecode import tracer
-from redecode.optimizer.cases import of_runs
+from redecode.optimizer.cases import JOB, NIGHT, of_runs
 from redecode.optimizer.errors import BadSpec
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
+from redecode.optimizer.nightly.spending import made_for
 from redecode.optimizer.objectives import Goals, Outcome, Usage, measured
 from redecode.replay.prices import Price
 from redecode.tracer import Store
@@ -99,8 +100,8 @@ def ran(server: Embedding, store: Path) -> Iterator[Callable[..., list[Outcome]]
     here = InProcess(Settings(spec="rag:spec", store=store, source=store))
     cases = of_runs(Store(store).runs())
 
-    def block(**values: Any) -> list[Outcome]:
-        return here.evaluate(Block(values=values, cases=cases))
+    def block(labels: dict[str, Any] | None = None, **values: Any) -> list[Outcome]:
+        return here.evaluate(Block(values=values, cases=cases, labels=labels or {}))
 
     yield block
     here.close()
@@ -123,6 +124,17 @@ def test_embeddings_are_in_the_cost_of_a_run_and_are_no_fm_calls(ran: Callable[.
     paid, unknown = Goals(prices={"judging": CHAT}).spent(judged)
     assert paid == pytest.approx(2 / 1e6) and unknown == []
     assert Outcome.from_json(first[0].to_json()) == first[0]
+
+
+def test_the_record_of_a_night_counts_them(ran: Callable[..., list[Outcome]], store: Path) -> None:
+    ran({JOB: "j", NIGHT: "n"}, embeds=3)
+    ran({JOB: "j", NIGHT: "another"}, embeds=3)
+    priced = Goals(prices={"m": CHAT, "emb": Price(input=2.0, output=0.0), "judging": CHAT})
+    spent = made_for(Store(store), "j", "n", 0, priced)
+    runs, judged = 3, 2  # of two cases, and the first that does not count
+    assert spent.calls == runs
+    assert spent.cost == pytest.approx(runs * CHAT_USD + runs * 3 * 2 * 2 / 1e6 + judged / 1e6)
+    assert made_for(Store(store), "j", "n", 0, Goals()).cost > runs * 3 * TAKES_S
 
 
 def test_embeddings_without_a_price_cost_nothing_and_are_named(ran: Callable[..., list[Outcome]]) -> None:

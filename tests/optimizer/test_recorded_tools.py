@@ -69,7 +69,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
         return read
 
-    for name in ("load", "load_many", "runs", "ask"):
+    for name in ("load", "load_many", "runs", "rows", "ask"):
         monkeypatch.setattr(Store, name, slowed(name))
     yield asked
 

@@ -290,6 +290,11 @@ class Store:
         with self._drained() as connection:
             return labelled(connection, name, value)
 
+    def rows(self, sql: str) -> list[JsonObject]:
+        """What a query of ours gives: unlike `ask` without a sandbox around it, which takes 50 ms to make."""
+        with self._reading() as read:
+            return read(sql, [])
+
     def ask(self, sql: str, *, limit: int = 10_000, timeout_s: float = 10.0) -> Answer:
         """The answer to one SQL statement, which can only read; others who read wait for nothing.
 
