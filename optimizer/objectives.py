@@ -46,7 +46,16 @@ class Usage:
         )
 
 
-_USED = ("usage", "embeddings", "judging")
+_USED = ("usage", "embeddings", "judging", "paid")
+
+
+def together(*used: Mapping[str, Usage]) -> dict[str, Usage]:
+    """What several used, by model."""
+    out: dict[str, Usage] = {}
+    for one in used:
+        for model, usage in one.items():
+            out[model] = out.get(model, Usage()).plus(usage)
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +68,8 @@ class Outcome:
         error: why it failed; a failed run has quality 0 and misses the SLO.
         latency_s: of the run, sent → done.
         simulated_s: what it would take at load, if that was simulated.
-        usage: of its FM calls, by model; `embeddings` of its calls for embeddings, which are none of them.
+        usage: of its FM calls, by model; `embeddings` of its calls for embeddings, which are none of them. `paid`: of
+            both what the memo did not answer, and of what was run beside it.
         live, memo: FM calls that an engine answered, and that the memo did; with those made first, to fill its caches.
         cached: steps that a cache of the agent's own answered.
         provisioned_s: its share of the time of all replicas, at the load that was simulated.
@@ -75,6 +85,7 @@ class Outcome:
     simulated_s: float | None = None
     usage: Mapping[str, Usage] = field(default_factory=dict)
     embeddings: Mapping[str, Usage] = field(default_factory=dict)
+    paid: Mapping[str, Usage] = field(default_factory=dict)
     live: int = 0
     memo: int = 0
     cached: int = 0

@@ -16,7 +16,7 @@ from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates,
 from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.evaluation.session import Evaluates
 from redecode.optimizer.knobs import Config
-from redecode.optimizer.objectives import Measured, Outcome, measured, nearest_rank
+from redecode.optimizer.objectives import Measured, Outcome, measured, nearest_rank, together
 from redecode.optimizer.observed import observed, worse_again
 from redecode.optimizer.preparing import Prepared
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
@@ -108,7 +108,6 @@ class Tuner:
     _again: int = 0
     _judging: int = 0
     _unpriced: set[str] = field(default_factory=set)
-    _per_call: float = 0.0
 
     def run(self) -> Tuned:
         """All of it.
@@ -209,17 +208,12 @@ class Tuner:
         memo = sum(o.memo for o in outcomes)
         self._live += live
         self._memo += memo
-        # Calls that were made beside a run, to fill a cache say, cost as much as others do.
-        calls = sum(used.calls for o in outcomes for used in o.usage.values())
-        goals = self.prepared.goals.spending
-        embedded = sum(map(goals.embedded, outcomes))  # of which the memo answers none
-        if calls:
-            self._per_call = (sum(map(goals.cost, outcomes)) - embedded) / calls
+        paid, _ = self.prepared.goals.spent(together(*(o.paid for o in outcomes)))
         for model in sorted({*self.prepared.goals.unpriced(outcomes)} - self._unpriced):
             self._unpriced.add(model)
             self._warn(f"embeddings of {model} cost nothing here: they have no price (--price {model}=INPUT,0)")
         judging, cost = self._judges(outcomes)
-        self.budget.spend(live + judging, self._per_call * live + embedded + cost)
+        self.budget.spend(live + judging, paid + cost)
         return self.budget.over(self._share)
 
     def _judges(self, outcomes: Sequence[Outcome]) -> tuple[int, float]:
@@ -386,7 +380,7 @@ def finalists(
             if all(x <= y for x, y in zip(over, most_over, strict=True))
         ]  # fmt: skip
         if near:
-            points = [_relative(values, limit) for _, values in near]
+            points = [_relative(_alone(done[0], d, percentile), limit) for d, _ in near]
             far = tuple(1.05 * max(1.0, *values) for values in zip(*points, strict=True))
             return [near[i][0] for i in subset(points, far, most)]
     return []
@@ -405,6 +399,16 @@ def _beside(base: Done, one: Done, percentile: float) -> tuple[float, float, flo
     ours, theirs = (nearest_rank(side, percentile) for side in seconds)
     cost = _in_proportion(base.measured.cost, fmean(costs[0]), fmean(costs[1]))
     return one.measured.error, cost, _in_proportion(base.measured.latency_s, ours, theirs)
+
+
+def _alone(base: Done, one: Done, percentile: float) -> tuple[float, float, float]:
+    """A candidate's objectives beside other candidates: of its own runs alone that failed what they would have been."""
+    ran = [(r, base.outcomes.get(case, r)) for case, r in one.outcomes.items()]
+    if not any(a.failed for a, _ in ran):
+        return one.measured.values
+    costs, _ = failing([(a.cost, b.cost, a.failed, False) for a, b in ran])
+    seconds, _ = failing([(a.seconds, b.seconds, a.failed, False) for a, b in ran])
+    return one.measured.error, fmean(costs), nearest_rank(sorted(seconds), percentile)
 
 
 def _in_proportion(base: float, ours: float, theirs: float) -> float:

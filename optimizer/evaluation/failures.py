@@ -19,13 +19,15 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from redecode.optimizer.evaluation.calls import Known
+from redecode.optimizer.evaluation.reaching import not_there
 from redecode.replay.program.answers import gave_up, plain_json, recorded_error
 from redecode.tracer import ERROR_ANSWER, ERROR_CLASS, Played
 
 _MENDED, _QUOTA = frozenset({401, 402, 403, 404, 407}), "insufficient_quota"
 _STOPPED = ("KeyboardInterrupt", "SystemExit")
 _UNREACHED = ("ConnectionError", "ConnectError", "ConnectorError", "ProtocolError")
-_LATE, _CLIENTS = ("TimeoutError", "Timeout", "TimeoutException"), ("openai", "httpx")
+_BROKEN = ("APIConnectionError", "RemoteProtocolError", "ReadError")  # in the middle of a stream
+_LATE, _CLIENTS = ("TimeoutError", "Timeout", "TimeoutException"), ("openai", "httpx", "httpx2")
 
 
 class Ask(NamedTuple):
@@ -74,8 +76,6 @@ class Asks:
 
 def fails_again(known: Known) -> bool | None:
     """Whether a failure can be raised again as it was; `None`: it is no draw of the engine's."""
-    from redecode.optimizer.evaluation.runs import not_there  # which runs what the memo answers
-
     decode, span = known
     said, kind = plain_json(span.attributes.get(ERROR_ANSWER)) or {}, (decode.error or "").partition(":")[0]
     module, _, raised = str(span.attributes.get(ERROR_CLASS)).partition(":")
@@ -83,6 +83,8 @@ def fails_again(known: Known) -> bool | None:
         return None if status in _MENDED or _QUOTA in str(said.get("body")) else True
     if gave_up(span, decode.error) or raised in _STOPPED:
         return None
+    if decode.stream and decode.output and raised in _BROKEN and module.partition(".")[0] in _CLIENTS:
+        return True
     if kind.endswith(_UNREACHED) or not_there(recorded_error(span, decode.error)) is not None:
         return None
     if "event" in said:
@@ -102,6 +104,6 @@ def _then_mended(cut: Callable[[], BaseException]) -> Callable[[], BaseException
 
 
 def _mended(error: BaseException) -> BaseException:
-    if isinstance(getattr(error, "request", None), str):
+    if isinstance(vars(error).get("request"), str):
         error.request = None  # type: ignore[attr-defined]
     return error

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from redecode.optimizer.cases import STUDY
 from redecode.optimizer.errors import BadSpec, Stopped
 from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.evaluation.racing import breaks_slo, dominated
@@ -111,7 +112,7 @@ class Ladder:
         if not self.memo or self.simulates is None:
             return None
         known = self.ran.get(_key(config, cases))
-        return None if known is None else [replace(o, live=0, memo=o.live + o.memo, judging={}) for o in known]
+        return None if known is None else [replace(o, live=0, memo=o.live + o.memo, judging={}, paid={}) for o in known]
 
     def _evaluated(self, outcomes: Sequence[Outcome], out: str | None = None, *, infeasible: bool = False) -> Evaluated:
         found = measured(outcomes, self.goals)
@@ -177,7 +178,9 @@ def lanes(ladder: Ladder, lanes: Mapping[str, Config], *, over: Callable[[], str
         if (cut := over()) is not None:
             break
         cases = live.cases[start : start + live.block]
-        for name in random.Random(f"turn/{turn}").sample(names, len(names)):
+        # Whoever is first meets what the others find done: in two turns, which count as one, each is where it was not.
+        order = random.Random(f"{live.labels.get(STUDY)}/{turn // 2}").sample(names, len(names))
+        for name in order if turn % 2 else reversed(order):
             if name not in gone:
                 ran[name] += unless_gone(name, partial(turn_of, name, cases))
     found = {name: unless_gone(name, partial(at_load, name)) for name in names if name not in gone}

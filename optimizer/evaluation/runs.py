@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,131 +13,27 @@ from typing import Any, TypeVar
 
 from redecode.optimizer.besides import checkpointer_of, contexts
 from redecode.optimizer.caching.steps import Elsewhere, elsewhere
-from redecode.optimizer.cases import MODE, SCORER, by_words, scorers
+from redecode.optimizer.cases import MODE, by_words, scorers
 from redecode.optimizer.conversations import before
 from redecode.optimizer.errors import BadSpec, EngineGone, ScorerFailed
-from redecode.optimizer.evaluation.memo import FIRST, RECORDING
-from redecode.optimizer.evaluation.prefixes import cached
+from redecode.optimizer.evaluation.memo import FIRST
+from redecode.optimizer.evaluation.reaching import dropped, not_there
 from redecode.optimizer.evaluation.warming import Warming
+from redecode.optimizer.evaluation.watch import Seen, Watch
 from redecode.optimizer.inputs import as_came, as_given
 from redecode.optimizer.knobs import as_json
-from redecode.optimizer.objectives import Outcome, Usage
+from redecode.optimizer.objectives import Outcome, together
 from redecode.optimizer.spec import Case, Spec, memory_of
-from redecode.tracer import ANSWERED_BY, SpanEvent, begun_for
+from redecode.tracer import begun_for
 from redecode.tracer import conventions as c
 
 T = TypeVar("T")
 AGAIN_S = (0.5, 2.0, 5.0)
 """How long an engine that does not answer is waited for before each further try of a run."""
-_NOT_THERE = frozenset(
-    {"APIConnectionError", "ConnectError", "ConnectionError", "ClientConnectorError", "RemoteProtocolError"}
-)
 _CACHE = "__pregel_cache"
 """LangGraph's own cache of nodes, in a run's configuration; a graph's, and its subgraphs', where it is not there."""
-_SLOW = frozenset({"APITimeoutError", "TimeoutError", "ReadTimeout", "TimeoutException"})
 _ONLY_AWAITED = ("No synchronous function provided", "Cannot invoke a coroutine function")
 """What LangGraph and LangChain say where something is invoked that can only be awaited."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the tracer saw of one run."""
-
-    run_id: str
-    latency_s: float
-    usage: Mapping[str, Usage]
-    embeddings: Mapping[str, Usage]
-    live: int
-    memo: int
-    cached: int
-    unreached: bool = False
-    waits: bool = False
-
-
-class Watch:
-    """Listens to the recorder and puts together what belongs to one run."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._usage: dict[str, dict[str, Usage]] = {}
-        self._embeddings: dict[str, dict[str, Usage]] = {}
-        self._by: dict[str, list[int]] = {}
-        self._cached: Counter[str] = Counter()
-        self._seen: dict[str, Seen] = {}
-        self._judging: dict[str, Usage] = {}
-        self._unreached: set[str] = set()
-
-    def __call__(self, event: SpanEvent) -> None:
-        """A span has ended."""
-        with self._lock:
-            if event.kind == "decode":
-                _add(self._usage, event, _usage(event))
-                by = self._by.setdefault(event.run, [0, 0])
-                by[event.attributes.get(ANSWERED_BY) == RECORDING] += 1
-                kind = (event.error or "").partition(":")[0]
-                if kind in _NOT_THERE or kind.endswith(("ConnectionError", "ConnectError")):  # LangChain has its own
-                    self._unreached.add(event.run)
-            elif event.kind == "cache":
-                self._cached[event.run] += 1
-            elif event.kind == "retrieval" and event.attributes.get(c.OPERATION) == "embeddings":
-                _add(self._embeddings, event, _embedded(event))
-            elif event.kind == "run" and event.end_ns is not None:
-                labels = (c.from_json(event.attributes.get(c.LABELS)) or {}).get(MODE) or {}
-                token, by_model = labels.get("token"), self._usage.pop(event.run, {})
-                live, memo = self._by.pop(event.run, [0, 0])
-                hits, embedded = self._cached.pop(event.run, 0), self._embeddings.pop(event.run, {})
-                latency_s = (event.end_ns - event.start_ns) / 1e9
-                if token is not None:
-                    gone = event.run in self._unreached
-                    self._unreached.discard(event.run)
-                    waits = bool(event.attributes.get(c.INTERRUPTED))
-                    self._seen[token] = Seen(event.run, latency_s, by_model, embedded, live, memo, hits, gone, waits)
-                elif labels.items() >= SCORER.items():
-                    for model, usage in (*by_model.items(), *embedded.items()):
-                        self._judging[model] = self._judging.get(model, Usage()).plus(usage)
-
-    def take(self, token: str) -> Seen | None:
-        """The run of a token, once."""
-        with self._lock:
-            return self._seen.pop(token, None)
-
-    def judging(self) -> dict[str, Usage]:
-        """What the scorer's runs that have ended used, once."""
-        with self._lock:
-            used, self._judging = self._judging, {}
-            return used
-
-
-def _add(by_run: dict[str, dict[str, Usage]], event: SpanEvent, usage: Usage) -> None:
-    """What a call used, to what others of its run and its model did."""
-    used, model = by_run.setdefault(event.run, {}), str(event.attributes.get(c.REQUEST_MODEL))
-    used[model] = used.get(model, Usage()).plus(usage)
-
-
-def _embedded(event: SpanEvent) -> Usage:
-    """Of a call for embeddings: no FM call, since nothing is sampled, but an engine's work, and paid for."""
-    tokens, end_ns = event.attributes.get(c.INPUT_TOKENS), event.end_ns
-    return Usage(
-        uncounted=int(tokens is None and event.status == "ok"),
-        input_tokens=tokens or 0,
-        engine_s=0.0 if end_ns is None else (end_ns - event.start_ns) / 1e9,
-    )
-
-
-def _usage(event: SpanEvent) -> Usage:
-    a = event.attributes
-    parts = [a[name] for name in (c.PREFILL_NS, c.DECODE_NS) if a.get(name) is not None]
-    sent, done = a.get(c.SENT_NS), a.get(c.DONE_NS)
-    spent = sum(parts) if len(parts) == 2 else (done - sent) if sent is not None and done is not None else 0
-    told = a.get(c.INPUT_TOKENS) is not None and a.get(c.OUTPUT_TOKENS) is not None
-    return Usage(
-        calls=1,
-        uncounted=int(not told and (event.status == "ok" or event.error == c.CUT_SHORT)),
-        input_tokens=a.get(c.INPUT_TOKENS) or 0,
-        output_tokens=a.get(c.OUTPUT_TOKENS) or 0,
-        cached_tokens=cached(a, a.get(c.CACHED_TOKENS) or 0, a.get(c.INPUT_TOKENS) or 0),
-        engine_s=spent / 1e9,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +219,7 @@ class Runner:
     ) -> tuple[Outcome, Any]:
         """What came of a run, not judged yet, and its output."""
         waits, sync, other = iter((*self.again_s, None)), built.name in self._invoked, None
+        lost: list[Seen] = []
         while True:
             tried = await self._try(built.graph, context, case, labels, caches, sync=sync)
             if other is None and tried.wrong_way:  # a sync middleware, say, so production did not await it either
@@ -336,11 +231,12 @@ class Runner:
                 (self._invoked.add if sync else self._invoked.discard)(built.name)
             failed, seen = tried.failed, tried.seen
             # What a node itself could not reach is that run's failure; so it was in production.
-            if failed is None or (gone := not_there(failed)) is None or (seen is not None and not seen.unreached):
-                outcome, also = self._outcome(case, tried), None if other is None else other.seen
-                if also is not None:  # its calls were paid for
-                    outcome = replace(outcome, live=outcome.live + also.live, memo=outcome.memo + also.memo)
-                return outcome, tried.output
+            own = failed is None or (seen is not None and not seen.unreached)
+            if own or failed is None or (gone := not_there(failed)) is None or await dropped(failed):
+                also = [*lost, *([] if other is None or other.seen is None else [other.seen])]
+                return _with_calls(self._outcome(case, tried), also), tried.output
+            if seen is not None:
+                lost.append(seen)
             if (wait_s := next(waits)) is None:
                 raise EngineGone(f"the engine does not answer ({gone}); start it again, then go on with --resume")
             await asyncio.sleep(wait_s)
@@ -401,6 +297,7 @@ class Runner:
             error=error,
             usage=seen.usage,
             embeddings=seen.embeddings,
+            paid=seen.paid,
             live=seen.live,
             memo=seen.memo,
             cached=seen.cached,
@@ -445,8 +342,16 @@ def besides(outcomes: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcom
     """Outcomes, the first with the calls of runs that were made beside them: these were paid for, and are no part of
     what a run costs or takes.
     """
-    live, memo = sum(o.live for o in made), sum(o.memo for o in made)
-    return [replace(o, live=o.live + live, memo=o.memo + memo) if n == 0 else o for n, o in enumerate(outcomes)]
+    return [_with_calls(o, made) if n == 0 else o for n, o in enumerate(outcomes)]
+
+
+def _with_calls(outcome: Outcome, made: Sequence[Outcome | Seen]) -> Outcome:
+    return replace(
+        outcome,
+        live=outcome.live + sum(o.live for o in made),
+        memo=outcome.memo + sum(o.memo for o in made),
+        paid=together(outcome.paid, *(o.paid for o in made)),
+    )
 
 
 def alike(output: Any, case: Case) -> float | None:
@@ -461,19 +366,3 @@ def alike(output: Any, case: Case) -> float | None:
         now: dict[str, Any] = by_words(c.plain(dict(output)))
         return sum(bool(now.get(k) == then[k]) for k in keys) / len(keys)
     return float(bool(by_words(c.plain(output)) == then))
-
-
-def not_there(error: BaseException) -> str | None:
-    """Why an engine could not be reached, if that is why a run failed; one that is slow is there."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        names = {kind.__name__ for kind in type(found).__mro__}
-        if names & _SLOW:
-            return None
-        if names & _NOT_THERE:
-            asked = getattr(getattr(found, "request", None), "url", None)
-            return f"{type(found).__name__}: {found}"[:200] + ("" if asked is None else f" (at {asked})")
-        found = found.__cause__ or found.__context__
-    return None

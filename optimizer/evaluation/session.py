@@ -19,8 +19,9 @@ from redecode.optimizer.caching.semantic import KEEPING
 from redecode.optimizer.cases import past_of
 from redecode.optimizer.errors import BadSpec, OptimizerError
 from redecode.optimizer.evaluation.memo import Evaluator, Memo, Sources
-from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, Watch, besides
+from redecode.optimizer.evaluation.runs import AGAIN_S, Runner, besides
 from redecode.optimizer.evaluation.warming import Warming
+from redecode.optimizer.evaluation.watch import Watch
 from redecode.optimizer.knobs import as_json
 from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import Case, load
@@ -195,6 +196,7 @@ class Session:
 
     def end(self) -> None:
         """Write the rest down."""
+        gc.unfreeze()  # DuckDB complains of what is left at an end
         play(None)
         if self._warming is not None:
             self._warming.close()

@@ -51,6 +51,8 @@ class Sums:
         skew = float(np.sum((nets - nets.mean()) ** 3))
         if skew >= 0 if above else skew <= 0:
             return 0.0
+        if nets.min() >= 0 if above else nets.max() <= 0:  # nothing speaks against it: without the one unit that is
+            return 0.0  # odd the others may be all alike, and a t value of nothing by nothing is as far as any
         net, error = self._net(self.seen[None, :], factor)
         drawn, errors = self._net(self.drawn, factor)
         ours, theirs = net[0] / error[0], (drawn - net[0]) / errors

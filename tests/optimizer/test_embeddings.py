@@ -114,6 +114,7 @@ def test_embeddings_are_in_the_cost_of_a_run_and_are_no_fm_calls(ran: Callable[.
         assert [(u.calls, u.input_tokens, u.uncounted) for u in used] == [(0, 4, 0)] * 2
         assert all(u.engine_s >= 2 * TAKES_S for u in used) and all(set(o.usage) == {"m"} for o in outcomes)
     assert [(o.live, o.memo) for o in first] == [(2, 0), (1, 0)] and [(o.live, o.memo) for o in again] == [(0, 1)] * 2
+    assert all(set(o.paid) == {"emb"} for o in again) and [o.paid["m"].calls for o in first] == [2, 1]
     priced = Goals(prices={"m": CHAT, "emb": Price(input=2.0, output=0.0)})
     assert [priced.cost(o) for o in (*first, *again)] == pytest.approx([CHAT_USD + 8 / 1e6] * 4)
     by_clock = Goals()

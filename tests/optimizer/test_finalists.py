@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from redecode.optimizer.evaluation.racing import breaks_slo
@@ -82,6 +84,13 @@ def test_an_incumbent_that_fails_is_neither_cheap_nor_fast(share: float) -> None
     assert chosen(ran(0, *failing), mended, dear, fails_more) == [1]
     fine = ran(0, *(one(n, 1.0) for n in range(many)))
     assert chosen(fine, ran(1, *failing)) == [], "nor is a candidate"
+
+
+def test_of_those_that_mend_it_the_cheap_one_is_no_worse_for_being_beside_it() -> None:
+    """Beside the incumbent both are as dear as it would have been; beside each other they are not."""
+    failing = ran(0, *(one(n, 0.0 if n < 16 else 1.0, fails=n < 16) for n in range(40)))
+    quick = [replace(o, latency_s=0.999) for o in (one(n, 10.0 if n < 16 else 1.0) for n in range(40))]
+    assert 1 in chosen(failing, ran(1, *(one(n, 1.0) for n in range(40))), ran(2, *quick))
 
 
 def test_runs_that_fail_are_told_as_failed_and_not_only_as_late() -> None:

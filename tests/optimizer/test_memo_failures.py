@@ -315,18 +315,29 @@ def hangs_up() -> Reply:
     raise Cut
 
 
-def test_an_engine_that_was_not_reached_was_not_there(study: Study) -> None:
+def test_a_dropped_connection_is_a_failure_of_an_engine_that_is_there(study: Study) -> None:
+    """And no call to be paid is lost of it; whether it is dropped is drawn anew."""
     case = study.cases[1]
     study.engine.will(case, hangs_up)
-    (outcome,) = study.run()[1:2]  # the run is tried again
-    assert (outcome.error, outcome.live) == (None, 1)
-    assert [o.memo for o in study.run()] == [1] * 6
-    study.engine.will(study.cases[2], *[hangs_up] * 9)
+    outcomes = study.run()
+    assert failed(outcomes) == [None, "APIConnectionError", *[None] * 4]
+    assert sum(study.engine.asked.values()) == 7 == sum(o.live for o in outcomes)  # with one that does not count
+    again = study.run()
+    assert failed(again) == [None] * 6 and [o.memo for o in again] == [1, 0, 1, 1, 1, 1]
+
+
+def test_a_stream_that_is_cut_is_remembered(study: Study) -> None:
+    study.engine.will(study.cases[1], lambda: words(Cut(), done=False))
+    first, again = study.run(way="streamed"), study.run(way="streamed")
+    assert failed(first)[1] == "APIConnectionError" and failed(first) == failed(again)
+    assert sum(o.memo for o in again) == 6 and failed(first).count(None) == 5
+
+
+def test_an_engine_that_is_not_reached_is_not_there(study: Study) -> None:
+    study.run(study.cases[:1])
+    study.engine.server.close()
     with pytest.raises(EngineGone):
-        study.run([study.cases[2]], limit=99)
-    study.engine.says.clear()
-    (outcome,) = study.run([study.cases[2]], limit=99)
-    assert (outcome.error, outcome.live) == (None, 1)
+        study.run([study.cases[2]], way="async")  # which connects anew
 
 
 def test_one_that_a_candidate_asked_again_itself_fails_for_nobody(study: Study) -> None:

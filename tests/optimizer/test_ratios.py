@@ -121,3 +121,14 @@ def test_one_long_run_of_the_incumbents_leaves_what_all_others_say() -> None:
     assert e.p_not_above(MARGIN) < 0.01 and e.p_not_above(0.0) < 0.01
     back = paired(theirs.tolist(), ours.tolist(), range(40), seed=0, ratio=True, resamples=1000)
     assert back.p_not_below(MARGIN) < 0.01 and back.p_not_above(MARGIN) > 0.5
+
+
+@pytest.mark.parametrize("odd", [1, 2, 5])
+@pytest.mark.parametrize("dear", [1.0, 0.9], ids=["as dear", "less dear"])
+def test_runs_that_are_odd_and_no_dearer_leave_a_clear_gain(odd: int, dear: float) -> None:
+    """Without them all others are alike, and nothing by nothing is as far as any."""
+    ours = [dear] * odd + [0.5] * (100 - odd)
+    e = paired(ours, [1.0] * 100, range(100), seed=0, ratio=True, resamples=1000)
+    assert e.p_not_above(MARGIN) < 0.01 and e.p_not_above(0.0) < 0.01 and e.high < math.log(dear) + 1e-5
+    above = paired([2.0] * 100, ours, range(100), seed=0, ratio=True, resamples=1000)
+    assert above.p_not_below(0.0) < 0.01 and above.low > math.log(2 / dear) - 1e-5

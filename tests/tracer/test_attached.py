@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from redecode.tracer import Recorder, Store
+from redecode.tracer import Recorder, Store, StoreError
 from redecode.tracer.store import attached
 from redecode.tracer.store.attached import reading
 
@@ -92,6 +94,85 @@ def test_a_duckdb_that_failed_for_good_is_given_up(database: Path) -> None:
     with pytest.raises(duckdb.FatalException), reading(database):
         raise duckdb.FatalException("invalidated")
     assert attached._current is None and counted(database) == 0
+
+
+_FORKS = """
+import os, sys
+from pathlib import Path
+from redecode.tracer.store.attached import reading
+path, when = Path(sys.argv[1]), sys.argv[2]
+def read():
+    with reading(path) as db:
+        return db.execute("SELECT count(*) FROM known").fetchall()
+def fork():
+    if not (child := os.fork()):
+        print("said", read() if "reads" in when else "", flush=False)
+        sys.exit(3)
+    print("child", os.waitpid(child, 0)[1] >> 8, flush=True)
+read()
+if "within" in when:
+    with reading(path):
+        fork()
+else:
+    fork()
+print(read())
+"""
+
+
+@pytest.mark.parametrize("when", ["idle", "idle, reads", "within", "within, reads"])
+def test_a_child_ends_as_it_would(database: Path, when: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _FORKS, str(database), when]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    said = "said [(0,)]" if "reads" in when else "said "
+    assert (done.returncode, done.stdout.splitlines()) == (0, [said, "child 3", "[(0,)]"]), done.stderr
+    assert "nanobind" not in done.stderr or "within" in when
+
+
+def test_nothing_is_said_at_an_end_with_a_thread_that_goes_on(database: Path) -> None:
+    program = _FORKS.partition("def fork")[0] + "import threading, time\nread()\n"
+    program += "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    command = [sys.executable, "-c", program, str(database), ""]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr == ""
+
+
+def test_another_file_in_its_place_is_another_store(database: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with duckdb.connect(str(other)) as db:
+        db.execute("CREATE TABLE known AS SELECT 1 AS n")
+    with reading(database) as still:
+        other.replace(database)
+        assert counted(database) == 1
+        assert still.execute("SELECT count(*) FROM known").fetchone() == (0,)
+    assert counted(database) == 1 and written(database) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_keeps_no_lock_of_its_parents(store: Path) -> None:
+    opened = Store(store)
+    opened.drain()
+    with opened.held(exclusively=False):
+        if not (child := os.fork()):
+            time.sleep(30)
+            os._exit(0)
+    begun = time.monotonic()
+    with opened.held(exclusively=True):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_damaged_block_is_one_clear_error(store: Path) -> None:
+    recorder = Recorder(store)
+    for _ in range(300):
+        recorder.end(recorder.start_run("agent"))
+    recorder.close()
+    Store(store).runs()
+    database = store / "runs.duckdb"
+    whole = database.read_bytes()
+    database.write_bytes(whole[: 3 * 4096] + bytes(len(whole) - 3 * 4096))
+    with pytest.raises(StoreError, match=r"runs\.duckdb"):
+        Store(store).runs()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -6,6 +6,8 @@ Nothing is kept open: a file is let go of when its last reader here has ended, s
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import itertools
 import os
 import threading
@@ -19,27 +21,58 @@ import duckdb
 
 @dataclass(eq=False, slots=True)
 class _Instance:
-    """A DuckDB and what is attached to it: path → its name there, and how many read it."""
+    """A DuckDB and what is attached to it: path → its name there, which file it is, and how many read it."""
 
     connection: duckdb.DuckDBPyConnection
     names: dict[str, str] = field(default_factory=dict)
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
     readers: dict[str, int] = field(default_factory=dict)
+    of_parent: bool = False
 
 
 _lock = threading.Lock()
 _numbers = itertools.count()
 _current: _Instance | None = None
-_of_parents: list[_Instance | None] = []
-"""After a fork: their threads are not here, so that to end them would wait for good."""
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    """A child has none of a DuckDB's threads, and cannot end it: it inherits none that is idle."""
+    _lock.acquire()
+    _close_if_idle()
+
+
+def _after_fork_here() -> None:
+    _lock.release()
+
+
+def _after_fork_there() -> None:
     global _lock, _current
-    _of_parents.append(_current)
+    if _current is not None:  # somebody reads by it
+        _current.of_parent = True
+        _keep(_current.connection)
     _lock, _current = threading.Lock(), None
 
 
-os.register_at_fork(after_in_child=_after_fork)
+def _keep(connection: duckdb.DuckDBPyConnection) -> None:
+    """For as long as the process lives, and longer: to end it would wait for threads that are not here."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_here, after_in_child=_after_fork_there)
+
+
+@atexit.register
+def _close() -> None:
+    """At the end of the process; DuckDB complains of what is left then."""
+    with _lock:
+        _close_if_idle()
+
+
+def _close_if_idle() -> None:
+    global _current
+    if _current is not None and not _current.readers:
+        _current.connection.close()
+        _current = None
 
 
 @contextmanager
@@ -59,13 +92,20 @@ def reading(database: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         _give_up(instance)
         raise
     finally:
-        connection.close()
-        _detach(instance, path)
+        if instance.of_parent:  # it was forked in here
+            _keep(connection)
+        else:
+            connection.close()
+            _detach(instance, path)
 
 
 def _attach(path: str) -> tuple[_Instance, str]:
     global _current
+    status = Path(path).stat()
     with _lock:
+        file = status.st_dev, status.st_ino
+        if _current is not None and _current.files.get(path, file) != file:
+            _current = None  # another file has taken the place of one that is read: a DuckDB knows files by their paths
         if _current is None:
             # What does not fit into memory goes where it would if the file were opened alone.
             _current = _Instance(duckdb.connect(config={"temp_directory": f"{path}.tmp"}))
@@ -73,7 +113,7 @@ def _attach(path: str) -> tuple[_Instance, str]:
         if path not in instance.names:
             name, quoted = f"store_{next(_numbers)}", path.replace("'", "''")
             instance.connection.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
-            instance.names[path] = name
+            instance.names[path], instance.files[path] = name, file
         instance.readers[path] = instance.readers.get(path, 0) + 1
         return instance, instance.names[path]
 
@@ -82,7 +122,7 @@ def _detach(instance: _Instance, path: str) -> None:
     with _lock:
         instance.readers[path] -= 1
         if not instance.readers[path]:
-            del instance.readers[path]
+            del instance.readers[path], instance.files[path]
             name = instance.names.pop(path)
             with suppress(duckdb.FatalException):  # it is given up
                 instance.connection.execute(f"DETACH {name}")

@@ -37,6 +37,16 @@ from redecode.tracer.store.structures import CallTimes, RunStructure, call_times
 
 _log = logging.getLogger("redecode")
 _AT_ONCE = 200  # runs, read whole
+_held = set[IO[str]]()
+"""Locks that this process has, or waits for."""
+
+
+def _after_fork() -> None:
+    while _held:  # whoever has them is no thread of the child's; it would keep them for as long as it lives
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
 
 
@@ -118,8 +128,12 @@ class Store:
     def held(self, *, exclusively: bool) -> Iterator[None]:
         """Be the only one in the database, or one of its readers; waits for its turn. Not to be nested."""
         with private_files(), self._lock_file() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
-            yield
+            _held.add(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
+                yield
+            finally:
+                _held.discard(lock)
 
     @contextmanager
     def opened(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -136,7 +150,11 @@ class Store:
                 ) from error
             try:
                 yield connection
-            except (duckdb.IOException, duckdb.TransactionException) as error:  # a full disk, a file taken away
+            except duckdb.Error as error:
+                if type(error) is duckdb.Error:  # so a block that is damaged is told
+                    raise StoreError(f"{self.database} is damaged: {error}; move it aside, or restore it") from error
+                if not isinstance(error, duckdb.IOException | duckdb.TransactionException):
+                    raise  # else a full disk, a file taken away
                 raise StoreError(
                     f"cannot use {self.database}: {error}. What is still in the spool stays there: where the disk is "
                     "full, make room, and start again"
