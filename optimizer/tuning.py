@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Any
 
 from redecode.optimizer import cases as selecting
@@ -15,14 +13,14 @@ from redecode.optimizer.errors import OptimizerError
 from redecode.optimizer.evaluation.ladder import BudgetSpent, Ladder, Simulates, lanes
 from redecode.optimizer.evaluation.placing import without_placement
 from redecode.optimizer.evaluation.session import Evaluates
+from redecode.optimizer.finalists import finalists
 from redecode.optimizer.knobs import Config
-from redecode.optimizer.objectives import Measured, Outcome, measured, nearest_rank, together
+from redecode.optimizer.objectives import Measured, Outcome, measured, together
 from redecode.optimizer.observed import observed, worse_again
 from redecode.optimizer.preparing import Prepared
 from redecode.optimizer.promotion.decide import Decision, Margins, decide
-from redecode.optimizer.promotion.pairs import block_size, blocks_of, failing
+from redecode.optimizer.promotion.pairs import block_size, blocks_of
 from redecode.optimizer.spec import Case, Spec
-from redecode.optimizer.study.hypervolume import dominates, subset
 from redecode.optimizer.study.search import Asked, Done, Evaluated, Search, warm_starts
 from redecode.optimizer.study.stopping import PATIENCE, Budget, stagnant
 
@@ -350,79 +348,6 @@ def _check_first(found: Evaluated, notes: Sequence[str] = ()) -> None:
         if "'dict' object has no attribute" in str(why):
             shown += "; inputs are recorded as plain data, and are objects where the hints of the graph's schema say so"
         raise OptimizerError(f"every run of the incumbent failed ({len(found.outcomes)}): {why}{shown}{others}")
-
-
-def finalists(
-    done: Sequence[Done], incumbent: Config, margins: Margins, most: int = 3, *, percentile: float = 95.0
-) -> list[Done]:
-    """Feasible candidates within the margins of the incumbent that cover most of what is better than it.
-
-    Where there is none, that may be noise in the numbers of either; those within it are for the decision to tell. As
-    there, a run that failed at once is neither fast nor cheap.
-    """
-    if not done or done[0].config != incumbent:  # nothing to compare with
-        return []
-    now = done[0].measured
-    limit: tuple[float, ...] = (now.error + margins.error, now.cost * margins.cost, now.latency_s * margins.latency)
-    if not done[0].feasible:  # what it costs to keep the SLO at all is for the user to see
-        kept: list[tuple[float, ...]] = [d.measured.values for d in done if d.feasible]
-        limit = tuple(1.1 * max(v) for v in zip(limit, *kept, strict=True))
-    whole = [
-        (d, values)
-        for d, values in ((d, _beside(done[0], d, percentile)) for d in done[1:] if d.feasible and d.why is None)
-        if not dominates(now.values, values) and any(a < b for a, b in zip(values, now.values, strict=True))
-    ]
-    excess = [[v - a for v, a in zip(values, limit, strict=True)] for _, values in whole]
-    noise = [[math.hypot(a, b) for a, b in zip(_noise(now), _noise(d.measured), strict=True)] for d, _ in whole]
-    for allowed in ([[0.0] * len(limit)] * len(whole), noise):
-        near = [
-            one for one, over, most_over in zip(whole, excess, allowed, strict=True)
-            if all(x <= y for x, y in zip(over, most_over, strict=True))
-        ]  # fmt: skip
-        if near:
-            points = [_relative(_alone(done[0], d, percentile), limit) for d, _ in near]
-            far = tuple(1.05 * max(1.0, *values) for values in zip(*points, strict=True))
-            return [near[i][0] for i in subset(points, far, most)]
-    return []
-
-
-def _beside(base: Done, one: Done, percentile: float) -> tuple[float, float, float]:
-    """A candidate's objectives, where runs of the incumbent have them as measured: of runs that failed, which are over
-    sooner, in the proportion that they have to each other on the same cases.
-    """
-    cases = [case for case in one.outcomes if case in base.outcomes]
-    ran = [(one.outcomes[case], base.outcomes[case]) for case in cases]
-    if not any(a.failed or b.failed for a, b in ran):
-        return one.measured.values
-    costs = failing([(a.cost, b.cost, a.failed, b.failed) for a, b in ran])
-    seconds = (sorted(side) for side in failing([(a.seconds, b.seconds, a.failed, b.failed) for a, b in ran]))
-    ours, theirs = (nearest_rank(side, percentile) for side in seconds)
-    cost = _in_proportion(base.measured.cost, fmean(costs[0]), fmean(costs[1]))
-    return one.measured.error, cost, _in_proportion(base.measured.latency_s, ours, theirs)
-
-
-def _alone(base: Done, one: Done, percentile: float) -> tuple[float, float, float]:
-    """A candidate's objectives beside other candidates: of its own runs alone that failed what they would have been."""
-    ran = [(r, base.outcomes.get(case, r)) for case, r in one.outcomes.items()]
-    if not any(a.failed for a, _ in ran):
-        return one.measured.values
-    costs, _ = failing([(a.cost, b.cost, a.failed, False) for a, b in ran])
-    seconds, _ = failing([(a.seconds, b.seconds, a.failed, False) for a, b in ran])
-    return one.measured.error, fmean(costs), nearest_rank(sorted(seconds), percentile)
-
-
-def _in_proportion(base: float, ours: float, theirs: float) -> float:
-    return base * ours / theirs if base > 0 and theirs > 0 else base + ours - theirs
-
-
-def _noise(found: Measured) -> tuple[float, float, float]:
-    """How far off the objectives of one candidate may be."""
-    return 2 * found.error_se, 2 * found.cost_se, found.latency_s - found.median_s
-
-
-def _relative(values: Sequence[float], limit: Sequence[float]) -> tuple[float, ...]:
-    """Objectives as shares of what they may be; of what may be nothing as they are."""
-    return tuple(v / m if m > 0 else v for v, m in zip(values, limit, strict=True))
 
 
 def _line(asked: Asked, found: Measured | None, why: str | None) -> str:

@@ -50,11 +50,12 @@ class Watch:
         """A span has ended."""
         with self._lock:
             if event.kind == "decode":
-                _add(self._usage, event, _usage(event))
+                used = _usage(event)
+                _add(self._usage, event, used)
                 by, known = self._by.setdefault(event.run, [0, 0]), event.attributes.get(ANSWERED_BY) == RECORDING
                 by[known] += 1
                 if not known:
-                    _add(self._paid, event, _usage(event))
+                    _add(self._paid, event, used)
                 kind = (event.error or "").partition(":")[0]
                 if kind in NOT_THERE or kind.endswith(("ConnectionError", "ConnectError")):  # LangChain has its own
                     self._unreached.add(event.run)
@@ -74,8 +75,9 @@ class Watch:
                     gone = event.run in self._unreached
                     self._unreached.discard(event.run)
                     waits = bool(event.attributes.get(c.INTERRUPTED))
-                    used = by_model, embedded, paid
-                    self._seen[token] = Seen(event.run, latency_s, *used, live, memo, hits, gone, waits)
+                    self._seen[token] = Seen(
+                        event.run, latency_s, by_model, embedded, paid, live, memo, hits, gone, waits
+                    )
                 elif labels.items() >= SCORER.items():
                     self._judging = together(self._judging, by_model, embedded)
 

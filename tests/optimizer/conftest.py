@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redecode import tracer
+from redecode.optimizer.evaluation.session import Block, InProcess, Settings
+from redecode.optimizer.objectives import Outcome
+from redecode.optimizer.spec import Case
 from redecode.tracer import conventions as c
 
 DOCS = Path(__file__).parents[2] / "docs" / "tune.md"
@@ -24,6 +27,15 @@ def agent_of_docs() -> str:
 def tuning_of_docs() -> str:
     """The lines that make it tunable."""
     return _program("tuning.py")
+
+
+def evaluated(store: Path, cases: Sequence[Case], **values: Any) -> list[Outcome]:
+    """What a candidate of `tuning:spec` does on cases, in a process's first block."""
+    here = InProcess(Settings(spec="tuning:spec", store=store, source=store))
+    try:
+        return here.evaluate(Block(values=values, cases=cases))
+    finally:
+        here.close()
 
 
 def _program(name: str) -> str:

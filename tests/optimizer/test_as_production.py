@@ -21,9 +21,9 @@ from redecode.optimizer.besides import checkpointer_of, within_limits
 from redecode.optimizer.cases import of_runs, past_of, select
 from redecode.optimizer.conversations import UNTOLD
 from redecode.optimizer.evaluation.session import Block, InProcess, Settings
-from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import load
 from redecode.tracer import Run, Store, instrument, uninstrument
+from tests.optimizer.conftest import evaluated
 
 HEAD = """
 from typing import Annotated, Literal
@@ -110,14 +110,6 @@ def turns(module: Any, store: Path, threads: int, turns: int = 1, **config: Any)
     return Store(store).runs(besides=True)
 
 
-def evaluated(store: Path, cases: Any, style: str) -> list[Outcome]:
-    here = InProcess(Settings(spec="tuning:spec", store=store, source=store))
-    try:
-        return list(here.evaluate(Block(values={"style": style}, cases=cases)))
-    finally:
-        here.close()
-
-
 @pytest.mark.parametrize("kind", AGENTS)
 def test_a_conversation_stays_with_its_run_whatever_keeps_those_of_production(
     folder: Path, store: Path, kind: str
@@ -128,8 +120,8 @@ def test_a_conversation_stays_with_its_run_whatever_keeps_those_of_production(
     cases = select(runs, load("tuning:spec"), "all", now_ns=0, held_out=0).search
     assert len(cases) == 3
     for _ in range(2):
-        assert [(o.error, o.quality) for o in evaluated(store, cases, "good")] == [(None, 1.0)] * 3
-    asked = evaluated(store, cases, "ask")
+        assert [(o.error, o.quality) for o in evaluated(store, cases, style="good")] == [(None, 1.0)] * 3
+    asked = evaluated(store, cases, style="ask")
     assert [o.error for o in asked] == [
         "RuntimeError: it waits for an answer to an interrupt, which nobody gives here: 'may I?'"
     ] * 3
@@ -200,7 +192,7 @@ def test_a_limit_of_a_runs_config_is_recorded_and_its_candidates_have_it(folder:
     cases = select(runs, load("tuning:spec"), "all", now_ns=0, held_out=0)
     assert "runs that were given a max_concurrency or recursion_limit are evaluated with the same" in cases.notes
     assert of_runs(runs, spec=load("tuning:spec"))[0].limits == cases.search[0].limits
-    (outcome,) = evaluated(store, cases.search, "loop")
+    (outcome,) = evaluated(store, cases.search, style="loop")
     assert str(outcome.error).startswith(f"{GraphRecursionError.__name__}: Recursion limit of 7 ")
     assert not any("limits" in (r.besides or {}) for r in turns(module, store, 2)[:2])
 
@@ -290,7 +282,7 @@ def test_a_run_that_is_invoked_since_it_raised_takes_no_other_along(folder: Path
     uninstrument()
     cases = select(Store(store).runs(besides=True), load("tuning:spec"), "all", now_ns=0, held_out=0).search
     sung = [replace(case, input={"q": "q0"}) if n % 4 == 0 else case for n, case in enumerate(cases)]
-    outcomes = evaluated(store, sung, "good")
+    outcomes = evaluated(store, sung, style="good")
     assert len(outcomes) == 12 and {o.error for o in outcomes[::4]} == {"NotImplementedError: no songs yet"}
     assert {o.error for n, o in enumerate(outcomes) if n % 4} == {None}
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from redecode.optimizer.evaluation.racing import breaks_slo
+from redecode.optimizer.finalists import finalists
 from redecode.optimizer.objectives import Goals, Measured, Outcome, Usage, measured
 from redecode.optimizer.promotion.decide import Margins
 from redecode.optimizer.spec import Spec
 from redecode.optimizer.study.search import Done, Evaluated, Ran
-from redecode.optimizer.tuning import _odd, finalists
+from redecode.optimizer.tuning import _odd
 
 
 def trial(number: int, values: tuple[float, float, float], *, se: float = 0.0, median_s: float | None = None) -> Done:

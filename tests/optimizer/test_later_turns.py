@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from redecode.cli.main import app
 from redecode.optimizer.cases import Cases, past_of, same_input, select
 from redecode.optimizer.conversations import UNFIT, UNTOLD
-from redecode.optimizer.evaluation.session import Block, InProcess, Settings
-from redecode.optimizer.objectives import Outcome
 from redecode.optimizer.spec import load
 from redecode.tracer import Run, Store, instrument, uninstrument
+from tests.optimizer.conftest import evaluated
 
 HEAD = """
 from dataclasses import dataclass, field
@@ -250,14 +249,6 @@ def chosen(runs: Sequence[Run]) -> Cases:
     return select(runs, load("tuning:spec"), "all", now_ns=0, held_out=0)
 
 
-def evaluated(store: Path, cases: Any, window: str) -> list[Outcome]:
-    here = InProcess(Settings(spec="tuning:spec", store=store, source=store))
-    try:
-        return list(here.evaluate(Block(values={"window": window}, cases=cases)))
-    finally:
-        here.close()
-
-
 @pytest.mark.parametrize("kind", AGENTS)
 def test_a_later_turn_begins_with_what_the_turn_before_left(folder: Path, store: Path, kind: str) -> None:
     module = module_of(folder, AGENTS[kind])
@@ -266,10 +257,10 @@ def test_a_later_turn_begins_with_what_the_turn_before_left(folder: Path, store:
     assert not found.left_out and len(found.search) == 6 == len(past_of(runs, load("tuning:spec")))
     threads = {thread: json.dumps(kept, default=str) for thread, kept in module.saver.storage.items()}
     module.routed.clear()
-    assert [(o.error, o.quality) for o in evaluated(store, found.search, "all")] == [(None, 1.0)] * 6
+    assert [(o.error, o.quality) for o in evaluated(store, found.search, window="all")] == [(None, 1.0)] * 6
     assert len(module.routed) in (0, 7)  # once for each turn, and for the run before any that counts: in no turn before
     first = [float(c.history is None) for c in found.search]
-    assert [o.quality for o in evaluated(store, found.search, "last")] == first and sum(first) == 2
+    assert [o.quality for o in evaluated(store, found.search, window="last")] == first and sum(first) == 2
     assert {thread: json.dumps(kept, default=str) for thread, kept in module.saver.storage.items()} == threads
 
 
